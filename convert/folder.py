@@ -1,0 +1,77 @@
+"""Model folders: written whole or not at all, with a card."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+
+from ..modeling_csp import CSPForCausalLM
+
+_CARD = """---
+{yaml}
+---
+
+# {title}
+
+{description}
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{load}", trust_remote_code=True)
+{tokenizer_lines}```
+
+| | |
+|---|---|
+{rows}
+
+Weight-sparse transformers: Gao et al. 2025, *Weight-sparse transformers have interpretable circuits*, arXiv 2511.13653.
+"""
+
+
+@contextlib.contextmanager
+def fresh_folder(dest: str | Path) -> Iterator[Path]:
+    """A scratch folder beside `dest` that becomes `dest` when the block ends well and vanishes when it does not.
+
+    Raises:
+        FileExistsError: if dest exists and is not an empty folder.
+    """
+    dest = Path(dest)
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        raise FileExistsError(f"{dest} exists and is not empty; remove it or choose another folder.")
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if dest.exists():
+            dest.rmdir()
+        os.replace(partial, dest)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_card(folder: Path, model: CSPForCausalLM, *, title: str, description: str, rows: dict[str, str] | None = None) -> None:
+    """README.md of a model folder: what it is, how to load it, its numbers and provenance."""
+    nonzero = {name: int(p.count_nonzero()) for name, p in model.named_parameters() if not name.startswith("bigram_table")}
+    total = sum(p.numel() for p in model.parameters())
+    table = {"parameters": f"{total:,}", "nonzero, bigram table excluded (L0)": f"{sum(nonzero.values()):,}"}
+    table |= rows or {}
+    table |= {key: f"`{value}`" for key, value in model.config.provenance.items() if not isinstance(value, dict)}
+    has_tokenizer = (folder / "tokenizer.json").is_file()
+    yaml = ModelCardData(
+        license="apache-2.0", library_name="transformers", pipeline_tag="text-generation", tags=["csp", "weight-sparse"]
+    ).to_yaml()
+    text = _CARD.format(
+        yaml=yaml, title=title, description=description, load="path/to/this/folder",
+        tokenizer_lines='tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n' if has_tokenizer else "",
+        rows="\n".join(f"| {key} | {value} |" for key, value in table.items()),
+    )  # fmt: skip
+    (folder / "README.md").write_text(text, encoding="utf-8")

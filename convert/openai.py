@@ -1,0 +1,294 @@
+"""Reads checkpoints of OpenAI's `circuit_sparsity` release: `beeg_config.json` + `final_model.pt` become a Hub folder.
+
+The release's loader never refuses a key that it does not know. This one refuses by name whatever would change the function,
+and writes nothing until everything has been checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..configuration_csp import CSPConfig
+from ..modeling_csp import CSPForCausalLM
+from ..tokenization_csp import CSPTokenizer
+from .folder import fresh_folder, write_card
+
+CONFIG_FILE = "beeg_config.json"
+WEIGHTS_FILE = "final_model.pt"
+
+# Keys that do not change what the model computes, or that only say how it was trained (the latter are kept as provenance).
+_WITHOUT_EFFECT = {
+    "debug_exact_topk", "sparse_matmul_impl", "grad_checkpointing", "debug_nans", "enable_sparse_kernels", "flash",
+}  # fmt: skip
+_PROVENANCE = ("pfrac", "expansion_factor", "expansion_factor_mlp")
+# Keys that change the function unless they have this value.
+_NEUTRAL: dict[str, Any] = {
+    "n_embd": None, "use_tied_aux_matrix": False, "bigram_table_rank": None, "unembed_rank": None, "afrac_ste": False,
+    "afrac_ste_only_non_neurons": False, "afrac_approx": False, "rtopk": False, "mup": False, "enable_fp8_linear": False,
+    "scale_invariance": False, "ignore_dw_grad": False, "mup_width_multiplier": None,
+}  # fmt: skip
+_READ = {
+    "block_size", "vocab_size", "n_layer", "n_head", "d_head", "d_model", "d_mlp", "n_mlp", "dropout", "bias", "ln_bias",
+    "rms_norm", "residual_activation_type", "activation_type", "tied_unembed", "enable_bigram_table",
+    "learnable_bigram_table", "d_pos_emb", "dropout_cat_pos_emb", "sinusoidal_cat_pos_emb", "sink", "afrac",
+    "afrac_loctypes", "tokenizer_name",
+}  # fmt: skip
+_DEFAULT_LOCATIONS = "attn_in,attn_out,mlp_in,mlp_out"
+
+
+def config_from_openai(beeg: dict[str, Any]) -> CSPConfig:
+    """The `CSPConfig` of a `beeg_config.json`, its missing keys at the release's defaults.
+
+    Raises:
+        ValueError: naming a key that is unknown, missing, or has a value whose function we do not implement.
+    """
+    _refuse_unknown(beeg)
+    missing = [key for key in ("block_size", "vocab_size", "n_layer", "n_head", "d_model") if beeg.get(key) is None]
+    if missing:
+        raise ValueError(f"{CONFIG_FILE} lacks {', '.join(missing)}; it is no config of a circuit_sparsity model.")
+    d_mlp = beeg.get("d_mlp") or beeg.get("n_mlp") or 4 * beeg["d_model"]
+    bigram = bool(beeg.get("enable_bigram_table", False))
+    concatenated = beeg.get("d_pos_emb") is not None
+    if beeg.get("dropout_cat_pos_emb") and beeg.get("dropout"):
+        raise ValueError("dropout_cat_pos_emb=true with dropout > 0 is not supported; set dropout to 0 to convert for inference.")
+    return CSPConfig(
+        vocab_size=beeg["vocab_size"],
+        block_size=beeg["block_size"],
+        n_layer=beeg["n_layer"],
+        n_head=beeg["n_head"],
+        d_head=beeg.get("d_head") or beeg["d_model"] // beeg["n_head"],
+        d_model=beeg["d_model"],
+        d_mlp=d_mlp,
+        activation_type=beeg.get("activation_type", "gelu"),
+        residual_activation_type=beeg.get("residual_activation_type", "identity"),
+        norm_type="rms_norm" if beeg.get("rms_norm", False) else "layer_norm",
+        ln_bias=beeg.get("ln_bias", True),
+        bias=beeg.get("bias", True),
+        dropout=beeg.get("dropout", 0.0),
+        position_embedding_type="concatenated" if concatenated else "added",
+        d_pos_emb=beeg.get("d_pos_emb"),
+        sinusoidal_positions=concatenated and bool(beeg.get("sinusoidal_cat_pos_emb", False)),
+        # The release builds no sink without flash attention, whatever the config says.
+        sink=bool(beeg.get("sink", False)) and bool(beeg.get("flash", False)),
+        afrac=_activation_sparsity(beeg),
+        enable_bigram_table=bigram,
+        learnable_bigram_table=bool(beeg.get("learnable_bigram_table", False)) if bigram else True,
+        bigram_padding_idx=beeg["vocab_size"] - 1 if bigram else None,  # the release looks it up with padding_idx=-1
+        tie_word_embeddings=beeg.get("tied_unembed", True),
+        tokenizer_name=beeg.get("tokenizer_name"),
+        provenance={key: beeg[key] for key in _PROVENANCE if beeg.get(key) is not None},
+    )
+
+
+def _refuse_unknown(beeg: dict[str, Any]) -> None:
+    if not isinstance(beeg, dict):
+        raise ValueError(f"{CONFIG_FILE} must hold a JSON object, not {type(beeg).__name__}.")
+    known = _READ | _WITHOUT_EFFECT | set(_PROVENANCE) | set(_NEUTRAL)
+    unknown = sorted(set(beeg) - known)
+    if unknown:
+        raise ValueError(f"{CONFIG_FILE} has the unknown key {unknown[0]!r}, which may change what the model computes; refused.")
+    for key, neutral in _NEUTRAL.items():
+        if key in beeg and beeg[key] != neutral and not (neutral is False and beeg[key] is None):
+            raise ValueError(f"{CONFIG_FILE} sets {key}={beeg[key]!r}, which is not supported (only {neutral!r} is); refused.")
+
+
+def _activation_sparsity(beeg: dict[str, Any]) -> dict[str, float]:
+    if beeg.get("afrac") is None:
+        return {}
+    locations = beeg.get("afrac_loctypes", _DEFAULT_LOCATIONS)
+    return {location.strip(): beeg["afrac"] for location in locations.split(",") if location.strip()}
+
+
+# --------------------------------------------------------------------------------------------------------- the weights
+
+
+_RENAMED = (
+    (re.compile(r"\.ln_1\."), ".attn_norm."),
+    (re.compile(r"\.ln_p1\."), ".attn_pos_norm."),
+    (re.compile(r"\.ln_2\."), ".mlp_norm."),
+    (re.compile(r"\.ln_p2\."), ".mlp_pos_norm."),
+    (re.compile(r"\.attn_imp\.sink_logit$"), ".sink_bias"),
+    (re.compile(r"^transformer\.ln_f\."), "transformer.final_norm."),
+    (re.compile(r"^bigram_table$"), "bigram_table.logit_bias"),
+)
+_CAUSAL_BUFFER = re.compile(r"^transformer\.h\.\d+\.attn\.bias$")
+
+
+def read_openai_checkpoint(source: str | Path) -> tuple[CSPConfig, dict[str, torch.Tensor]]:
+    """Config and weights, under our names and checked against each other, of a local folder in OpenAI's layout.
+
+    A position table that is exactly zero (most of the paper's models) is left out: the config then says "none", and
+    provenance["zero_positions_dropped"] that it was so. Weights keep their dtype.
+
+    Raises:
+        FileNotFoundError, ValueError: one sentence that names what is missing, truncated, foreign or of the wrong shape.
+    """
+    source = Path(source)
+    config = config_from_openai(_read_json(source / CONFIG_FILE))
+    weights = _load_tensors(source / WEIGHTS_FILE)
+    tensors: dict[str, torch.Tensor] = {}
+    for key, tensor in weights.items():
+        if _CAUSAL_BUFFER.match(key) and tensor.dim() == 4:
+            continue  # the causal mask of models built without flash attention, not a bias
+        for pattern, new in _RENAMED:
+            key = pattern.sub(new, key)
+        tensors[key] = tensor
+    if config.position_embedding_type == "added" and "transformer.wpe.weight" in tensors:
+        if not tensors["transformer.wpe.weight"].any():
+            del tensors["transformer.wpe.weight"]
+            config.position_embedding_type = "none"
+            config.provenance["zero_positions_dropped"] = True
+    _complete(config, tensors)
+    _refuse_mismatch(config, tensors)
+    return config, tensors
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; the source must be a folder with {CONFIG_FILE} and {WEIGHTS_FILE}.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); download it again.") from None
+
+
+def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; the source must be a folder with {CONFIG_FILE} and {WEIGHTS_FILE}.")
+    size = path.stat().st_size
+    if size == 0:
+        raise ValueError(f"{path} is empty (0 bytes), as some released files are; there are no weights to convert.")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} ({size:,} bytes) cannot be read as a file of plain tensors: it is truncated, or not a PyTorch "
+            f"checkpoint, or holds other Python objects, which are never unpickled ({type(error).__name__}); download it again."
+        ) from None
+    if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
+        raise ValueError(f"{path} is no state dict: a mapping from names to tensors was expected.")
+    bad = [key for key, value in loaded.items() if not value.is_floating_point()]
+    if bad:
+        raise ValueError(f"{path} holds {bad[0]!r} with dtype {loaded[bad[0]].dtype}; weights must be floating point.")
+    return loaded
+
+
+def _complete(config: CSPConfig, tensors: dict[str, torch.Tensor]) -> None:
+    """Fills in what the release may leave out, and drops the second copy of tied weights."""
+    wte = tensors.get("transformer.wte.weight")
+    if wte is not None:
+        tensors.setdefault("final_logits_bias", torch.zeros(config.vocab_size, dtype=wte.dtype))
+    if config.tie_word_embeddings:
+        head = tensors.pop("lm_head.weight", None)
+        if head is not None and wte is not None and not torch.equal(head, wte):
+            raise ValueError("tied_unembed is true but lm_head.weight differs from transformer.wte.weight; set it to false.")
+
+
+def _refuse_mismatch(config: CSPConfig, tensors: dict[str, torch.Tensor]) -> None:
+    with torch.device("meta"):
+        expected = {name: tuple(p.shape) for name, p in CSPForCausalLM(config).named_parameters()}
+    if config.tie_word_embeddings:
+        expected.pop("lm_head.weight", None)
+    for name in sorted(expected.keys() - tensors.keys()):
+        raise ValueError(f"{WEIGHTS_FILE} lacks {name} (in our names), which {CONFIG_FILE} asks for.")
+    for name in sorted(tensors.keys() - expected.keys()):
+        raise ValueError(f"{WEIGHTS_FILE} holds {name}, which the model of {CONFIG_FILE} does not have; refused.")
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(f"{name} has shape {list(tensors[name].shape)}, but {CONFIG_FILE} asks for {list(shape)}.")
+
+
+# ----------------------------------------------------------------------------------------------------------- conversion
+
+
+def convert_openai_checkpoint(source: str | Path, dest: str | Path, *, tokenizer: str | Path | None = None) -> Path:
+    """Turns a released checkpoint into a self-contained Hub folder.
+
+    Args:
+        source: folder, or http(s) URL of one, with `beeg_config.json` and `final_model.pt`.
+        dest: folder to write; it must not exist yet or be empty. It appears only when complete.
+        tokenizer: folder with `vocab.bpe` and `encoder.json` or `tokenizer.json`; default: those beside the checkpoint, if any.
+
+    Returns:
+        dest: config.json, weights as safetensors, the code files, tokenizer files if there were any, README.md.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        name = str(source).rstrip("/").rsplit("/", 1)[-1]
+        folder = Path(source)
+        if re.match(r"https?://", str(source)):
+            folder = Path(scratch)
+            for file in (CONFIG_FILE, WEIGHTS_FILE):
+                _download(f"{str(source).rstrip('/')}/{file}", folder / file)
+        config, tensors = read_openai_checkpoint(folder)
+        vocabulary = _find_tokenizer(folder if tokenizer is None else Path(tokenizer), required=tokenizer is not None)
+        config.provenance.update(
+            source=f"circuit_sparsity/{name}", source_sha256=_sha256(folder / WEIGHTS_FILE), source_file=WEIGHTS_FILE
+        )
+        with fresh_folder(dest) as partial:
+            _write(config, tensors, vocabulary, name, partial)
+    return Path(dest)
+
+
+def _write(config: CSPConfig, tensors: dict, vocabulary: CSPTokenizer | None, name: str, folder: Path) -> None:
+    if vocabulary is not None:
+        if len(vocabulary) > config.vocab_size:
+            raise ValueError(f"The tokenizer has {len(vocabulary)} tokens, the model only {config.vocab_size}; give the right one.")
+        config.bos_token_id = config.eos_token_id = config.pad_token_id = vocabulary.eos_token_id
+        vocabulary.model_max_length = config.block_size
+        vocabulary.save_pretrained(folder)
+    config.dtype = tensors["transformer.wte.weight"].dtype
+    model = CSPForCausalLM(config).to(config.dtype)
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    if unexpected or set(missing) - {"lm_head.weight"}:
+        raise ValueError(f"Weights do not fit the model: missing {missing}, unexpected {unexpected}.")
+    model.tie_weights()
+    model.save_pretrained(folder)
+    write_card(folder, model, title=f"{name}, converted", description=(
+        f"The weight-sparse transformer `{name}` of OpenAI's circuit_sparsity release (Gao et al. 2025, arXiv 2511.13653), "
+        f"converted without change to its weights."
+    ))  # fmt: skip
+
+
+def _find_tokenizer(folder: Path, *, required: bool) -> CSPTokenizer | None:
+    if not required and not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.bpe")):
+        return None
+    return CSPTokenizer.from_folder(folder)
+
+
+def _download(url: str, path: Path) -> None:
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response, open(path, "wb") as file:
+            total = int(response.headers.get("Content-Length") or 0)
+            with tqdm(total=total or None, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
+                while chunk := response.read(1 << 20):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    except urllib.error.HTTPError as error:
+        raise ValueError(f"{url} answered {error.code} {error.reason}; check the address.") from None
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", error)
+        raise ValueError(f"{url} cannot be reached ({reason}); check the network or download the folder by hand.") from None
+    if total and path.stat().st_size != total:
+        raise ValueError(f"{url} broke off after {path.stat().st_size:,} of {total:,} bytes; try again.")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_slow(file)
+
+
+def _sha256_slow(file: Any) -> str:  # Python 3.10
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,542 @@
+"""Weight-sparse GPT-2-style decoder (Gao et al. 2025, arXiv 2511.13653), as a Hugging Face model.
+
+How it deviates from GPT-2: RMSNorm; untied embeddings; no position embedding by default (or one that is concatenated to the
+input of each sublayer instead of added); AbsTopK on activations at named node sites; an attention sink; a dense bigram table
+added to the logits. Its weights are trained to be almost all zero (see `training/`), which this file need not know.
+
+Every node site is a small module whose output is the activation of its nodes, so that plain forward hooks see and change
+every node: `model.node_sites()` lists them in forward order.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as LIBRARY_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import AttentionInterface, PreTrainedModel
+from transformers.utils import can_return_tuple
+
+from .configuration_csp import CSPConfig
+from .sparse_csp import abs_topk
+
+try:  # transformers 5
+    from transformers import initialization as init
+except ImportError:  # 4.57
+    from torch.nn import init
+try:
+    from transformers.utils.generic import merge_with_config_defaults
+    from transformers.utils.output_capturing import capture_outputs
+except ImportError:  # 4.57: one decorator did both
+    from transformers.utils.generic import check_model_inputs
+
+    def merge_with_config_defaults(forward):
+        return forward
+
+    def capture_outputs(forward):
+        return check_model_inputs()(forward)
+
+
+RMS_NORM_EPS = 1.1920929e-07  # float32 epsilon, whatever the dtype: torch's own default follows the input
+LAYER_NORM_EPS = 1e-5
+# Attention implementations that honour a sink. FlashAttention 2 takes the argument and ignores it.
+SINK_ATTENTION = ("eager", "sdpa", "flex_attention", "kernels-community/vllm-flash-attn3", "flash_attention_4")
+
+
+class NodeSite(nn.Module):
+    """One node site: applies the location's AbsTopK if the config has one, and nothing else. Its output is the nodes' activation."""
+
+    def __init__(self, config: CSPConfig, location: str | None):
+        super().__init__()
+        fraction = config.afrac.get(location, 1.0) if location else 1.0
+        self.width = config.location_width(location or "attn_out")
+        self.k = int(fraction * self.width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return abs_topk(x, self.k) if self.k < self.width else x
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}" + (f", k={self.k}" if self.k < self.width else "")
+
+
+class BigramTable(nn.Module):
+    """Logits added for each current token, [vocab, vocab]: the model's only dense matrix, exempt from sparsity and decay.
+
+    The parameter is named a bias, which it is (of the logits, by token), so that the stock Trainer leaves it undecayed.
+    """
+
+    def __init__(self, vocab_size: int, padding_idx: int | None, learnable: bool):
+        super().__init__()
+        self.padding_idx = padding_idx
+        self.logit_bias = nn.Parameter(torch.zeros(vocab_size, vocab_size), requires_grad=learnable)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return F.embedding(input_ids, self.logit_bias, padding_idx=self.padding_idx)
+
+
+def make_norm(config: CSPConfig, width: int) -> nn.Module:
+    if config.norm_type == "rms_norm":
+        return nn.RMSNorm(width, eps=RMS_NORM_EPS)
+    return nn.LayerNorm(width, eps=LAYER_NORM_EPS, bias=config.ln_bias)
+
+
+def activate(kind: str, x: torch.Tensor) -> torch.Tensor:
+    if kind == "gelu":
+        return F.gelu(x)
+    return F.relu(x) if kind == "relu" else x
+
+
+# ---------------------------------------------------------------------------------------------------------- attention
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,  # (batch, heads, queries, d_head)
+    key: torch.Tensor,  # (batch, heads, keys, d_head)
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    s_aux: torch.Tensor | None = None,  # (heads,): the sink's logit, not scaled
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        logits = logits + attention_mask[:, :, :, : key.shape[-2]]
+    if s_aux is not None:
+        sink = s_aux.to(logits.dtype).reshape(1, -1, 1, 1).expand(*logits.shape[:3], 1)
+        logits = torch.cat([logits, sink], dim=-1)
+    weights = F.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(query.dtype)
+    if s_aux is not None:
+        weights = weights[..., :-1]  # the sink's value is zero: it only takes mass away
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def sdpa_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    s_aux: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' SDPA, with the sink it has no place for expressed as one more key, of value zero.
+
+    Queries get an extra channel of 1; that channel is 0 in every real key and sink / scaling in the sink's key, whose other
+    channels are 0. So the sink's logit comes out unscaled, with every SDPA kernel and its gradient.
+    """
+    library_sdpa = LIBRARY_ATTENTION_FUNCTIONS["sdpa"]
+    shared = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **kwargs}
+    if s_aux is None:
+        return library_sdpa(module, query, key, value, attention_mask, **shared)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    d_head, queries = query.shape[-1], query.shape[2]
+    causal = queries > 1 and attention_mask is None and (module.is_causal if is_causal is None else is_causal)
+    if causal:
+        # A dummy first query keeps the pattern square: row i + 1 sees the sink and keys 0..i. (A static cache has more keys.)
+        key, value = key[:, :, :queries], value[:, :, :queries]
+        query = F.pad(query, (0, 0, 1, 0))
+    key, value, query = F.pad(key, (0, 8, 1, 0)), F.pad(value, (0, 8, 1, 0)), F.pad(query, (0, 8))  # 8 keeps alignment
+    ones = torch.ones_like(query[..., :1])
+    query = torch.cat([query[..., :d_head], ones, query[..., d_head + 1 :]], dim=-1)
+    sink = (s_aux / scaling).to(key.dtype).view(1, -1, 1, 1).expand(key.shape[0], -1, -1, -1)
+    sink_key = F.pad(sink, (d_head, 7))
+    key = torch.cat([sink_key, key[:, :, 1:]], dim=2)
+    if attention_mask is not None:
+        attention_mask = attention_mask[:, :, :, : key.shape[2] - 1]
+        attention_mask = F.pad(attention_mask, (1, 0), value=True if attention_mask.dtype == torch.bool else 0.0)
+    out = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling, is_causal=causal
+    )
+    out = out[:, :, int(causal) :, :d_head]
+    return out.transpose(1, 2).contiguous(), None
+
+
+# Our own table: overriding "sdpa" in the library's would change every other model in the process.
+ALL_ATTENTION_FUNCTIONS = AttentionInterface()
+ALL_ATTENTION_FUNCTIONS["sdpa"] = sdpa_attention_forward
+
+
+def attention_function(config: CSPConfig) -> Callable[..., tuple[torch.Tensor, torch.Tensor | None]]:
+    """The attention that the config asks for; refuses by name what would drop the sink."""
+    name = config._attn_implementation
+    if config.sink and name not in SINK_ATTENTION:
+        raise ValueError(
+            f"attn_implementation={name!r} ignores attention sinks, which this model has (config.sink=True); "
+            f"use one of {', '.join(SINK_ATTENTION)}."
+        )
+    if name == "eager" or name is None:
+        return eager_attention_forward
+    # transformers looks for ALL_ATTENTION_FUNCTIONS.get_interface( in this file to allow set_attn_implementation; 5.0 lacks it.
+    return ALL_ATTENTION_FUNCTIONS[config._attn_implementation]
+
+
+class CSPAttention(nn.Module):
+    """Norm'd residual -> act_in -> q, k, v -> attention with an optional sink -> c_proj -> resid_delta."""
+
+    def __init__(self, config: CSPConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = True
+        self.d_head = config.d_head
+        self.scaling = config.d_head**-0.5
+        width = config.n_head * config.d_head
+        self.act_in = NodeSite(config, "attn_in")
+        self.c_attn = nn.Linear(config.location_width("attn_in"), 3 * width, bias=config.bias)  # rows: q, k, v
+        self.q = NodeSite(config, "attn_q")  # top-k over all heads pooled
+        self.k = NodeSite(config, "attn_k")
+        self.v = NodeSite(config, "attn_v")
+        # Main difference to GPT-2's attention: the logit of one always-visible key of value zero, per head. (Named a bias,
+        # of the softmax denominator, so that the stock Trainer does not decay it.)
+        self.sink_bias = nn.Parameter(torch.zeros(config.n_head)) if config.sink else None
+        self.c_proj = nn.Linear(width, config.d_model, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+        self.resid_delta = NodeSite(config, "attn_out")
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,  # (batch, tokens, d_model + d_pos_emb), after the norm
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        a = self.act_in(hidden_states)
+        q, k, v = self.c_attn(a).chunk(3, dim=-1)
+        q, k, v = (self._split_heads(x) for x in (self.q(q), self.k(k), self.v(v)))
+        if past_key_values is not None:
+            # The third argument is read by 4.57's static cache only.
+            k, v = past_key_values.update(k, v, self.layer_idx, {"cache_position": kwargs.get("cache_position")})
+        attend = attention_function(self.config)
+        if self.sink_bias is not None:
+            kwargs["s_aux"] = self.sink_bias
+        dropout = self.config.dropout if self.training else 0.0
+        y, weights = attend(self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+        y = y.reshape(*hidden_states.shape[:-1], -1)  # (batch, tokens, heads * d_head); not a node
+        return self.resid_delta(self.dropout(self.c_proj(y))), weights
+
+    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(*x.shape[:-1], -1, self.d_head).transpose(1, 2)  # (batch, heads, tokens, d_head)
+
+
+class CSPMLP(nn.Module):
+    """Norm'd residual -> act_in -> c_fc -> activation -> post_act -> c_proj -> resid_delta."""
+
+    def __init__(self, config: CSPConfig):
+        super().__init__()
+        self.activation_type = config.activation_type
+        self.act_in = NodeSite(config, "mlp_in")
+        self.c_fc = nn.Linear(config.location_width("mlp_in"), config.d_mlp, bias=config.bias)
+        self.post_act = NodeSite(config, "mlp_neuron")
+        self.c_proj = nn.Linear(config.d_mlp, config.d_model, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+        self.resid_delta = NodeSite(config, "mlp_out")
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        h = self.post_act(activate(self.activation_type, self.c_fc(self.act_in(hidden_states))))
+        return self.resid_delta(self.dropout(self.c_proj(h)))
+
+
+class CSPBlock(GradientCheckpointingLayer):
+    def __init__(self, config: CSPConfig, layer_idx: int):
+        super().__init__()
+        self.residual_activation_type = config.residual_activation_type
+        cat = config.position_embedding_type == "concatenated"
+        self.resid_in = NodeSite(config, None)  # resid_in and resid_mid are hook points, not nodes
+        self.attn_norm = make_norm(config, config.d_model)
+        self.attn_pos_norm = make_norm(config, config.d_pos_emb) if cat else None
+        self.attn = CSPAttention(config, layer_idx)
+        self.resid_mid = NodeSite(config, "resid_post_attn")
+        self.mlp_norm = make_norm(config, config.d_model)
+        self.mlp_pos_norm = make_norm(config, config.d_pos_emb) if cat else None
+        self.mlp = CSPMLP(config)
+        self.resid_post = NodeSite(config, "resid_post_mlp")
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,  # (batch, tokens, d_model)
+        positions: torch.Tensor | None = None,  # (batch or 1, tokens, d_pos_emb), concatenated kind only
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        x = self.resid_in(hidden_states)
+        a = with_positions(self.attn_norm(x), self.attn_pos_norm, positions)
+        delta, _ = self.attn(a, attention_mask, past_key_values, **kwargs)
+        x = self.resid_mid(activate(self.residual_activation_type, x + delta))
+        m = with_positions(self.mlp_norm(x), self.mlp_pos_norm, positions)
+        return self.resid_post(activate(self.residual_activation_type, x + self.mlp(m)))
+
+
+def with_positions(x: torch.Tensor, norm: nn.Module | None, positions: torch.Tensor | None) -> torch.Tensor:
+    """Appends the normalised position vector: it competes in the site's top-k but never enters the residual stream."""
+    if norm is None or positions is None:
+        return x
+    return torch.cat([x, norm(positions).to(x.dtype).expand(*x.shape[:-1], -1)], dim=-1)
+
+
+# ------------------------------------------------------------------------------------------------------------- models
+
+
+class CSPPreTrainedModel(PreTrainedModel):
+    config: CSPConfig
+    config_class = CSPConfig
+    base_model_prefix = "transformer"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CSPBlock"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _supports_context_parallel = False
+    _can_record_outputs = {"hidden_states": CSPBlock, "attentions": CSPAttention}
+    _input_embed_layer = "wte"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, mean=0.0, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, (nn.RMSNorm, nn.LayerNorm)):
+            init.ones_(module.weight)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, BigramTable):
+            init.zeros_(module.logit_bias)
+        if isinstance(module, (CSPAttention, CSPMLP)):  # after its children: narrower writes to the residual stream
+            init.normal_(module.c_proj.weight, mean=0.0, std=std / math.sqrt(2 * self.config.n_layer))
+        if getattr(module, "sink_bias", None) is not None:
+            init.zeros_(module.sink_bias)
+        if isinstance(module, CSPModel) and self.config.sinusoidal_positions:
+            init.copy_(module.wpe.weight, sinusoids(*module.wpe.weight.shape).to(module.wpe.weight))
+        if isinstance(module, CSPForCausalLM):
+            init.zeros_(module.final_logits_bias)
+
+
+def sinusoids(block_size: int, width: int) -> torch.Tensor:
+    """Frozen positions [block_size, width]: max(1, width // 2) periods, log-spaced from 4 to block_size; sin | cos | zeros."""
+    half = max(1, width // 2)
+    periods = torch.exp(torch.linspace(math.log(4), math.log(max(block_size, 4)), half, dtype=torch.float64))
+    angle = 2 * math.pi * torch.arange(block_size, dtype=torch.float64)[:, None] / periods
+    table = torch.cat([angle.sin(), angle.cos()], dim=-1)[:, :width]
+    return F.pad(table, (0, width - table.shape[1])).float()
+
+
+_MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters  # they changed between 4.57 and 5.x
+
+
+class CSPModel(CSPPreTrainedModel):
+    """The decoder without its head: token ids [batch, tokens] -> normalised residual stream [batch, tokens, d_model]."""
+
+    def __init__(self, config: CSPConfig):
+        super().__init__(config)
+        attention_function(config)  # refuse an attention that drops the sink before any weight is made
+        self.wte = nn.Embedding(config.vocab_size, config.d_model)
+        self.wpe = None
+        if config.position_embedding_type != "none":
+            self.wpe = nn.Embedding(config.block_size, config.d_pos_emb or config.d_model)
+            self.wpe.weight.requires_grad_(not config.sinusoidal_positions)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList([CSPBlock(config, layer_idx) for layer_idx in range(config.n_layer)])
+        self.final_resid = NodeSite(config, None)
+        self.final_norm = make_norm(config, config.d_model)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def node_sites(self) -> dict[str, NodeSite]:
+        """Site name -> module, in forward order: per layer attn.act_in, .q, .k, .v, .resid_delta, mlp.act_in, .post_act,
+        .resid_delta; last final_resid. A site's `width` is its number of nodes."""
+        sites: dict[str, NodeSite] = {}
+        for i, block in enumerate(self.h):
+            for name in ("act_in", "q", "k", "v", "resid_delta"):
+                sites[f"{i}.attn.{name}"] = getattr(block.attn, name)
+            for name in ("act_in", "post_act", "resid_delta"):
+                sites[f"{i}.mlp.{name}"] = getattr(block.mlp, name)
+        sites["final_resid"] = self.final_resid
+        return sites
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("The model needs input_ids or inputs_embeds.")
+            inputs_embeds = self.wte(input_ids)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if position_ids is None:
+            position_ids = self._position_ids(inputs_embeds, attention_mask, seen)
+        mask = self._causal_mask(inputs_embeds, attention_mask, past_key_values, position_ids, seen, kwargs)
+        x, positions = self._add_positions(inputs_embeds, position_ids, seen)
+        x = self.drop(x)
+        for block in self.h:
+            x = block(
+                x, positions, attention_mask=mask, past_key_values=past_key_values, position_ids=position_ids, **kwargs
+            )
+        x = self.final_norm(self.final_resid(x))
+        return BaseModelOutputWithPast(last_hidden_state=x, past_key_values=past_key_values if use_cache else None)
+
+    def _position_ids(self, x: torch.Tensor, attention_mask: torch.Tensor | None, seen: int | torch.Tensor) -> torch.Tensor:
+        """0, 1, 2, ... after what the cache has seen; counted from the first unmasked token, so left padding is harmless."""
+        tokens = x.shape[1]
+        if self.wpe is not None and attention_mask is not None and attention_mask.dim() == 2:
+            return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -tokens:]
+        return (torch.arange(tokens, device=x.device) + seen).unsqueeze(0)
+
+    def _causal_mask(self, x, attention_mask, past_key_values, position_ids, seen, kwargs):
+        arguments = {
+            "config": self.config,
+            "attention_mask": attention_mask,
+            "past_key_values": past_key_values,
+            "position_ids": position_ids,
+            "inputs_embeds" if "inputs_embeds" in _MASK_ARGUMENTS else "input_embeds": x,
+        }
+        if _MASK_ARGUMENTS.get("cache_position") is not None:
+            if kwargs.get("cache_position") is None:
+                kwargs["cache_position"] = torch.arange(x.shape[1], device=x.device) + seen
+            arguments["cache_position"] = kwargs["cache_position"]
+        return create_causal_mask(**arguments)
+
+    def _add_positions(self, x, position_ids, seen) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if self.wpe is None:
+            return x, None
+        if isinstance(seen, int) and seen + x.shape[1] > self.config.block_size:
+            raise ValueError(
+                f"The sequence has {seen + x.shape[1]} tokens and the position table {self.config.block_size} "
+                f"(config.block_size); shorten the prompt or generate fewer tokens."
+            )
+        positions = self.wpe(position_ids)
+        if self.config.position_embedding_type == "added":
+            return x + positions, None
+        return x, positions
+
+
+class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):
+    """The language model: CSPModel, an untied unembedding, a bias on the logits and, where configured, the bigram table."""
+
+    _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: CSPConfig):
+        super().__init__(config)
+        self.transformer = CSPModel(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.final_logits_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.bigram_table = None
+        if config.enable_bigram_table:
+            self.bigram_table = BigramTable(config.vocab_size, config.bigram_padding_idx, config.learnable_bigram_table)
+        self.post_init()
+
+    def node_sites(self) -> dict[str, NodeSite]:
+        """See `CSPModel.node_sites`."""
+        return self.transformer.node_sites()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits [batch, tokens, vocab]; with `labels` [batch, tokens] (-100: ignored) also the next-token cross-entropy.
+
+        `inputs_embeds` may replace the embedding of `input_ids`; a model with a bigram table still needs the ids.
+        """
+        if self.bigram_table is not None and input_ids is None:
+            raise ValueError(
+                "This model has a bigram table, which needs token ids: pass input_ids along with inputs_embeds "
+                "(the ids then feed the table only)."
+            )
+        outputs: BaseModelOutputWithPast = self.transformer(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.lm_head(keep(outputs.last_hidden_state, logits_to_keep))
+        logits = logits + self.final_logits_bias.to(logits.dtype)
+        if self.bigram_table is not None:
+            logits = logits + self.bigram_table(keep(input_ids, logits_to_keep)).to(logits.dtype)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _resize_token_embeddings(self, new_num_tokens, *args, **kwargs):
+        """Also grows or cuts the logits' bias and the bigram table; new entries are zero, that is, no opinion."""
+        embeddings = super()._resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        size = embeddings.weight.shape[0]
+        with torch.no_grad():
+            self.final_logits_bias = resized(self.final_logits_bias, size)
+            if self.bigram_table is not None:
+                self.bigram_table.logit_bias = resized(self.bigram_table.logit_bias, size)
+        return embeddings
+
+
+def keep(x: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """The tokens (dimension 1) whose logits are wanted: the last n (0: all), or those of an index or bool tensor."""
+    if isinstance(logits_to_keep, int):
+        return x[:, -logits_to_keep:] if logits_to_keep else x
+    if logits_to_keep.dim() == 1:
+        return x[:, logits_to_keep]
+    if logits_to_keep.dtype == torch.bool:  # a mask [batch, tokens]: the result is flat
+        return x[logits_to_keep]
+    index = logits_to_keep.view(*logits_to_keep.shape, *[1] * (x.dim() - 2))  # one list of positions per row
+    return torch.take_along_dim(x, index.to(x.device), dim=1)
+
+
+def resized(old: nn.Parameter, size: int) -> nn.Parameter:
+    new = old.new_zeros([size] * old.dim())
+    kept = tuple(slice(0, min(size, n)) for n in old.shape)
+    new[kept] = old[kept]
+    return nn.Parameter(new, requires_grad=old.requires_grad)
+
+
+CSPModel.register_for_auto_class("AutoModel")
+CSPForCausalLM.register_for_auto_class("AutoModelForCausalLM")

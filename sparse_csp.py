@@ -1,0 +1,47 @@
+"""The sparse primitives: AbsTopK on activations.
+
+`abs_topk` keeps the k entries of largest magnitude in each row. Its semantics are exact and the same on every path: exactly
+k entries are kept, ties go to the lower index, and NaN ranks above infinity (so a NaN is kept and stays visible).
+"""
+
+from __future__ import annotations
+
+import torch
+
+_SAME_WIDTH_INT = {
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
+
+
+def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
+    """AbsTopK over the last dimension (paper, section 2): the k entries of largest |x| of each row, the others zero.
+
+    Args:
+        x: any shape [..., width], floating point.
+        k: entries kept in each row, 0 <= k <= width.
+
+    Returns:
+        A tensor like x. The gradient flows through the kept entries only.
+    """
+    width = x.shape[-1]
+    if not 0 <= k <= width:
+        raise ValueError(f"AbsTopK cannot keep k={k} of {width} entries; k must be from 0 to {width}.")
+    if k == width:
+        return x
+    if k == 0:
+        return x * 0 if not x.requires_grad else torch.where(torch.zeros_like(x, dtype=torch.bool), x, 0)
+    return torch.where(abs_topk_mask(x.detach(), k), x, 0)
+
+
+def abs_topk_mask(x: torch.Tensor, k: int) -> torch.Tensor:
+    """Bool mask [..., width] of the entries that `abs_topk` keeps; 0 < k < width."""
+    # The bits of a non-negative float order as integers do, with NaN above infinity: no special cases, no rounding.
+    magnitude = x.abs().view(_SAME_WIDTH_INT[x.dtype])
+    threshold = magnitude.topk(k, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
+    above = magnitude > threshold
+    tied = magnitude == threshold
+    room = k - above.sum(dim=-1, keepdim=True)
+    return above | (tied & (tied.cumsum(dim=-1) <= room))
