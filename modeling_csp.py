@@ -452,7 +452,8 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.transformer = CSPModel(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        self.final_logits_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        # Frozen, as in the release, whose training never moves it; the bigram table can say all that it could.
+        self.final_logits_bias = nn.Parameter(torch.zeros(config.vocab_size), requires_grad=False)
         self.bigram_table = None
         if config.enable_bigram_table:
             self.bigram_table = BigramTable(config.vocab_size, config.bigram_padding_idx, config.learnable_bigram_table)
@@ -499,7 +500,9 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):
             logits = logits + self.bigram_table(keep(input_ids, logits_to_keep)).to(logits.dtype)
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            # transformers' loss works in float32, also on float64 logits; top-k training amplifies that rounding.
+            loss_function = float64_loss if logits.dtype == torch.float64 else self.loss_function
+            loss = loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -529,6 +532,15 @@ def keep(x: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
         return x[logits_to_keep]
     index = logits_to_keep.view(*logits_to_keep.shape, *[1] * (x.dim() - 2))  # one list of positions per row
     return torch.take_along_dim(x, index.to(x.device), dim=1)
+
+
+def float64_loss(logits, labels, vocab_size, num_items_in_batch=None, ignore_index=-100, shift_labels=None, **kwargs):
+    """transformers' ForCausalLMLoss without its cast to float32."""
+    targets = F.pad(labels, (0, 1), value=ignore_index)[..., 1:] if shift_labels is None else shift_labels
+    reduction = "mean" if num_items_in_batch is None else "sum"
+    targets = targets.reshape(-1).to(logits.device)
+    loss = F.cross_entropy(logits.view(-1, vocab_size), targets, ignore_index=ignore_index, reduction=reduction)
+    return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 
 def resized(old: nn.Parameter, size: int) -> nn.Parameter:

@@ -124,18 +124,20 @@ _RENAMED = (
 _CAUSAL_BUFFER = re.compile(r"^transformer\.h\.\d+\.attn\.bias$")
 
 
-def read_openai_checkpoint(source: str | Path) -> tuple[CSPConfig, dict[str, torch.Tensor]]:
+def read_openai_checkpoint(
+    source: str | Path, *, weights_file: str = WEIGHTS_FILE, drop_zero_positions: bool = True
+) -> tuple[CSPConfig, dict[str, torch.Tensor]]:
     """Config and weights, under our names and checked against each other, of a local folder in OpenAI's layout.
 
-    A position table that is exactly zero (most of the paper's models) is left out: the config then says "none", and
-    provenance["zero_positions_dropped"] that it was so. Weights keep their dtype.
+    An added position table that is exactly zero (most of the paper's models) is left out unless `drop_zero_positions=False`: the
+    config then says "none", and provenance["zero_positions_dropped"] that it was so. Weights keep their dtype.
 
     Raises:
         FileNotFoundError, ValueError: one sentence that names what is missing, truncated, foreign or of the wrong shape.
     """
     source = Path(source)
     config = config_from_openai(_read_json(source / CONFIG_FILE))
-    weights = _load_tensors(source / WEIGHTS_FILE)
+    weights = _load_tensors(source / weights_file)
     tensors: dict[str, torch.Tensor] = {}
     for key, tensor in weights.items():
         if _CAUSAL_BUFFER.match(key) and tensor.dim() == 4:
@@ -143,11 +145,11 @@ def read_openai_checkpoint(source: str | Path) -> tuple[CSPConfig, dict[str, tor
         for pattern, new in _RENAMED:
             key = pattern.sub(new, key)
         tensors[key] = tensor
-    if config.position_embedding_type == "added" and "transformer.wpe.weight" in tensors:
-        if not tensors["transformer.wpe.weight"].any():
-            del tensors["transformer.wpe.weight"]
-            config.position_embedding_type = "none"
-            config.provenance["zero_positions_dropped"] = True
+    wpe = tensors.get("transformer.wpe.weight")
+    if drop_zero_positions and config.position_embedding_type == "added" and wpe is not None and not wpe.any():
+        del tensors["transformer.wpe.weight"]
+        config.position_embedding_type = "none"
+        config.provenance["zero_positions_dropped"] = True
     _complete(config, tensors)
     _refuse_mismatch(config, tensors)
     return config, tensors

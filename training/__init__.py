@@ -1,0 +1,19 @@
+"""Weight-sparse training: projection, schedules, the Trainer callback, corpora, recipes."""
+
+from .callback import WeightSparsityCallback
+from .gradients import adamw_groups, normalize_gradients_
+from .projection import SparseTensor, project_, project_tensor_, project_tensors_, sparse_tensors
+from .schedules import SparsityConfig, sharkfin_lr
+
+__all__ = [
+    "SparseTensor",
+    "SparsityConfig",
+    "WeightSparsityCallback",
+    "adamw_groups",
+    "normalize_gradients_",
+    "project_",
+    "project_tensor_",
+    "project_tensors_",
+    "sharkfin_lr",
+    "sparse_tensors",
+]

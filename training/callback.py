@@ -1,0 +1,135 @@
+"""Weight-sparse training under the stock Trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+from transformers.utils import logging
+
+from .gradients import normalize_gradients_
+from .projection import Rule, SparseTensor, project_tensors_, refuse_impossible, sparse_tensors
+from .schedules import SparsityConfig
+
+logger = logging.get_logger(__name__)
+
+
+class WeightSparsityCallback(TrainerCallback, ExportableState):
+    """Keeps a model weight-sparse while the stock Trainer trains it.
+
+    Example:
+        ```python
+        Trainer(model=model, args=args, train_dataset=blocks, callbacks=[WeightSparsityCallback(SparsityConfig(density=1 / 16))])
+        ```
+
+    Inside each optimizer step: gradients are normalised to RMS 1, the optimizer steps, every sparse tensor is projected to the
+    density of that step. The Trainer's own learning-rate schedule is multiplied by the density factor. Everything follows from
+    `state.global_step`, so a resumed run continues exactly; the settings are saved with each checkpoint and must not change.
+
+    Logged with the loss: `density_asked/*`, `density/*` (measured), `l0` (nonzeros under the projection), `gradient_rms`. Trackers of
+    `report_to` run before added callbacks; call `lead(trainer)` to let them see these figures too.
+
+    Args:
+        config: a `SparsityConfig`, or its dict.
+        rule: which tensors are sparse, for models other than ours (see `sparse_tensors`).
+    """
+
+    def __init__(self, config: SparsityConfig | dict[str, Any], rule: Rule | None = None):
+        self.config = SparsityConfig(**config) if isinstance(config, dict) else config
+        self.rule = rule
+        self._tensors: list[SparseTensor] = []
+        self._gradient_rms: torch.Tensor | None = None
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {"config": self.config.to_dict()}, "attributes": {}}
+
+    def lead(self, trainer: Any) -> None:
+        """Moves this callback ahead of the Trainer's trackers, so that their log has its metrics."""
+        callbacks = trainer.callback_handler.callbacks
+        callbacks.remove(self)
+        callbacks.insert(0, self)
+
+    def on_train_begin(self, args, state, control, model=None, optimizer=None, lr_scheduler=None, **kwargs):
+        self._refuse_unsupported(args, state)
+        self._tensors = sparse_tensors(model, self.rule)
+        refuse_impossible(self._tensors, self.config.targets(), self.config.min_alive)
+        if self.config.lr_follows_density:
+            self._follow_density(lr_scheduler, state.max_steps)
+        # Before the first step: the density of step 0. After a resume: that of the last step, which changes nothing.
+        self._project(max(state.global_step - 1, 0), state.max_steps)
+
+    def _refuse_unsupported(self, args, state) -> None:
+        if getattr(args, "deepspeed", None):
+            raise ValueError("Weight sparsity does not support DeepSpeed, which steps the optimizer out of sight; use DDP.")
+        if args.fp16 and self.config.normalize_gradients:
+            raise ValueError("Gradient normalisation cannot work with fp16 loss scaling; use bf16=True or normalize_gradients=False.")
+        if self.config.normalize_gradients and args.max_grad_norm:
+            logger.warning("Gradients are normalised to RMS 1, which takes the place of clipping: max_grad_norm is set to 0.")
+            args.max_grad_norm = 0.0
+        name = type(self).__name__
+        saved = state.stateful_callbacks.setdefault(name, self.state())
+        saved = (saved[0] if isinstance(saved, list) else saved)["args"]["config"]
+        for key, value in self.config.to_dict().items():
+            if state.global_step > 0 and key in saved and saved[key] != value:
+                raise ValueError(
+                    f"The checkpoint was trained with {key}={saved[key]!r}, this run has {key}={value!r}; use the same SparsityConfig, "
+                    f"or start a new run from the checkpoint's weights."
+                )
+
+    def _follow_density(self, lr_scheduler, total: int) -> None:
+        scheduler = getattr(lr_scheduler, "scheduler", lr_scheduler)  # accelerate's wrapper
+        if not isinstance(scheduler, LambdaLR):
+            raise ValueError(
+                f"lr_follows_density needs a schedule that is a LambdaLR (linear, cosine, constant, ...), not {type(scheduler).__name__}; "
+                f"choose another lr_scheduler_type or set lr_follows_density=False."
+            )
+        scheduler.lr_lambdas = [following(shape, self.config, total) for shape in scheduler.lr_lambdas]
+        for i, group in enumerate(scheduler.optimizer.param_groups):
+            group["lr"] = scheduler.base_lrs[i] * scheduler.lr_lambdas[i](scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if self.config.normalize_gradients:
+            self._gradient_rms = normalize_gradients_(model.parameters())
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self._project(state.global_step, state.max_steps)
+
+    def _project(self, step: int, total: int) -> None:
+        project_tensors_(self._tensors, self.config.densities_at(step, total), self.config.min_alive)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not logs or "loss" not in logs or not self._tensors:
+            return
+        metrics = measured(self._tensors)
+        asked = self.config.densities_at(max(state.global_step - 1, 0), state.max_steps)
+        metrics |= {f"density_asked/{group}": density for group, density in asked.items()}
+        if self._gradient_rms is not None:
+            metrics["gradient_rms"] = self._gradient_rms.item()
+        logs.update(metrics)
+        state.log_history[-1].update(metrics)
+
+
+def following(shape: Any, config: SparsityConfig, total: int) -> Any:
+    """A learning-rate lambda times the density factor. (A function: LambdaLR would pickle an object's state with the checkpoint.)"""
+    shape = getattr(shape, "without_density", shape)
+
+    def scaled(step: int) -> float:
+        return shape(step) * config.lr_factor_at(step, total)
+
+    scaled.without_density = shape  # type: ignore[attr-defined]  # so that a second train() does not wrap twice
+    return scaled
+
+
+def measured(tensors: list[SparseTensor]) -> dict[str, float]:
+    """`density/<group>` and `l0`: nonzeros, over entries and in all."""
+    nonzero: dict[str, int] = {}
+    entries: dict[str, int] = {}
+    for tensor in tensors:
+        nonzero[tensor.group] = nonzero.get(tensor.group, 0) + int(tensor.parameter.count_nonzero())
+        entries[tensor.group] = entries.get(tensor.group, 0) + tensor.parameter.numel()
+    densities: dict[str, float] = {f"density/{group}": nonzero[group] / entries[group] for group in nonzero}
+    return densities | {"l0": sum(nonzero.values())}
