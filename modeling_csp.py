@@ -75,10 +75,10 @@ class BigramTable(nn.Module):
     The parameter is named a bias, which it is (of the logits, by token), so that the stock Trainer leaves it undecayed.
     """
 
-    def __init__(self, vocab_size: int, padding_idx: int | None, learnable: bool):
+    def __init__(self, vocab_size: int, padding_idx: int | None):
         super().__init__()
         self.padding_idx = padding_idx
-        self.logit_bias = nn.Parameter(torch.zeros(vocab_size, vocab_size), requires_grad=learnable)
+        self.logit_bias = nn.Parameter(torch.zeros(vocab_size, vocab_size))
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         return F.embedding(input_ids, self.logit_bias, padding_idx=self.padding_idx)
@@ -206,6 +206,7 @@ class CSPAttention(nn.Module):
         # of the softmax denominator, so that the stock Trainer does not decay it.)
         self.sink_bias = nn.Parameter(torch.zeros(config.n_head)) if config.sink else None
         self.c_proj = nn.Linear(width, config.d_model, bias=config.bias)
+        self.c_proj.writes_residual = True
         self.dropout = nn.Dropout(config.dropout)
         self.resid_delta = NodeSite(config, "attn_out")
 
@@ -244,6 +245,7 @@ class CSPMLP(nn.Module):
         self.c_fc = nn.Linear(config.location_width("mlp_in"), config.d_mlp, bias=config.bias)
         self.post_act = NodeSite(config, "mlp_neuron")
         self.c_proj = nn.Linear(config.d_mlp, config.d_model, bias=config.bias)
+        self.c_proj.writes_residual = True
         self.dropout = nn.Dropout(config.dropout)
         self.resid_delta = NodeSite(config, "mlp_out")
 
@@ -309,13 +311,34 @@ class CSPPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": CSPBlock, "attentions": CSPAttention}
     _input_embed_layer = "wte"
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any):
+        """transformers' own, after which what the config freezes is frozen again (loading makes every tensor trainable)."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_constants()
+        return loaded
+
+    def freeze_constants(self) -> None:
+        """No gradient for sinusoidal positions, a table that is not learnable, and the bias of the logits, which the release's
+        training never moves (the bigram table can say all that it could)."""
+        frozen = ["final_logits_bias"]
+        frozen += ["wpe.weight"] if self.config.sinusoidal_positions else []
+        frozen += [] if self.config.learnable_bigram_table else ["bigram_table.logit_bias"]
+        for name, parameter in self.named_parameters():
+            if name.endswith(tuple(frozen)):
+                parameter.requires_grad_(False)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        # transformers calls this only for modules that own parameters, so what is special about one is marked on it.
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
-            init.normal_(module.weight, mean=0.0, std=std)
+            narrow = math.sqrt(2 * self.config.n_layer) if getattr(module, "writes_residual", False) else 1.0
+            init.normal_(module.weight, mean=0.0, std=std / narrow)
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding) and getattr(module, "sinusoidal", False):
+            init.copy_(module.weight, sinusoids(*module.weight.shape).to(module.weight))
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, mean=0.0, std=std)
         elif isinstance(module, (nn.RMSNorm, nn.LayerNorm)):
@@ -324,12 +347,8 @@ class CSPPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.bias)
         elif isinstance(module, BigramTable):
             init.zeros_(module.logit_bias)
-        if isinstance(module, (CSPAttention, CSPMLP)):  # after its children: narrower writes to the residual stream
-            init.normal_(module.c_proj.weight, mean=0.0, std=std / math.sqrt(2 * self.config.n_layer))
         if getattr(module, "sink_bias", None) is not None:
             init.zeros_(module.sink_bias)
-        if isinstance(module, CSPModel) and self.config.sinusoidal_positions:
-            init.copy_(module.wpe.weight, sinusoids(*module.wpe.weight.shape).to(module.wpe.weight))
         if isinstance(module, CSPForCausalLM):
             init.zeros_(module.final_logits_bias)
 
@@ -356,12 +375,13 @@ class CSPModel(CSPPreTrainedModel):
         self.wpe = None
         if config.position_embedding_type != "none":
             self.wpe = nn.Embedding(config.block_size, config.d_pos_emb or config.d_model)
-            self.wpe.weight.requires_grad_(not config.sinusoidal_positions)
+            self.wpe.sinusoidal = config.sinusoidal_positions
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList([CSPBlock(config, layer_idx) for layer_idx in range(config.n_layer)])
         self.final_resid = NodeSite(config, None)
         self.final_norm = make_norm(config, config.d_model)
         self.gradient_checkpointing = False
+        self.freeze_constants()
         self.post_init()
 
     def node_sites(self) -> dict[str, NodeSite]:
@@ -452,11 +472,11 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.transformer = CSPModel(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        # Frozen, as in the release, whose training never moves it; the bigram table can say all that it could.
-        self.final_logits_bias = nn.Parameter(torch.zeros(config.vocab_size), requires_grad=False)
+        self.final_logits_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.bigram_table = None
         if config.enable_bigram_table:
-            self.bigram_table = BigramTable(config.vocab_size, config.bigram_padding_idx, config.learnable_bigram_table)
+            self.bigram_table = BigramTable(config.vocab_size, config.bigram_padding_idx)
+        self.freeze_constants()
         self.post_init()
 
     def node_sites(self) -> dict[str, NodeSite]:
@@ -519,6 +539,8 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):
             self.final_logits_bias = resized(self.final_logits_bias, size)
             if self.bigram_table is not None:
                 self.bigram_table.logit_bias = resized(self.bigram_table.logit_bias, size)
+                if (self.config.bigram_padding_idx or 0) >= size:  # the row that was frozen is gone
+                    self.bigram_table.padding_idx = self.config.bigram_padding_idx = None
         return embeddings
 
 

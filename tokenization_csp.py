@@ -30,12 +30,12 @@ class CSPTokenizer(PreTrainedTokenizerFast):
     model_input_names = ["input_ids", "attention_mask"]
     padding_side = "left"
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        for name in ("bos_token", "eos_token", "pad_token"):
-            kwargs.setdefault(name, END_OF_TEXT)
-        kwargs.setdefault("padding_side", "left")
-        kwargs.setdefault("clean_up_tokenization_spaces", False)
-        super().__init__(*args, **kwargs)
+    # No __init__ here: transformers 5 rebuilds classes that have one from vocab and merges, and loses the rest of the file.
+
+    @classmethod
+    def _wrap(cls, tokenizer: Tokenizer) -> CSPTokenizer:
+        end = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
+        return cls(tokenizer_object=tokenizer, padding_side="left", clean_up_tokenization_spaces=False, **end)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> CSPTokenizer:
@@ -46,7 +46,7 @@ class CSPTokenizer(PreTrainedTokenizerFast):
         """
         folder = Path(folder)
         if (folder / "tokenizer.json").is_file():
-            return cls(tokenizer_object=Tokenizer.from_file(str(folder / "tokenizer.json")))
+            return cls._wrap(Tokenizer.from_file(str(folder / "tokenizer.json")))
         merges_path, vocab_path = folder / "vocab.bpe", folder / "encoder.json"
         for path in (merges_path, vocab_path):
             if not path.is_file():
@@ -56,7 +56,7 @@ class CSPTokenizer(PreTrainedTokenizerFast):
         merges = [tuple(line.split(" ")) for line in lines if line]
         if not isinstance(vocab, dict) or any(len(pair) != 2 or "".join(pair) not in vocab for pair in merges):
             raise ValueError(f"{merges_path} has merges that {vocab_path} does not know; the two are of different tokenizers.")
-        return cls(tokenizer_object=_byte_level_bpe(models.BPE(vocab=vocab, merges=merges)))
+        return cls._wrap(_byte_level_bpe(models.BPE(vocab=vocab, merges=merges)))
 
     @classmethod
     def train_on(cls, texts: Iterable[str], vocab_size: int = 2048) -> CSPTokenizer:
@@ -77,7 +77,7 @@ class CSPTokenizer(PreTrainedTokenizerFast):
                 f"The texts only support {tokenizer.get_vocab_size() + 1} tokens, not {vocab_size}; give more text or a smaller size."
             )
         _add_end_of_text(tokenizer)
-        return cls(tokenizer_object=tokenizer)
+        return cls._wrap(tokenizer)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> tuple[str, ...]:
         """Writes tokenizer.json, and a tokenizer_config.json that names the library's class, so that no remote code is needed."""

@@ -1,4 +1,4 @@
-"""Shared fixtures: tiny models with fixed seeds, the reference data, no network."""
+"""Shared fixtures: the reference data, a model for each feature; no network."""
 
 from __future__ import annotations
 
@@ -9,56 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
-import torch
-
-from sparse_circuits import CSPConfig, CSPForCausalLM
-
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared" / "reference"
-
-ALL_SITES = ("attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out")
-TINY = {"vocab_size": 97, "block_size": 64, "n_layer": 2, "n_head": 4, "d_head": 8, "d_model": 32, "d_mlp": 64}
-
-# Every feature of the architecture at least once; names are the tests' ids.
-FEATURES = {
-    "plain": {},
-    "sink": {"sink": True},
-    "abs_topk": {"afrac": dict.fromkeys(ALL_SITES, 0.25)},
-    "added": {"position_embedding_type": "added"},
-    "concatenated": {"position_embedding_type": "concatenated", "d_pos_emb": 6, "sink": True},
-    "sinusoidal": {"position_embedding_type": "added", "sinusoidal_positions": True},
-    "bigram": {"enable_bigram_table": True, "bigram_padding_idx": 96},
-    "layer_norm_relu": {"norm_type": "layer_norm", "activation_type": "relu", "residual_activation_type": "relu", "bias": False},
-    "tied": {"tie_word_embeddings": True},
-    "everything": {
-        "sink": True,
-        "position_embedding_type": "concatenated",
-        "d_pos_emb": 6,
-        "enable_bigram_table": True,
-        "afrac": {**dict.fromkeys(ALL_SITES, 0.5), "resid_post_attn": 0.75, "resid_post_mlp": 0.75},
-    },
-}
-
-
-def tiny_config(**overrides) -> CSPConfig:
-    return CSPConfig(**{**TINY, **overrides})
-
-
-def tiny_model(seed: int = 0, **overrides) -> CSPForCausalLM:
-    """A tiny model in eval mode whose every parameter is random (no zeros that could hide a missing term)."""
-    generator = torch.Generator().manual_seed(seed)
-    model = CSPForCausalLM(tiny_config(**overrides)).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "wpe" not in name or parameter.requires_grad:  # frozen sinusoids stay what they are
-                noise = torch.randn(parameter.shape, generator=generator) * (0.2 if parameter.dim() > 1 else 0.1)
-                parameter.copy_(1 + noise if name.endswith("norm.weight") else noise)
-    model.tie_weights()
-    return model
-
-
-def tiny_ids(batch: int = 3, tokens: int = 17, vocab: int = 97, seed: int = 1) -> torch.Tensor:
-    return torch.randint(0, vocab, (batch, tokens), generator=torch.Generator().manual_seed(seed))
+from tiny import FEATURES, ROOT, SHARED
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,6 @@ from sparse_circuits.training import (
 )
 
 
-def theirs(name):
-    """Our parameter name -> the release's, for the matrices that the trajectory lists."""
-    return name
-
-
 @pytest.fixture(scope="module")
 def run(reference):
     folder = reference / "training_trajectory"

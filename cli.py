@@ -1,0 +1,159 @@
+"""The `csp` command. Wrong input ends in one sentence that names the fix, and exit code 2."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+tokenize_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train a tokenizer, or see how text is split.")
+app.add_typer(tokenize_app, name="tokenize")
+
+
+@app.callback()
+def main() -> None:
+    """Weight-sparse transformers whose circuits can be read."""
+
+
+def command(group: typer.Typer, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except (ValueError, OSError) as error:
+                # transformers' messages run over many lines; the first says what is wrong.
+                typer.echo(f"csp: {next(iter(str(error).strip().splitlines()), type(error).__name__)}", err=True)
+                raise typer.Exit(2) from None
+
+        group.command(name)(run)
+        return function
+
+    return register
+
+
+def given_text(text: str) -> str:
+    return sys.stdin.read() if text == "-" else text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def require_model(model: str) -> None:
+    """Refuses what can only be a mistyped path before transformers takes it for a Hub id."""
+    path = Path(model)
+    if not path.is_dir() and (path.is_absolute() or model.startswith(".") or model.count("/") != 1):
+        raise FileNotFoundError(f"{model} is no folder; give a checkpoint folder, or a Hub id such as user/name.")
+    if path.is_dir() and not (path / "config.json").is_file() and not (path / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"{model} holds neither config.json nor tokenizer.json; give the folder that save_pretrained wrote.")
+
+
+@command(app, "generate")
+def generate(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id.")],
+    prompt: Annotated[str, typer.Argument(help="Text to continue; '-' reads standard input. Escapes such as \\n are understood.")],
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,
+    seed: Annotated[int, typer.Option()] = 0,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run the code that a foreign repository carries.")] = False,
+) -> None:
+    """Complete a prompt, printing tokens as they come.
+
+    Example: csp generate . "def add(a, b):\\n    return " --max-new-tokens 16
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
+
+    text = given_text(prompt)
+    require_model(model)
+    if not text:
+        raise ValueError("The prompt is empty; give at least one character.")
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+    network = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=trust_remote_code).eval()
+    set_seed(seed)
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {"do_sample": False}
+    network.generate(
+        **tokenizer(text, return_tensors="pt"),
+        max_new_tokens=max_new_tokens,
+        streamer=TextStreamer(tokenizer, skip_special_tokens=True),
+        **sampling,
+    )
+
+
+@command(tokenize_app, "train")
+def tokenize_train(
+    out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")],
+    corpus: Annotated[str, typer.Option(help="'stdlib', or a folder of .py files.")] = "stdlib",
+    vocab_size: Annotated[int, typer.Option(min=257)] = 2048,
+) -> None:
+    """Train a byte-level BPE tokenizer on the training files of a corpus.
+
+    Example: csp tokenize train --corpus stdlib --out runs/tokenizer
+    """
+    from .convert.folder import fresh_folder
+    from .tokenization_csp import CSPTokenizer
+    from .training.corpus import held_out, read_sources
+
+    with fresh_folder(out) as folder:
+        sources = read_sources(corpus)
+        typer.echo(sources.summary())
+        # Files that evaluations hold out stay unseen here too.
+        texts = [text for name, text in sources.texts.items() if not held_out(name)]
+        tokenizer = CSPTokenizer.train_on(texts, vocab_size)
+        tokenizer.save_pretrained(folder)
+        ratio = sum(map(len, texts)) / sum(len(ids) for ids in tokenizer(texts)["input_ids"])
+    typer.echo(f"{len(tokenizer)} tokens, {ratio:.2f} characters per token; saved to {out}")
+
+
+@command(tokenize_app, "show")
+def tokenize_show(
+    model: Annotated[str, typer.Argument(help="Folder with a tokenizer, or Hub id.")],
+    text: Annotated[str, typer.Argument(help="Text to split; '-' reads standard input.")],
+) -> None:
+    """Print the ids and tokens of a text.
+
+    Example: csp tokenize show . "print('hello')"
+    """
+    from transformers import AutoTokenizer
+
+    require_model(model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    for token in tokenizer.encode(given_text(text)):
+        typer.echo(f"{token:6d}  {tokenizer.decode([token])!r}")
+
+
+@command(app, "convert")
+def convert(
+    source: Annotated[str, typer.Argument(help="Folder or URL with beeg_config.json and final_model.pt.")],
+    dest: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder with vocab.bpe and encoder.json, or tokenizer.json.")] = None,
+) -> None:
+    """Turn a checkpoint of OpenAI's circuit_sparsity release into a Hub folder.
+
+    Example: csp convert downloads/csp_yolo2 runs/csp_yolo2 --tokenizer downloads/tinypython_2k
+    """
+    from .convert import convert_openai_checkpoint
+
+    typer.echo(f"Wrote {convert_openai_checkpoint(source, dest, tokenizer=tokenizer)}")
+
+
+@command(app, "demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")] = Path("runs/demo"),
+    steps: Annotated[int | None, typer.Option(min=10, help="Optimizer steps; fewer is faster and worse.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Train a small weight-sparse model on the standard library, save it, load it again, complete code. Under ten minutes.
+
+    Example: csp demo --out runs/demo
+    """
+    from .training.demo import DemoRecipe, run_demo
+
+    defaults = DemoRecipe()
+    run_demo(out, DemoRecipe(steps=steps or defaults.steps, seed=seed), say=typer.echo)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,172 @@
+"""Folders: saved, loaded by the Auto classes with and without this package, on CPU, meta and by device map."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from tiny import ROOT, tiny_ids, tiny_model
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from sparse_circuits import CSPForCausalLM, CSPModel
+
+CODE = {"configuration_csp.py", "modeling_csp.py", "sparse_csp.py"}
+
+
+@pytest.fixture
+def saved(features, tmp_path):
+    model = tiny_model(**features)
+    model.save_pretrained(tmp_path / "saved")
+    return model, tmp_path / "saved"
+
+
+def test_save_and_load_are_bit_exact(saved):
+    model, folder = saved
+    loaded, info = CSPForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for name, parameter in model.state_dict().items():
+        assert torch.equal(parameter, loaded.state_dict()[name]), name
+    for (name, parameter), other in zip(model.named_parameters(), loaded.parameters(), strict=True):
+        assert parameter.requires_grad == other.requires_grad, name
+    assert torch.equal(loaded(tiny_ids()).logits, model(tiny_ids()).logits)
+
+
+def test_a_saved_folder_is_complete_and_has_no_pickle(saved):
+    _, folder = saved
+    names = {path.name for path in folder.iterdir()}
+    assert names >= CODE | {"config.json", "model.safetensors"}
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
+    auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+    assert set(auto_map) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
+
+
+def test_auto_classes_know_the_package_without_remote_code(saved):
+    model, folder = saved
+    assert type(AutoModelForCausalLM.from_pretrained(folder)) is CSPForCausalLM
+    base = AutoModel.from_pretrained(folder)
+    assert type(base) is CSPModel
+    assert torch.equal(base(tiny_ids()).last_hidden_state, model.transformer(tiny_ids()).last_hidden_state)
+    assert AutoConfig.from_pretrained(folder).to_diff_dict() == model.config.to_diff_dict()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_from_pretrained_with_dtype(saved, dtype):
+    model, folder = saved
+    loaded = CSPForCausalLM.from_pretrained(folder, dtype=dtype)
+    assert {p.dtype for p in loaded.parameters()} == {dtype}
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight.to(dtype))
+
+
+@pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}])
+def test_device_map(saved, device_map):
+    model, folder = saved
+    loaded = CSPForCausalLM.from_pretrained(folder, device_map=device_map, low_cpu_mem_usage=True)
+    torch.testing.assert_close(loaded(tiny_ids()).logits, model(tiny_ids()).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_builds_on_meta(features):
+    with torch.device("meta"):
+        model = CSPForCausalLM(tiny_model(**features).config)
+    assert all(p.is_meta for p in model.parameters())
+    assert model(tiny_ids().to("meta")).logits.shape == (3, 17, 97)
+
+
+def test_sharded_checkpoints_load(tmp_path):
+    model = tiny_model(enable_bigram_table=True)
+    model.save_pretrained(tmp_path, max_shard_size="30KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert torch.equal(CSPForCausalLM.from_pretrained(tmp_path)(tiny_ids()).logits, model(tiny_ids()).logits)
+
+
+def test_a_base_checkpoint_loads_into_the_head_and_back(tmp_path):
+    model = tiny_model()
+    model.transformer.save_pretrained(tmp_path)
+    loaded = CSPForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(loaded.transformer(tiny_ids()).last_hidden_state, model.transformer(tiny_ids()).last_hidden_state)
+
+
+_ELSEWHERE = """
+import sys, torch
+assert "sparse_circuits" not in sys.modules
+try:
+    import sparse_circuits
+    sys.exit("the package must not be importable here")
+except ImportError:
+    pass
+import transformers
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+folder = sys.argv[1]
+ids = torch.load(folder + "/ids.pt", weights_only=True)
+for attention in ("eager", "sdpa"):
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, attn_implementation=attention)
+    expected = torch.load(folder + "/logits.pt", weights_only=True)
+    assert (model(ids).logits - expected).abs().max() < 1e-5
+    out = model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0)
+    assert torch.equal(out, torch.load(folder + "/generated.pt", weights_only=True))
+    padded = torch.cat([torch.zeros(3, 4, dtype=torch.long), ids], dim=1)
+    mask = torch.cat([torch.zeros(3, 4, dtype=torch.long), torch.ones_like(ids)], dim=1)
+    again = model.generate(padded, attention_mask=mask, max_new_tokens=8, do_sample=False, pad_token_id=0)
+    assert torch.equal(again[:, 4:], out)
+    static = model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0, cache_implementation="static")
+    assert torch.equal(static, out)
+assert type(AutoConfig.from_pretrained(folder, trust_remote_code=True)).__name__ == "CSPConfig"
+assert type(AutoModel.from_pretrained(folder, trust_remote_code=True)).__name__ == "CSPModel"
+model.save_pretrained(folder + "/again")
+reloaded = AutoModelForCausalLM.from_pretrained(folder + "/again", trust_remote_code=True)
+assert (reloaded(ids).logits - expected).abs().max() < 1e-5
+out = model(ids, labels=ids, output_hidden_states=True)
+out.loss.backward()
+assert len(out.hidden_states) == 3
+print("transformers", transformers.__version__, "fine")
+"""
+
+
+def run_elsewhere(folder, model, scratch, *, python_path=""):
+    """Runs the script above in a process that cannot import the package, from another directory."""
+    ids = tiny_ids()
+    with torch.no_grad():
+        logits = model(ids).logits
+    torch.save(ids, folder / "ids.pt")
+    torch.save(logits, folder / "logits.pt")
+    torch.save(model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0), folder / "generated.pt")
+    # An editable install of this package is found through a finder on the site path; -S -P and an explicit path leave it out.
+    site = os.path.dirname(os.path.dirname(torch.__file__))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [python_path, site])), "HF_HOME": str(scratch / "hf")}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", _ELSEWHERE, str(folder)], cwd=scratch, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_remote_code_works_where_the_package_is_not_importable(saved, tmp_path):
+    model, folder = saved
+    assert "fine" in run_elsewhere(folder, model, tmp_path)
+
+
+def test_remote_code_on_transformers_4_57(saved, tmp_path):
+    """Runs where `make compat` has put transformers 4.57 (CI does)."""
+    compat = ROOT / ".venv-compat"
+    if not (compat / "transformers").is_dir():
+        pytest.skip("needs transformers 4.57; `make compat` installs it beside the environment")
+    model, folder = saved
+    assert "transformers 4.57" in run_elsewhere(folder, model, tmp_path, python_path=str(compat))
+
+
+def test_the_shipped_model_loads_and_knows_python():
+    if not (ROOT / "model.safetensors").is_file():
+        pytest.fail("the model that ships is missing at the root")
+    with safe_open(ROOT / "model.safetensors", "pt") as file:
+        assert len(list(file.keys())) > 10
+    assert (ROOT / "model.safetensors").stat().st_size < 10_000_000
+    from transformers import AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(ROOT, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT)
+    assert len(tokenizer) == model.config.vocab_size
+    ids = tokenizer("def main():\n    for i in range(10):\n        print(i)\n", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        assert model(ids, labels=ids).loss.item() < 4.5  # uniform: 7.62

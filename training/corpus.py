@@ -1,0 +1,122 @@
+"""Source files as token blocks: found, read, deduplicated, split by file, packed."""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+LARGEST_FILE = 1_000_000  # bytes; larger source files are data tables, or generated
+_NOT_LIBRARY = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "lib2to3"}
+
+
+def standard_library() -> Path:
+    """Folder of the running interpreter's standard library."""
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+@dataclass
+class SourceFiles:
+    """Texts by relative path, and the files that were left out, with the reason."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        said = f"{len(self.texts):,} files, {sum(map(len, self.texts.values())):,} characters"
+        return said + (f"; left out {len(self.left_out)}: {', '.join(sorted(self.left_out)[:3])} ..." if self.left_out else "")
+
+
+def read_sources(corpus: str | Path = "stdlib") -> SourceFiles:
+    """Reads every .py file of the standard library ("stdlib"; without its tests) or below a folder, in sorted order.
+
+    Files that are not UTF-8, empty, over 1 MB, or a copy of an earlier one are left out and named in the result.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist or holds no .py file.
+    """
+    root = standard_library() if corpus == "stdlib" else Path(corpus)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is no folder; give 'stdlib' or a folder of .py files.")
+    found = SourceFiles()
+    seen: set[str] = set()
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        if corpus == "stdlib" and _NOT_LIBRARY & set(path.relative_to(root).parts):
+            continue
+        reason = _read_one(path, name, found.texts, seen)
+        if reason:
+            found.left_out[name] = reason
+    if not found.texts:
+        raise FileNotFoundError(f"{root} holds no readable .py file; give 'stdlib' or a folder of .py files.")
+    return found
+
+
+def _read_one(path: Path, name: str, texts: dict[str, str], seen: set[str]) -> str | None:
+    """Adds the file to texts, or says why not."""
+    if path.stat().st_size > LARGEST_FILE:
+        return "over 1 MB"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if not text.strip() or digest in seen:
+        return "empty" if not text.strip() else "a copy of another file"
+    seen.add(digest)
+    texts[name] = text
+    return None
+
+
+def held_out(name: str, percent: int = 10) -> bool:
+    """Whether a file belongs to the held-out split: decided by a hash of its name, so it never moves."""
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 100 < percent
+
+
+class TokenBlocks(Dataset):
+    """Blocks [n, block] of token ids, as the stock Trainer with `default_data_collator` takes them."""
+
+    def __init__(self, blocks: torch.Tensor):
+        self.blocks = blocks.long()
+
+    def __len__(self) -> int:
+        return self.blocks.shape[0]
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": self.blocks[index], "labels": self.blocks[index]}
+
+
+def encode_files(texts: dict[str, str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+    """Token ids of each file, `<|endoftext|>` first."""
+    for text in tqdm(texts.values(), desc="tokenizing", unit="file", disable=None, delay=2):
+        yield [tokenizer.eos_token_id, *tokenizer.encode(text, split_special_tokens=True)]
+
+
+def pack(files: Iterator[list[int]], block: int) -> torch.Tensor:
+    """Files one after the other, cut into blocks [n, block]; what is left at the end is dropped.
+
+    Raises:
+        ValueError: if there is less than one block.
+    """
+    ids = torch.tensor([token for file in files for token in file], dtype=torch.int32)
+    if len(ids) < block:
+        raise ValueError(f"The corpus has {len(ids)} tokens, fewer than one block of {block}; give more text.")
+    return ids[: len(ids) // block * block].view(-1, block)
+
+
+def split_blocks(
+    sources: SourceFiles, tokenizer: PreTrainedTokenizerBase, block: int, percent: int = 10
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Training and held-out blocks [n, block], int32, split by file."""
+    train = {name: text for name, text in sources.texts.items() if not held_out(name, percent)}
+    rest = {name: text for name, text in sources.texts.items() if held_out(name, percent)}
+    if not rest or not train:
+        raise ValueError(f"{len(sources.texts)} files are too few to split by file into training and held-out; give more files.")
+    return pack(encode_files(train, tokenizer), block), pack(encode_files(rest, tokenizer), block)
