@@ -47,13 +47,17 @@ def require_model(model: str) -> None:
     if not path.is_dir() and (path.is_absolute() or model.startswith(".") or model.count("/") != 1):
         raise FileNotFoundError(f"{model} is no folder; give a checkpoint folder, or a Hub id such as user/name.")
     if path.is_dir() and not (path / "config.json").is_file() and not (path / "tokenizer.json").is_file():
-        raise FileNotFoundError(f"{model} holds neither config.json nor tokenizer.json; give the folder that save_pretrained wrote.")
+        raise FileNotFoundError(
+            f"{model} holds neither config.json nor tokenizer.json; give the folder that save_pretrained wrote."
+        )
 
 
 @command(app, "generate")
 def generate(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id.")],
-    prompt: Annotated[str, typer.Argument(help="Text to continue; '-' reads standard input. Escapes such as \\n are understood.")],
+    prompt: Annotated[
+        str, typer.Argument(help="Text to continue; '-' reads standard input. Escapes such as \\n are understood.")
+    ],
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,

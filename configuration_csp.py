@@ -207,7 +207,9 @@ class CSPConfig(PretrainedConfig):
         ids = value if isinstance(value, (list, tuple)) and name == "eos_token_id" else [value]
         for one in ids:
             if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < self.vocab_size:
-                raise ValueError(f"{name} is {value!r}; it must be a token id from 0 to vocab_size - 1 = {self.vocab_size - 1}.")
+                raise ValueError(
+                    f"{name} is {value!r}; it must be a token id from 0 to vocab_size - 1 = {self.vocab_size - 1}."
+                )
 
 
 def _resolve_aliases(own: dict[str, Any], given: dict[str, Any], attribute_map: dict[str, str]) -> None:

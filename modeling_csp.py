@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -33,7 +33,7 @@ from .sparse_csp import abs_topk
 try:  # transformers 5
     from transformers import initialization as init
 except ImportError:  # 4.57
-    from torch.nn import init
+    from torch.nn import init  # type: ignore[no-redef]
 try:
     from transformers.utils.generic import merge_with_config_defaults
     from transformers.utils.output_capturing import capture_outputs
@@ -43,12 +43,13 @@ except ImportError:  # 4.57: one decorator did both
     def merge_with_config_defaults(forward):
         return forward
 
-    def capture_outputs(forward):
-        return check_model_inputs()(forward)
+    def capture_outputs(forward):  # type: ignore[misc]
+        return check_model_inputs()(forward)  # type: ignore[call-arg]
 
 
 RMS_NORM_EPS = 1.1920929e-07  # float32 epsilon, whatever the dtype: torch's own default follows the input
 LAYER_NORM_EPS = 1e-5
+WRITES_RESIDUAL = "_csp_writes_residual"  # mark on a Linear: initialised narrower
 # Attention implementations that honour a sink. FlashAttention 2 takes the argument and ignores it.
 SINK_ATTENTION = ("eager", "sdpa", "flex_attention", "kernels-community/vllm-flash-attn3", "flash_attention_4")
 
@@ -146,7 +147,9 @@ def sdpa_attention_forward(
         return library_sdpa(module, query, key, value, attention_mask, **shared)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     d_head, queries = query.shape[-1], query.shape[2]
-    causal = queries > 1 and attention_mask is None and (module.is_causal if is_causal is None else is_causal)
+    causal = (
+        queries > 1 and attention_mask is None and bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    )
     if causal:
         # A dummy first query keeps the pattern square: row i + 1 sees the sink and keys 0..i. (A static cache has more keys.)
         key, value = key[:, :, :queries], value[:, :, :queries]
@@ -206,7 +209,7 @@ class CSPAttention(nn.Module):
         # of the softmax denominator, so that the stock Trainer does not decay it.)
         self.sink_bias = nn.Parameter(torch.zeros(config.n_head)) if config.sink else None
         self.c_proj = nn.Linear(width, config.d_model, bias=config.bias)
-        self.c_proj.writes_residual = True
+        setattr(self.c_proj, WRITES_RESIDUAL, True)
         self.dropout = nn.Dropout(config.dropout)
         self.resid_delta = NodeSite(config, "attn_out")
 
@@ -245,7 +248,7 @@ class CSPMLP(nn.Module):
         self.c_fc = nn.Linear(config.location_width("mlp_in"), config.d_mlp, bias=config.bias)
         self.post_act = NodeSite(config, "mlp_neuron")
         self.c_proj = nn.Linear(config.d_mlp, config.d_model, bias=config.bias)
-        self.c_proj.writes_residual = True
+        setattr(self.c_proj, WRITES_RESIDUAL, True)
         self.dropout = nn.Dropout(config.dropout)
         self.resid_delta = NodeSite(config, "mlp_out")
 
@@ -333,7 +336,7 @@ class CSPPreTrainedModel(PreTrainedModel):
         # transformers calls this only for modules that own parameters, so what is special about one is marked on it.
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
-            narrow = math.sqrt(2 * self.config.n_layer) if getattr(module, "writes_residual", False) else 1.0
+            narrow = math.sqrt(2 * self.config.n_layer) if getattr(module, WRITES_RESIDUAL, False) else 1.0
             init.normal_(module.weight, mean=0.0, std=std / narrow)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -344,10 +347,10 @@ class CSPPreTrainedModel(PreTrainedModel):
         elif isinstance(module, (nn.RMSNorm, nn.LayerNorm)):
             init.ones_(module.weight)
             if getattr(module, "bias", None) is not None:
-                init.zeros_(module.bias)
+                init.zeros_(module.bias)  # type: ignore[arg-type]
         elif isinstance(module, BigramTable):
             init.zeros_(module.logit_bias)
-        if getattr(module, "sink_bias", None) is not None:
+        if isinstance(module, CSPAttention) and module.sink_bias is not None:
             init.zeros_(module.sink_bias)
         if isinstance(module, CSPForCausalLM):
             init.zeros_(module.final_logits_bias)
@@ -400,9 +403,9 @@ class CSPModel(CSPPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
@@ -421,9 +424,7 @@ class CSPModel(CSPPreTrainedModel):
         x, positions = self._add_positions(inputs_embeds, position_ids, seen)
         x = self.drop(x)
         for block in self.h:
-            x = block(
-                x, positions, attention_mask=mask, past_key_values=past_key_values, position_ids=position_ids, **kwargs
-            )
+            x = block(x, positions, attention_mask=mask, past_key_values=past_key_values, position_ids=position_ids, **kwargs)
         x = self.final_norm(self.final_resid(x))
         return BaseModelOutputWithPast(last_hidden_state=x, past_key_values=past_key_values if use_cache else None)
 
@@ -486,12 +487,12 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
@@ -514,10 +515,10 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        logits = self.lm_head(keep(outputs.last_hidden_state, logits_to_keep))
+        logits = self.lm_head(keep(cast(torch.Tensor, outputs.last_hidden_state), logits_to_keep))
         logits = logits + self.final_logits_bias.to(logits.dtype)
         if self.bigram_table is not None:
-            logits = logits + self.bigram_table(keep(input_ids, logits_to_keep)).to(logits.dtype)
+            logits = logits + self.bigram_table(keep(cast(torch.Tensor, input_ids), logits_to_keep)).to(logits.dtype)
         loss = None
         if labels is not None:
             # transformers' loss works in float32, also on float64 logits; top-k training amplifies that rounding.

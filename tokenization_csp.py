@@ -50,10 +50,12 @@ class CSPTokenizer(PreTrainedTokenizerFast):
         merges_path, vocab_path = folder / "vocab.bpe", folder / "encoder.json"
         for path in (merges_path, vocab_path):
             if not path.is_file():
-                raise FileNotFoundError(f"{path} does not exist; give a folder with tokenizer.json, or vocab.bpe and encoder.json.")
+                raise FileNotFoundError(
+                    f"{path} does not exist; give a folder with tokenizer.json, or vocab.bpe and encoder.json."
+                )
         vocab = json.loads(vocab_path.read_text(encoding="utf-8"))
         lines = merges_path.read_text(encoding="utf-8").split("\n")[1:]  # the first line names the version
-        merges = [tuple(line.split(" ")) for line in lines if line]
+        merges: list[Any] = [tuple(line.split(" ")) for line in lines if line]
         if not isinstance(vocab, dict) or any(len(pair) != 2 or "".join(pair) not in vocab for pair in merges):
             raise ValueError(f"{merges_path} has merges that {vocab_path} does not know; the two are of different tokenizers.")
         return cls._wrap(_byte_level_bpe(models.BPE(vocab=vocab, merges=merges)))
@@ -79,9 +81,9 @@ class CSPTokenizer(PreTrainedTokenizerFast):
         _add_end_of_text(tokenizer)
         return cls._wrap(tokenizer)
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> tuple[str, ...]:
-        """Writes tokenizer.json, and a tokenizer_config.json that names the library's class, so that no remote code is needed."""
-        files = super().save_pretrained(save_directory, *args, **kwargs)
+    def _save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """Called between tokenizer_config.json and an upload: names the library's class there, so that no remote code is needed."""
+        files = super()._save_pretrained(save_directory, *args, **kwargs)
         path = Path(save_directory) / "tokenizer_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -95,7 +97,9 @@ class CSPTokenizer(PreTrainedTokenizerFast):
 def _byte_level_bpe(model: models.BPE, *, special: bool = True) -> Tokenizer:
     tokenizer = Tokenizer(model)
     split = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     if special:

@@ -58,7 +58,9 @@ def fresh_folder(dest: str | Path) -> Iterator[Path]:
         raise
 
 
-def write_card(folder: Path, model: CSPForCausalLM, *, title: str, description: str, rows: dict[str, str] | None = None) -> None:
+def write_card(
+    folder: Path, model: CSPForCausalLM, *, title: str, description: str, rows: dict[str, str] | None = None
+) -> None:
     """README.md of a model folder: what it is, how to load it, its numbers and provenance."""
     nonzero = {name: int(p.count_nonzero()) for name, p in model.named_parameters() if not name.startswith("bigram_table")}
     total = sum(p.numel() for p in model.parameters())

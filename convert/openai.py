@@ -60,7 +60,9 @@ def config_from_openai(beeg: dict[str, Any]) -> CSPConfig:
     bigram = bool(beeg.get("enable_bigram_table", False))
     concatenated = beeg.get("d_pos_emb") is not None
     if beeg.get("dropout_cat_pos_emb") and beeg.get("dropout"):
-        raise ValueError("dropout_cat_pos_emb=true with dropout > 0 is not supported; set dropout to 0 to convert for inference.")
+        raise ValueError(
+            "dropout_cat_pos_emb=true with dropout > 0 is not supported; set dropout to 0 to convert for inference."
+        )
     return CSPConfig(
         vocab_size=beeg["vocab_size"],
         block_size=beeg["block_size"],
@@ -96,7 +98,9 @@ def _refuse_unknown(beeg: dict[str, Any]) -> None:
     known = _READ | _WITHOUT_EFFECT | set(_PROVENANCE) | set(_NEUTRAL)
     unknown = sorted(set(beeg) - known)
     if unknown:
-        raise ValueError(f"{CONFIG_FILE} has the unknown key {unknown[0]!r}, which may change what the model computes; refused.")
+        raise ValueError(
+            f"{CONFIG_FILE} has the unknown key {unknown[0]!r}, which may change what the model computes; refused."
+        )
     for key, neutral in _NEUTRAL.items():
         if key in beeg and beeg[key] != neutral and not (neutral is False and beeg[key] is None):
             raise ValueError(f"{CONFIG_FILE} sets {key}={beeg[key]!r}, which is not supported (only {neutral!r} is); refused.")
@@ -244,12 +248,14 @@ def convert_openai_checkpoint(source: str | Path, dest: str | Path, *, tokenizer
 def _write(config: CSPConfig, tensors: dict, vocabulary: CSPTokenizer | None, name: str, folder: Path) -> None:
     if vocabulary is not None:
         if len(vocabulary) > config.vocab_size:
-            raise ValueError(f"The tokenizer has {len(vocabulary)} tokens, the model only {config.vocab_size}; give the right one.")
+            raise ValueError(
+                f"The tokenizer has {len(vocabulary)} tokens, the model only {config.vocab_size}; give the right one."
+            )
         config.bos_token_id = config.eos_token_id = config.pad_token_id = vocabulary.eos_token_id
         vocabulary.model_max_length = config.block_size
         vocabulary.save_pretrained(folder)
     config.dtype = tensors["transformer.wte.weight"].dtype
-    model = CSPForCausalLM(config).to(config.dtype)
+    model = CSPForCausalLM(config).to(config.dtype)  # type: ignore[arg-type]
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     if unexpected or set(missing) - {"lm_head.weight"}:
         raise ValueError(f"Weights do not fit the model: missing {missing}, unexpected {unexpected}.")

@@ -1,13 +1,12 @@
 import json
 
 import pytest
-from tiny import FEATURES, SHARED, tiny_config
 from hypothesis import given
 from hypothesis import strategies as st
-
 from sparse_circuits import CSPConfig, CSPForCausalLM
 from sparse_circuits.configuration_csp import LOCATIONS
 from sparse_circuits.convert import config_from_openai
+from tiny import FEATURES, SHARED, tiny_config
 
 
 def test_defaults_build():

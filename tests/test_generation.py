@@ -2,15 +2,16 @@
 
 import pytest
 import torch
+from sparse_circuits import CSPTokenizer
 from tiny import tiny_ids, tiny_model
 from transformers import GenerationConfig, TextStreamer, pipeline
-
-from sparse_circuits import CSPTokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return CSPTokenizer.train_on(["def add(a, b):\n    return a + b\n", "for i in range(10):\n    print('hello', i)\n"] * 20, 280)
+    return CSPTokenizer.train_on(
+        ["def add(a, b):\n    return a + b\n", "for i in range(10):\n    print('hello', i)\n"] * 20, 280
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,9 @@ def test_sampling_is_seeded_and_respects_top_k(features):
     first = model.generate(ids, generation_config=free(do_sample=True))
     torch.manual_seed(3)
     assert torch.equal(first, model.generate(ids, generation_config=free(do_sample=True)))
-    assert torch.equal(model.generate(ids, generation_config=free(do_sample=True, top_k=1)), model.generate(ids, generation_config=free()))
+    assert torch.equal(
+        model.generate(ids, generation_config=free(do_sample=True, top_k=1)), model.generate(ids, generation_config=free())
+    )
 
 
 def test_assisted_decoding_equals_greedy(features):

@@ -8,10 +8,9 @@ import sys
 import pytest
 import torch
 from safetensors import safe_open
+from sparse_circuits import CSPForCausalLM, CSPModel
 from tiny import ROOT, tiny_ids, tiny_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-
-from sparse_circuits import CSPForCausalLM, CSPModel
 
 CODE = {"configuration_csp.py", "modeling_csp.py", "sparse_csp.py"}
 

@@ -4,15 +4,14 @@ import copy
 
 import pytest
 import torch
-from tiny import ALL_SITES, tiny_config, tiny_ids, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import DynamicCache, StaticCache
-
 from sparse_circuits import CSPConfig, CSPForCausalLM
 from sparse_circuits.convert import read_openai_checkpoint
 from sparse_circuits.modeling_csp import sinusoids
+from tiny import ALL_SITES, tiny_config, tiny_ids, tiny_model
+from transformers import DynamicCache, StaticCache
 
 CASES = ("attention_sink", "concatenated_positions", "gpt2_like_tied", "weight_sparse_bigram")
 
@@ -46,7 +45,9 @@ def test_reference_checkpoint(reference, case, attention):
     torch.testing.assert_close(out.loss.view(1), expected["loss"].view(1), atol=1e-5, rtol=0)
     assert {f"act.{name}" for name in seen} == {key for key in expected if key.startswith("act.")}
     for name, activation in seen.items():
-        torch.testing.assert_close(activation, expected[f"act.{name}"], atol=1e-5, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            activation, expected[f"act.{name}"], atol=1e-5, rtol=0, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 def test_node_sites_are_in_forward_order_and_carry_their_widths(features):
@@ -265,7 +266,9 @@ def test_sinusoidal_positions_by_hand():
     assert table.shape == (16, 5)
     for position in range(16):
         angles = [2 * torch.pi * position / period for period in (4.0, 16.0)]
-        by_hand = torch.tensor([torch.sin(torch.tensor(a)) for a in angles] + [torch.cos(torch.tensor(a)) for a in angles] + [0.0])
+        by_hand = torch.tensor(
+            [torch.sin(torch.tensor(a)) for a in angles] + [torch.cos(torch.tensor(a)) for a in angles] + [0.0]
+        )
         torch.testing.assert_close(table[position], by_hand, atol=1e-5, rtol=0)
     model = CSPForCausalLM(tiny_config(position_embedding_type="added", sinusoidal_positions=True))
     assert torch.equal(model.transformer.wpe.weight, sinusoids(64, 32))

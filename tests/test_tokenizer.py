@@ -3,10 +3,9 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sparse_circuits import CSPTokenizer
 from tiny import ROOT
 from transformers import AutoTokenizer
-
-from sparse_circuits import CSPTokenizer
 
 SHIPPED = CSPTokenizer.from_folder(ROOT)
 

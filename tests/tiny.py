@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-
 from sparse_circuits import CSPConfig, CSPForCausalLM
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +22,12 @@ FEATURES = {
     "concatenated": {"position_embedding_type": "concatenated", "d_pos_emb": 6, "sink": True},
     "sinusoidal": {"position_embedding_type": "added", "sinusoidal_positions": True},
     "bigram": {"enable_bigram_table": True, "bigram_padding_idx": 96},
-    "layer_norm_relu": {"norm_type": "layer_norm", "activation_type": "relu", "residual_activation_type": "relu", "bias": False},
+    "layer_norm_relu": {
+        "norm_type": "layer_norm",
+        "activation_type": "relu",
+        "residual_activation_type": "relu",
+        "bias": False,
+    },
     "tied": {"tie_word_embeddings": True},
     "everything": {
         "sink": True,

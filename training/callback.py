@@ -65,7 +65,9 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
         if getattr(args, "deepspeed", None):
             raise ValueError("Weight sparsity does not support DeepSpeed, which steps the optimizer out of sight; use DDP.")
         if args.fp16 and self.config.normalize_gradients:
-            raise ValueError("Gradient normalisation cannot work with fp16 loss scaling; use bf16=True or normalize_gradients=False.")
+            raise ValueError(
+                "Gradient normalisation cannot work with fp16 loss scaling; use bf16=True or normalize_gradients=False."
+            )
         if self.config.normalize_gradients and args.max_grad_norm:
             logger.warning("Gradients are normalised to RMS 1, which takes the place of clipping: max_grad_norm is set to 0.")
             args.max_grad_norm = 0.0

@@ -118,5 +118,7 @@ def split_blocks(
     train = {name: text for name, text in sources.texts.items() if not held_out(name, percent)}
     rest = {name: text for name, text in sources.texts.items() if held_out(name, percent)}
     if not rest or not train:
-        raise ValueError(f"{len(sources.texts)} files are too few to split by file into training and held-out; give more files.")
+        raise ValueError(
+            f"{len(sources.texts)} files are too few to split by file into training and held-out; give more files."
+        )
     return pack(encode_files(train, tokenizer), block), pack(encode_files(rest, tokenizer), block)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,8 +43,8 @@ class DemoRecipe:
     afrac: float = 0.25
     block: int = 128
     batch: int = 32
-    steps: int = 1000
-    lr: float = 0.03
+    steps: int = 1200
+    lr: float = 0.05
     density: float = 1 / 8
     min_alive: int = 4
     eval_blocks: int = 800
@@ -102,14 +103,14 @@ def run_demo(out: str | Path, recipe: DemoRecipe | None = None, say: Callable[[s
         report |= _train(model, recipe, train, held_out, folder)
         report["seconds"] = time.monotonic() - begun
         _save(model, tokenizer, recipe, report, folder)
-        torch.save(held_out, folder / "held_out.pt")
-        report |= _reload(folder)
-        (folder / "held_out.pt").unlink()
+    report |= _reload(Path(out).resolve(), held_out)
     _print(report, Path(out), say)
     return report
 
 
-def _train(model: CSPForCausalLM, recipe: DemoRecipe, train: torch.Tensor, held_out: torch.Tensor, folder: Path) -> dict[str, Any]:
+def _train(
+    model: CSPForCausalLM, recipe: DemoRecipe, train: torch.Tensor, held_out: torch.Tensor, folder: Path
+) -> dict[str, Any]:
     trainer = Trainer(
         model=model, args=recipe.arguments(folder), train_dataset=TokenBlocks(train), eval_dataset=TokenBlocks(held_out),
         data_collator=default_data_collator, callbacks=[WeightSparsityCallback(recipe.sparsity())],
@@ -117,7 +118,7 @@ def _train(model: CSPForCausalLM, recipe: DemoRecipe, train: torch.Tensor, held_
     start = trainer.evaluate()["eval_loss"]
     trainer.train()
     # The table is most of the file: it ships in half precision, as do the weights, and is evaluated as it ships.
-    model.to(torch.bfloat16).to(torch.float32)
+    model.to(torch.bfloat16).to(torch.float32)  # type: ignore[arg-type]
     return {"dense start": start, "sparse": trainer.evaluate()["eval_loss"], **measured(sparse_tensors(model))}
 
 
@@ -129,7 +130,10 @@ def _save(model: CSPForCausalLM, tokenizer: CSPTokenizer, recipe: DemoRecipe, re
     model.eval().to(torch.bfloat16).save_pretrained(folder)
     tokenizer.model_max_length = model.config.block_size
     tokenizer.save_pretrained(folder)
-    rows = {f"held-out loss, {name}": f"{report[name]:.3f} nats per token" for name in ("unigram", "bigram", "dense start", "sparse")}
+    rows = {
+        f"held-out loss, {name}": f"{report[name]:.3f} nats per token"
+        for name in ("unigram", "bigram", "dense start", "sparse")
+    }
     rows |= {f"nonzero fraction of {g}": f"{report[f'density/{g}']:.4f}" for g in ("weights", "embeddings", "biases")}
     write_card(folder, model, title="A small weight-sparse model of Python", rows=rows, description=(
         "Trained by `csp demo` on the standard library of the interpreter that ran it: a demonstration, not a product."
@@ -140,10 +144,10 @@ def _save(model: CSPForCausalLM, tokenizer: CSPTokenizer, recipe: DemoRecipe, re
 _RELOAD = """
 import json, sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-folder, prompts = sys.argv[1], json.loads(sys.argv[2])
+folder, exchange, prompts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
 tokenizer = AutoTokenizer.from_pretrained(folder)
-blocks = torch.load(folder + "/held_out.pt", weights_only=True).long()
+blocks = torch.load(exchange + "/held_out.pt", weights_only=True).long()
 with torch.no_grad():
     losses = [model(part, labels=part).loss.item() * len(part) for part in blocks.split(64)]
 completions = []
@@ -151,20 +155,19 @@ for prompt in prompts:
     inputs = tokenizer(prompt, return_tensors="pt")
     out = model.generate(**inputs, max_new_tokens=32, do_sample=False)
     completions.append(tokenizer.decode(out[0, inputs["input_ids"].shape[1]:]))
-with open(folder + "/reloaded.json", "w") as file:
+with open(exchange + "/reloaded.json", "w") as file:
     json.dump({"reloaded": sum(losses) / len(blocks), "completions": completions}, file)
 """
 
 
-def _reload(folder: Path) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-c", _RELOAD, str(folder), json.dumps(PROMPTS)], capture_output=True, text=True, cwd=folder.parent
-    )
-    if done.returncode:
-        raise RuntimeError(f"The saved model could not be loaded in a new process:\n{done.stderr.strip()}")
-    result = json.loads((folder / "reloaded.json").read_text())
-    (folder / "reloaded.json").unlink()
-    return result
+def _reload(folder: Path, held_out: torch.Tensor) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as exchange:
+        torch.save(held_out, Path(exchange, "held_out.pt"))
+        command = [sys.executable, "-c", _RELOAD, str(folder), exchange, json.dumps(PROMPTS)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=exchange)
+        if done.returncode:
+            raise RuntimeError(f"The model saved in {folder} could not be loaded in a new process:\n{done.stderr.strip()}")
+        return json.loads(Path(exchange, "reloaded.json").read_text())
 
 
 def _print(report: dict[str, Any], out: Path, say: Callable[[str], None]) -> None:
@@ -178,5 +181,9 @@ def _print(report: dict[str, Any], out: Path, say: Callable[[str], None]) -> Non
         say(f"  {group:36} {report[f'density/{group}']:.4f}")
     say(f"  {'nonzeros (L0, without bigram table)':36} {report['l0']:,}")
     for prompt, completion in zip(PROMPTS, report["completions"]):
-        say(f"\n--- {prompt!r}\n{prompt}\033[1m{completion}\033[0m" if sys.stdout.isatty() else f"\n--- {prompt!r} ->\n{prompt}{completion}")
+        say(
+            f"\n--- {prompt!r}\n{prompt}\033[1m{completion}\033[0m"
+            if sys.stdout.isatty()
+            else f"\n--- {prompt!r} ->\n{prompt}{completion}"
+        )
     say(f"\nTrained in {report['seconds'] / 60:.1f} minutes; saved to {out}")

@@ -112,7 +112,11 @@ def project_tensor_(weight: torch.Tensor, k: int, *, min_alive: int = 0, neuron_
         if min_alive * weight.shape[neuron_dim] > k:
             raise ValueError(f"min_alive={min_alive} in each of {weight.shape[neuron_dim]} neurons exceeds k={k}.")
         rows = weight if neuron_dim == 0 else weight.t()
-        forced = torch.ones_like(rows, dtype=torch.bool) if min_alive == rows.shape[1] else largest_mask(keys if neuron_dim == 0 else keys.t(), min_alive)
+        forced = (
+            torch.ones_like(rows, dtype=torch.bool)
+            if min_alive == rows.shape[1]
+            else largest_mask(keys if neuron_dim == 0 else keys.t(), min_alive)
+        )
         keys = keys.masked_fill(forced if neuron_dim == 0 else forced.t(), torch.iinfo(keys.dtype).max)
     if k == 0:
         weight.zero_()

@@ -77,7 +77,9 @@ class SparsityConfig:
             return 1.0
         if self.anneal == "power":
             first = max(start, 1.0)
-            return target ** (math.log(max(step, first) / first) / math.log(max(stop, first) / first)) if stop > first else target
+            return (
+                target ** (math.log(max(step, first) / first) / math.log(max(stop, first) / first)) if stop > first else target
+            )
         u = (step - start) / (stop - start)
         return 1.0 + (target - 1.0) * (1.0 - (1.0 - u) ** self.anneal_exponent)
 

@@ -1,0 +1,44 @@
+# make demo: train a small weight-sparse model and complete code with it.   make test: run the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+TYPED := .cli .modeling_csp .configuration_csp .tokenization_csp .sparse_csp .training .training.demo .convert
+
+.PHONY: demo test check format compat venv clean
+
+demo: venv
+	rm -rf runs/demo
+	$(BIN)/csp demo --out runs/demo
+
+test: venv compat
+	$(BIN)/python -m pytest tests -q -n 2
+
+check: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p build/types && ln -sfn ../.. build/types/sparse_circuits  # mypy does not see editable installs
+	MYPYPATH=build/types $(BIN)/mypy $(foreach m,$(TYPED),-m sparse_circuits$(m))
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) -c constraints.txt torch==2.13.0
+	$(PIP) -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+# transformers 4.57 beside the environment, for the tests that load our remote code there.
+compat: venv .venv-compat/transformers
+
+.venv-compat/transformers:
+	$(PIP) --target .venv-compat --no-deps transformers==4.57.6 huggingface-hub==0.36.0 tokenizers==0.22.1
+	$(PIP) --target .venv-compat requests
+
+clean:
+	rm -rf .venv .venv-compat runs build *.egg-info

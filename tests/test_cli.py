@@ -1,0 +1,96 @@
+"""The command line as a user types it."""
+
+import re
+
+import pytest
+from sparse_circuits.cli import app
+from sparse_circuits.training.demo import DemoRecipe, run_demo
+from tiny import ROOT
+from typer.testing import CliRunner
+
+runner = CliRunner()
+
+
+def csp(*words):
+    return runner.invoke(app, [str(word) for word in words])
+
+
+@pytest.mark.parametrize("words", [["generate"], ["convert"], ["demo"], ["tokenize", "train"], ["tokenize", "show"]])
+def test_help_has_an_example(words):
+    result = csp(*words, "--help")
+    assert result.exit_code == 0
+    assert "Example: csp " + words[0] in result.stdout
+
+
+def test_convert(reference, tmp_path):
+    result = csp("convert", reference / "checkpoints" / "attention_sink", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+WRONG = [
+    (["convert", "nowhere", "out"], "does not exist; the source must be a folder"),
+    (["generate", "/no/such/folder", "x"], "is no folder; give a checkpoint folder"),
+    (["generate", "tests/..", ""], "prompt is empty"),
+    (["tokenize", "train", "--corpus", "/no/such", "--out", "x"], "is no folder; give 'stdlib'"),
+    (["tokenize", "show", "./nothing", "x"], "is no folder"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
+def test_wrong_input_is_one_sentence_and_exit_code_2(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = [str(tmp_path / word) if word in ("out", "x") and words[0] != "generate" else word for word in words]
+    result = csp(*words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_tokenize_train_and_show(tmp_path):
+    for i in range(40):
+        (tmp_path / f"f{i}.py").write_text(f"def function_{i}(argument):\n    return argument + {i}\n" * 3)
+    result = csp("tokenize", "train", "--corpus", tmp_path, "--out", tmp_path / "tok", "--vocab-size", "300")
+    assert result.exit_code == 0, result.output
+    assert "300 tokens" in result.stdout
+    shown = csp("tokenize", "show", tmp_path / "tok", "def f\\n")
+    assert "".join(re.findall(r"\d+  '(.*)'", shown.stdout)) == "def f\\n"
+
+
+def test_the_shipped_tokenizer_is_what_the_command_trains(tmp_path):
+    """Same interpreter, same files: the same tokenizer. Another interpreter has another library; then only the form is checked."""
+    from sparse_circuits import CSPTokenizer
+
+    result = csp("tokenize", "train", "--out", tmp_path / "tok")
+    assert result.exit_code == 0, result.output
+    trained, shipped = CSPTokenizer.from_folder(tmp_path / "tok"), CSPTokenizer.from_folder(ROOT)
+    assert len(trained) == len(shipped) == 2048
+    common = set(trained.get_vocab()) & set(shipped.get_vocab())
+    assert len(common) > 1500
+
+
+def test_generate(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    result = csp("generate", ".", "def add(a, b):\\n    return ", "--max-new-tokens", 8)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("def add(a, b):\n    return ")
+    assert len(result.stdout.rstrip("\n")) > len("def add(a, b):\n    return ")
+
+
+def test_a_short_demo_end_to_end(tmp_path):
+    """The whole of `csp demo` with few steps: it trains, saves, reloads in another process and beats its own start."""
+    said = []
+    recipe = DemoRecipe(steps=12, n_layer=1, d_model=32, d_mlp=64, density=0.5, eval_blocks=64, batch=8)
+    report = run_demo(tmp_path / "demo", recipe, say=said.append)
+    assert report["reloaded"] == pytest.approx(report["sparse"], abs=2e-3)
+    assert report["bigram"] < report["unigram"]
+    assert report["density/weights"] == pytest.approx(0.5, abs=1e-3)
+    assert len(report["completions"]) == 3
+    text = "\n".join(said)
+    assert "bigram baseline" in text
+    assert "nonzeros" in text
+    names = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert names >= {"config.json", "model.safetensors", "tokenizer.json", "README.md", "modeling_csp.py"}
+    assert not [name for name in names if name.endswith(".pt")]
+    assert str(tmp_path) not in (tmp_path / "demo" / "README.md").read_text() + (tmp_path / "demo" / "config.json").read_text()
