@@ -62,13 +62,10 @@ class _Loader(importlib.abc.Loader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    def __init__(self) -> None:
-        self._waiting = dict(_REGISTRATIONS)
-
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        register = self._waiting.pop(name, None)
+        register = _REGISTRATIONS.get(name)
         if register is None:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)

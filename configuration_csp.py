@@ -8,6 +8,8 @@ aliases, as constructor arguments too.
 from __future__ import annotations
 
 import difflib
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -36,6 +38,24 @@ AUTO_MAP = {
     "AutoModel": "modeling_csp.CSPModel",
     "AutoModelForCausalLM": "modeling_csp.CSPForCausalLM",
 }
+
+
+_AFRAC_EXAMPLE = " from AbsTopK locations to fractions, such as {'attn_in': 0.25}"
+
+
+def _understanding_aliases(init: Callable[..., None]) -> Callable[..., None]:
+    """Lets a constructor take transformers' names (`attribute_map`) for its own."""
+
+    @functools.wraps(init)
+    def understanding(self: Any, *args: Any, **kwargs: Any) -> None:
+        for alias, name in self.attribute_map.items():
+            if alias in kwargs:
+                value = kwargs.pop(alias)
+                if kwargs.setdefault(name, value) != value:
+                    raise ValueError(f"{alias}={value!r} and {name}={kwargs[name]!r} name the same setting; give one of them.")
+        init(self, *args, **kwargs)
+
+    return understanding
 
 
 class CSPConfig(PretrainedConfig):
@@ -100,6 +120,7 @@ class CSPConfig(PretrainedConfig):
         "final_norm": "keep_full_weight",
     }
 
+    @_understanding_aliases
     def __init__(
         self,
         vocab_size: int = 2048,
@@ -133,16 +154,16 @@ class CSPConfig(PretrainedConfig):
         provenance: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
-        given = {name: kwargs.pop(name) for name in self.attribute_map if name in kwargs}
         own = dict(locals())
-        for name in ("self", "kwargs", "given", "__class__"):
+        for name in ("self", "kwargs", "__class__"):
             own.pop(name, None)
-        _resolve_aliases(own, given, self.attribute_map)
         _refuse_misspelled(kwargs, own)
         if own["d_mlp"] is None:
             own["d_mlp"] = 4 * own["d_model"] if isinstance(own["d_model"], int) else None
-        own["afrac"] = dict(own["afrac"] or {})
-        own["provenance"] = dict(own["provenance"] or {})
+        for name in ("afrac", "provenance"):
+            if not isinstance(own[name], (dict, type(None))):
+                raise ValueError(f"{name} is {own[name]!r}; it must be a dict" + _AFRAC_EXAMPLE * (name == "afrac") + ".")
+            own[name] = dict(own[name] or {})
         for name, value in own.items():
             setattr(self, name, value)
         self._refuse_impossible()
@@ -169,7 +190,8 @@ class CSPConfig(PretrainedConfig):
         _require_choice("position_embedding_type", self.position_embedding_type, POSITION_TYPES)
         for name in ("ln_bias", "bias", "sinusoidal_positions", "sink", "enable_bigram_table", "learnable_bigram_table"):
             _require_bool(name, getattr(self, name))
-        _require_bool("tie_word_embeddings", self.tie_word_embeddings)
+        for name in ("tie_word_embeddings", "use_cache"):
+            _require_bool(name, getattr(self, name))
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout!r}; it must be at least 0 and less than 1.")
         if not _is_number(self.initializer_range) or not 0 <= self.initializer_range < float("inf"):
@@ -178,6 +200,10 @@ class CSPConfig(PretrainedConfig):
         self._refuse_impossible_afrac()
         for name in ("bos_token_id", "eos_token_id", "pad_token_id", "bigram_padding_idx"):
             self._require_token_id(name, getattr(self, name))
+        if not self.learnable_bigram_table and not self.enable_bigram_table:
+            raise ValueError(
+                "learnable_bigram_table=False has no table to freeze; set enable_bigram_table=True or leave it out."
+            )
         if self.bigram_padding_idx is not None and not self.enable_bigram_table:
             raise ValueError("bigram_padding_idx is set without a bigram table; set enable_bigram_table=True or leave it out.")
 
@@ -212,27 +238,13 @@ class CSPConfig(PretrainedConfig):
                 )
 
 
-def _resolve_aliases(own: dict[str, Any], given: dict[str, Any], attribute_map: dict[str, str]) -> None:
-    defaults = dict(zip(_parameter_names(), CSPConfig.__init__.__defaults__ or (), strict=True))
-    for alias, value in given.items():
-        name = attribute_map[alias]
-        if own[name] not in (defaults[name], value):
-            raise ValueError(f"{alias}={value!r} and {name}={own[name]!r} name the same setting; give one of them.")
-        own[name] = value
-
-
-def _parameter_names() -> tuple[str, ...]:
-    code = CSPConfig.__init__.__code__
-    return code.co_varnames[1 : code.co_argcount]
-
-
 def _refuse_misspelled(kwargs: dict[str, Any], own: dict[str, Any]) -> None:
     """Unknown keys belong to transformers (it has dozens), unless they look like one of ours."""
     base = set(dir(PretrainedConfig)) | {"architectures", "transformers_version", "auto_map", "torch_dtype", "dtype"}
     known = [*own, *CSPConfig.attribute_map]
     for key in kwargs:
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-        if close and key not in base and not key.startswith("_"):
+        if close and key not in base and not key.startswith("_") and not key.endswith("_token_id"):
             raise ValueError(f"{key!r} is no setting of CSPConfig; did you mean {close[0]!r}?")
 
 

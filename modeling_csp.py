@@ -341,7 +341,8 @@ class CSPPreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding) and getattr(module, "sinusoidal", False):
-            init.copy_(module.weight, sinusoids(*module.weight.shape).to(module.weight))
+            copy_ = getattr(init, "copy_", torch.Tensor.copy_)  # 4.57 has none, and calls this for unloaded modules only
+            copy_(module.weight, sinusoids(*module.weight.shape).to(module.weight))
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, mean=0.0, std=std)
         elif isinstance(module, (nn.RMSNorm, nn.LayerNorm)):
@@ -452,9 +453,12 @@ class CSPModel(CSPPreTrainedModel):
     def _add_positions(self, x, position_ids, seen) -> tuple[torch.Tensor, torch.Tensor | None]:
         if self.wpe is None:
             return x, None
-        if isinstance(seen, int) and seen + x.shape[1] > self.config.block_size:
+        length = seen + x.shape[1] if isinstance(seen, int) else 0  # a static cache counts in a tensor
+        if position_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+            length = max(length, int(position_ids.max()) + 1)
+        if length > self.config.block_size:
             raise ValueError(
-                f"The sequence has {seen + x.shape[1]} tokens and the position table {self.config.block_size} "
+                f"The sequence has {length} tokens and the position table {self.config.block_size} "
                 f"(config.block_size); shorten the prompt or generate fewer tokens."
             )
         positions = self.wpe(position_ids)
@@ -516,9 +520,9 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         logits = self.lm_head(keep(cast(torch.Tensor, outputs.last_hidden_state), logits_to_keep))
-        logits = logits + self.final_logits_bias.to(logits.dtype)
+        logits = logits + self.final_logits_bias.to(logits)  # dtype, and device under a device map
         if self.bigram_table is not None:
-            logits = logits + self.bigram_table(keep(cast(torch.Tensor, input_ids), logits_to_keep)).to(logits.dtype)
+            logits = logits + self.bigram_table(keep(cast(torch.Tensor, input_ids), logits_to_keep)).to(logits)
         loss = None
         if labels is not None:
             # transformers' loss works in float32, also on float64 logits; top-k training amplifies that rounding.

@@ -24,7 +24,7 @@ class CSPTokenizer(PreTrainedTokenizerFast):
     special token unless `split_special_tokens=True` is passed.
 
     Load with `from_pretrained(folder_or_hub_id)`; from OpenAI's `vocab.bpe` + `encoder.json` with `from_folder(folder)`; train with
-    `train(texts)`.
+    `train_on(texts)`.
     """
 
     model_input_names = ["input_ids", "attention_mask"]

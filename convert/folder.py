@@ -12,6 +12,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from ..modeling_csp import CSPForCausalLM
+from ..training import measured, sparse_tensors
 
 _CARD = """---
 {yaml}
@@ -62,9 +63,9 @@ def write_card(
     folder: Path, model: CSPForCausalLM, *, title: str, description: str, rows: dict[str, str] | None = None
 ) -> None:
     """README.md of a model folder: what it is, how to load it, its numbers and provenance."""
-    nonzero = {name: int(p.count_nonzero()) for name, p in model.named_parameters() if not name.startswith("bigram_table")}
     total = sum(p.numel() for p in model.parameters())
-    table = {"parameters": f"{total:,}", "nonzero, bigram table excluded (L0)": f"{sum(nonzero.values()):,}"}
+    nonzero = measured(sparse_tensors(model))["l0"]
+    table = {"parameters": f"{total:,}", "nonzero weights, embeddings and biases (L0)": f"{nonzero:,}"}
     table |= rows or {}
     table |= {key: f"`{value}`" for key, value in model.config.provenance.items() if not isinstance(value, dict)}
     has_tokenizer = (folder / "tokenizer.json").is_file()

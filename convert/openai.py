@@ -17,11 +17,14 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
+from transformers.utils import logging
 
 from ..configuration_csp import CSPConfig
 from ..modeling_csp import CSPForCausalLM
 from ..tokenization_csp import CSPTokenizer
 from .folder import fresh_folder, write_card
+
+logger = logging.get_logger(__name__)
 
 CONFIG_FILE = "beeg_config.json"
 WEIGHTS_FILE = "final_model.pt"
@@ -53,11 +56,10 @@ def config_from_openai(beeg: dict[str, Any]) -> CSPConfig:
         ValueError: naming a key that is unknown, missing, or has a value whose function we do not implement.
     """
     _refuse_unknown(beeg)
-    missing = [key for key in ("block_size", "vocab_size", "n_layer", "n_head", "d_model") if beeg.get(key) is None]
-    if missing:
-        raise ValueError(f"{CONFIG_FILE} lacks {', '.join(missing)}; it is no config of a circuit_sparsity model.")
-    d_mlp = beeg.get("d_mlp") or beeg.get("n_mlp") or 4 * beeg["d_model"]
-    bigram = bool(beeg.get("enable_bigram_table", False))
+    _refuse_mistyped(beeg)
+    d_mlp = next((beeg[key] for key in ("d_mlp", "n_mlp") if beeg.get(key) is not None), 4 * beeg["d_model"])
+    d_head = beeg["d_head"] if beeg.get("d_head") is not None else beeg["d_model"] // beeg["n_head"]
+    bigram = beeg.get("enable_bigram_table", False)
     concatenated = beeg.get("d_pos_emb") is not None
     if beeg.get("dropout_cat_pos_emb") and beeg.get("dropout"):
         raise ValueError(
@@ -68,7 +70,7 @@ def config_from_openai(beeg: dict[str, Any]) -> CSPConfig:
         block_size=beeg["block_size"],
         n_layer=beeg["n_layer"],
         n_head=beeg["n_head"],
-        d_head=beeg.get("d_head") or beeg["d_model"] // beeg["n_head"],
+        d_head=d_head,
         d_model=beeg["d_model"],
         d_mlp=d_mlp,
         activation_type=beeg.get("activation_type", "gelu"),
@@ -79,12 +81,12 @@ def config_from_openai(beeg: dict[str, Any]) -> CSPConfig:
         dropout=beeg.get("dropout", 0.0),
         position_embedding_type="concatenated" if concatenated else "added",
         d_pos_emb=beeg.get("d_pos_emb"),
-        sinusoidal_positions=concatenated and bool(beeg.get("sinusoidal_cat_pos_emb", False)),
+        sinusoidal_positions=concatenated and beeg.get("sinusoidal_cat_pos_emb", False),
         # The release builds no sink without flash attention, whatever the config says.
-        sink=bool(beeg.get("sink", False)) and bool(beeg.get("flash", False)),
+        sink=beeg.get("sink", False) and beeg.get("flash", False),
         afrac=_activation_sparsity(beeg),
         enable_bigram_table=bigram,
-        learnable_bigram_table=bool(beeg.get("learnable_bigram_table", False)) if bigram else True,
+        learnable_bigram_table=beeg.get("learnable_bigram_table", False) if bigram else True,
         bigram_padding_idx=beeg["vocab_size"] - 1 if bigram else None,  # the release looks it up with padding_idx=-1
         tie_word_embeddings=beeg.get("tied_unembed", True),
         tokenizer_name=beeg.get("tokenizer_name"),
@@ -104,6 +106,31 @@ def _refuse_unknown(beeg: dict[str, Any]) -> None:
     for key, neutral in _NEUTRAL.items():
         if key in beeg and beeg[key] != neutral and not (neutral is False and beeg[key] is None):
             raise ValueError(f"{CONFIG_FILE} sets {key}={beeg[key]!r}, which is not supported (only {neutral!r} is); refused.")
+
+
+_SIZES = ("block_size", "vocab_size", "n_layer", "n_head", "d_model")
+_OPTIONAL_SIZES = ("d_head", "d_mlp", "n_mlp", "d_pos_emb")
+_FLAGS = (
+    "bias", "ln_bias", "rms_norm", "tied_unembed", "enable_bigram_table", "learnable_bigram_table", "dropout_cat_pos_emb",
+    "sinusoidal_cat_pos_emb", "sink", "flash",
+)  # fmt: skip
+
+
+def _refuse_mistyped(beeg: dict[str, Any]) -> None:
+    missing = [key for key in _SIZES if beeg.get(key) is None]
+    if missing:
+        raise ValueError(f"{CONFIG_FILE} lacks {', '.join(missing)}; it is no config of a circuit_sparsity model.")
+    for key in (*_SIZES, *_OPTIONAL_SIZES):
+        value = beeg.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{CONFIG_FILE} sets {key}={value!r}; it must be a whole number of at least 1.")
+    for key in _FLAGS:
+        if not isinstance(beeg.get(key, False), bool):
+            raise ValueError(f"{CONFIG_FILE} sets {key}={beeg[key]!r}; it must be true or false.")
+    if not isinstance(beeg.get("afrac_loctypes", ""), str):
+        raise ValueError(
+            f"{CONFIG_FILE} sets afrac_loctypes={beeg['afrac_loctypes']!r}; it must be a string of names with commas."
+        )
 
 
 def _activation_sparsity(beeg: dict[str, Any]) -> dict[str, float]:
@@ -223,37 +250,41 @@ def convert_openai_checkpoint(source: str | Path, dest: str | Path, *, tokenizer
     Args:
         source: folder, or http(s) URL of one, with `beeg_config.json` and `final_model.pt`.
         dest: folder to write; it must not exist yet or be empty. It appears only when complete.
-        tokenizer: folder with `vocab.bpe` and `encoder.json` or `tokenizer.json`; default: those beside the checkpoint, if any.
+        tokenizer: folder with `vocab.bpe` and `encoder.json` or `tokenizer.json`; default: those beside a local checkpoint, if any.
+            Without one the folder has no tokenizer, which is said in a warning.
 
     Returns:
         dest: config.json, weights as safetensors, the code files, tokenizer files if there were any, README.md.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        name = str(source).rstrip("/").rsplit("/", 1)[-1]
-        folder = Path(source)
+    with tempfile.TemporaryDirectory() as scratch, fresh_folder(dest) as partial:
         if re.match(r"https?://", str(source)):
-            folder = Path(scratch)
+            name, folder = str(source).rstrip("/").rsplit("/", 1)[-1], Path(scratch)
             for file in (CONFIG_FILE, WEIGHTS_FILE):
                 _download(f"{str(source).rstrip('/')}/{file}", folder / file)
+        else:
+            name, folder = Path(source).resolve().name, Path(source)
         config, tensors = read_openai_checkpoint(folder)
         vocabulary = _find_tokenizer(folder if tokenizer is None else Path(tokenizer), required=tokenizer is not None)
         config.provenance.update(
             source=f"circuit_sparsity/{name}", source_sha256=_sha256(folder / WEIGHTS_FILE), source_file=WEIGHTS_FILE
         )
-        with fresh_folder(dest) as partial:
-            _write(config, tensors, vocabulary, name, partial)
+        _write(config, tensors, vocabulary, name, partial)
     return Path(dest)
 
 
 def _write(config: CSPConfig, tensors: dict, vocabulary: CSPTokenizer | None, name: str, folder: Path) -> None:
     if vocabulary is not None:
-        if len(vocabulary) > config.vocab_size:
+        if len(vocabulary) != config.vocab_size:
             raise ValueError(
-                f"The tokenizer has {len(vocabulary)} tokens, the model only {config.vocab_size}; give the right one."
+                f"The tokenizer has {len(vocabulary)} tokens and the model {config.vocab_size}; give the right one."
             )
         config.bos_token_id = config.eos_token_id = config.pad_token_id = vocabulary.eos_token_id
         vocabulary.model_max_length = config.block_size
         vocabulary.save_pretrained(folder)
+    else:
+        logger.warning(
+            f"No tokenizer beside {name}: the converted folder has none; convert with tokenizer=FOLDER (--tokenizer) to add it."
+        )
     config.dtype = tensors["transformer.wte.weight"].dtype
     model = CSPForCausalLM(config).to(config.dtype)  # type: ignore[arg-type]
     missing, unexpected = model.load_state_dict(tensors, strict=False)

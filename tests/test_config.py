@@ -1,8 +1,10 @@
+import inspect
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sparse_circuits import CSPConfig, CSPForCausalLM
 from sparse_circuits.configuration_csp import LOCATIONS
 from sparse_circuits.convert import config_from_openai
@@ -50,6 +52,11 @@ IMPOSSIBLE = [
     ({"n_layers": 3}, "did you mean 'n_layer'"),
     ({"enable_bigram": True}, "did you mean 'enable_bigram_table'"),
     ({"hidden_size": 3, "d_model": 5}, "name the same setting"),
+    ({"hidden_size": 512, "d_model": 256}, "name the same setting"),
+    ({"afrac": 0.25}, "afrac is 0.25; it must be a dict from AbsTopK locations"),
+    ({"provenance": "x"}, "provenance is 'x'"),
+    ({"use_cache": "x"}, "use_cache is 'x'"),
+    ({"learnable_bigram_table": False}, "no table to freeze"),
     ({"initializer_range": float("nan")}, "initializer_range"),
 ]
 
@@ -71,11 +78,16 @@ def test_k_of_every_site_is_the_floor_of_its_fraction(afrac, d_model, n_head):
     assert sites["final_resid"].k == d_model
 
 
+def test_keys_of_transformers_are_not_misspellings():
+    config = CSPConfig(sep_token_id=None, cls_token_id=None, decoder_start_token_id=None, output_hidden_states=False)
+    assert CSPConfig(**config.to_dict()).to_dict() == config.to_dict()
+
+
 def test_features_of_the_fixtures_cover_every_setting():
     changed = {key for settings in FEATURES.values() for key in settings}
     fixed = {"vocab_size", "block_size", "n_layer", "n_head", "d_head", "d_model", "d_mlp", "use_cache", "initializer_range"}
     fixed |= {"bos_token_id", "eos_token_id", "pad_token_id", "tokenizer_name", "provenance", "dropout", "ln_bias"}
-    own = set(CSPConfig.__init__.__code__.co_varnames[1 : CSPConfig.__init__.__code__.co_argcount])
+    own = set(inspect.signature(CSPConfig.__init__).parameters) - {"self", "kwargs"}
     assert own - fixed - changed == {"learnable_bigram_table"}
 
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig, TextStreamer, pipeline
+
 from sparse_circuits import CSPTokenizer
 from tiny import tiny_ids, tiny_model
-from transformers import GenerationConfig, TextStreamer, pipeline
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,8 @@ def test_pipeline(model, tokenizer):
     assert alone[0]["generated_text"] == result[0][0]["generated_text"]
 
 
-def test_generating_past_the_position_table_is_refused_in_words():
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_generating_past_the_position_table_is_refused_in_words(cache):
     model = tiny_model(position_embedding_type="added")
     with pytest.raises(ValueError, match="position table 64"):
-        model.generate(tiny_ids(1, 60), generation_config=free())
+        model.generate(tiny_ids(1, 60), generation_config=free(cache_implementation=cache))

@@ -4,13 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors import safe_open
+import transformers.modeling_utils as modeling_utils
+import transformers.utils.hub as hub
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
 from sparse_circuits import CSPForCausalLM, CSPModel
+from sparse_circuits.training import sparse_tensors
+from sparse_circuits.training.corpus import read_sources, split_blocks
+from sparse_circuits.training.ngrams import ngram_losses
 from tiny import ROOT, tiny_ids, tiny_model
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 CODE = {"configuration_csp.py", "modeling_csp.py", "sparse_csp.py"}
 
@@ -113,6 +119,8 @@ for attention in ("eager", "sdpa"):
     assert torch.equal(static, out)
 assert type(AutoConfig.from_pretrained(folder, trust_remote_code=True)).__name__ == "CSPConfig"
 assert type(AutoModel.from_pretrained(folder, trust_remote_code=True)).__name__ == "CSPModel"
+fresh = AutoModelForCausalLM.from_config(model.config, trust_remote_code=True)
+assert torch.isfinite(fresh(ids).logits).all()
 model.save_pretrained(folder + "/again")
 reloaded = AutoModelForCausalLM.from_pretrained(folder + "/again", trust_remote_code=True)
 assert (reloaded(ids).logits - expected).abs().max() < 1e-5
@@ -155,17 +163,49 @@ def test_remote_code_on_transformers_4_57(saved, tmp_path):
     assert "transformers 4.57" in run_elsewhere(folder, model, tmp_path, python_path=str(compat))
 
 
-def test_the_shipped_model_loads_and_knows_python():
-    if not (ROOT / "model.safetensors").is_file():
-        pytest.fail("the model that ships is missing at the root")
-    with safe_open(ROOT / "model.safetensors", "pt") as file:
-        assert len(list(file.keys())) > 10
+def test_the_shipped_model_beats_the_bigram_baseline():
+    """On files of this interpreter's library that its training held out (by name, so on any Python)."""
     assert (ROOT / "model.safetensors").stat().st_size < 10_000_000
-    from transformers import AutoTokenizer
-
+    assert (ROOT / "generation_config.json").is_file()
     model = AutoModelForCausalLM.from_pretrained(ROOT, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(ROOT)
     assert len(tokenizer) == model.config.vocab_size
-    ids = tokenizer("def main():\n    for i in range(10):\n        print(i)\n", return_tensors="pt")["input_ids"]
+    assert {t.name for t in sparse_tensors(model) if t.parameter.count_nonzero() > t.count(0.1251)} == set()
+    train, held_out = split_blocks(read_sources("stdlib"), tokenizer, 128)
+    held_out = held_out[::30]
     with torch.no_grad():
-        assert model(ids, labels=ids).loss.item() < 4.5  # uniform: 7.62
+        loss = model(held_out.long(), labels=held_out.long()).loss.item()
+    assert loss < ngram_losses(train, held_out, 2048)["bigram"] - 0.2
+
+
+def test_the_shipped_folder_is_remote_code_too(tmp_path):
+    code = "from transformers import *; m = AutoModelForCausalLM.from_pretrained(%r, trust_remote_code=True); print(type(m))"
+    site = os.path.dirname(os.path.dirname(torch.__file__))
+    env = {**os.environ, "PYTHONPATH": site, "HF_HOME": str(tmp_path / "hf")}
+    done = subprocess.run([sys.executable, "-S", "-c", code % str(ROOT)], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "transformers_modules." in done.stdout
+
+
+def test_push_to_hub_carries_code_and_weights(tmp_path, monkeypatch):
+    """With the client's two calls replaced: what would be uploaded is a folder that loads. (A server on loopback comes with publishing.)"""
+    repo = tmp_path / "repo"
+    repo.mkdir()
+
+    class Api:
+        def create_repo(self, repo_id, **kwargs):
+            return SimpleNamespace(repo_id=repo_id)
+
+        def create_commit(self, repo_id, operations, **kwargs):
+            for operation in operations:
+                with operation.as_file() as file:
+                    (repo / operation.path_in_repo).write_bytes(file.read())
+            return SimpleNamespace(oid="0")
+
+    monkeypatch.setattr(hub, "hf_api", Api)
+    monkeypatch.setattr(modeling_utils, "hf_api", Api)
+    model = tiny_model(sink=True)
+    model.push_to_hub("someone/model")
+    assert {path.name for path in repo.iterdir()} >= CODE | {"config.json", "model.safetensors"}
+    loaded = CSPForCausalLM.from_pretrained(repo)
+    assert torch.equal(loaded(tiny_ids()).logits, model(tiny_ids()).logits)

@@ -46,6 +46,7 @@ def test_registration_in_every_order():
         "from transformers import AutoConfig, AutoModelForCausalLM; import sparse_circuits",
         "import sparse_circuits.modeling_csp; from transformers import AutoConfig, AutoModelForCausalLM",
         "from transformers import AutoConfig; import sparse_circuits; from transformers import AutoModelForCausalLM",
+        "import sparse_circuits, importlib.util as u; u.find_spec('transformers.models.auto.configuration_auto'); from transformers import AutoConfig, AutoModelForCausalLM",
         "from sparse_circuits import CSPForCausalLM; from transformers import AutoConfig, AutoModelForCausalLM",
     )
     use = "; m = AutoModelForCausalLM.from_config(AutoConfig.for_model('csp', n_layer=1)); print(type(m).__module__)"

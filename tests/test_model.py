@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from transformers import DynamicCache, StaticCache
+
 from sparse_circuits import CSPConfig, CSPForCausalLM
 from sparse_circuits.convert import read_openai_checkpoint
 from sparse_circuits.modeling_csp import sinusoids
 from tiny import ALL_SITES, tiny_config, tiny_ids, tiny_model
-from transformers import DynamicCache, StaticCache
 
 CASES = ("attention_sink", "concatenated_positions", "gpt2_like_tied", "weight_sparse_bigram")
 
@@ -358,6 +359,18 @@ def test_compiles_as_one_graph(features):
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(ids, use_cache=False).logits, model(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiles_with_inductor_and_its_gradient_agrees():
+    model, ids = tiny_model(sink=True, afrac=dict.fromkeys(ALL_SITES, 0.5), enable_bigram_table=True, n_layer=1), tiny_ids()
+    torch.compiler.reset()
+    model(ids, labels=ids).loss.backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    torch.compile(model, fullgraph=True)(ids, labels=ids, use_cache=False).loss.backward()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(dict(model.named_parameters())[name].grad, gradient, atol=1e-5, rtol=1e-3)
 
 
 def test_exports():

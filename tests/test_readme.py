@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tiny import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -3,9 +3,10 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
 from sparse_circuits import CSPTokenizer
 from tiny import ROOT
-from transformers import AutoTokenizer
 
 SHIPPED = CSPTokenizer.from_folder(ROOT)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+
 from sparse_circuits import CSPConfig, CSPForCausalLM
 
 ROOT = Path(__file__).resolve().parent.parent

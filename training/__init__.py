@@ -1,6 +1,6 @@
 """Weight-sparse training: projection, schedules, the Trainer callback, corpora, recipes."""
 
-from .callback import WeightSparsityCallback
+from .callback import WeightSparsityCallback, measured
 from .gradients import adamw_groups, normalize_gradients_
 from .projection import SparseTensor, project_, project_tensor_, project_tensors_, sparse_tensors
 from .schedules import SparsityConfig, sharkfin_lr
@@ -10,6 +10,7 @@ __all__ = [
     "SparsityConfig",
     "WeightSparsityCallback",
     "adamw_groups",
+    "measured",
     "normalize_gradients_",
     "project_",
     "project_tensor_",

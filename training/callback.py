@@ -62,11 +62,20 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
         self._project(max(state.global_step - 1, 0), state.max_steps)
 
     def _refuse_unsupported(self, args, state) -> None:
-        if getattr(args, "deepspeed", None):
+        if getattr(args, "deepspeed", None) or getattr(args, "deepspeed_plugin", None):
             raise ValueError("Weight sparsity does not support DeepSpeed, which steps the optimizer out of sight; use DDP.")
         if args.fp16 and self.config.normalize_gradients:
             raise ValueError(
                 "Gradient normalisation cannot work with fp16 loss scaling; use bf16=True or normalize_gradients=False."
+            )
+        if args.label_smoothing_factor:
+            raise ValueError(
+                "label_smoothing_factor makes the Trainer predict the current token for remote-code models; set it to 0."
+            )
+        if args.load_best_model_at_end and self.config.densities_at(0, state.max_steps) != self.config.targets():
+            raise ValueError(
+                "load_best_model_at_end would bring back a checkpoint from before the target density was reached; leave it out, or hold "
+                "the density with anneal_start=anneal_stop=0."
             )
         if self.config.normalize_gradients and args.max_grad_norm:
             logger.warning("Gradients are normalised to RMS 1, which takes the place of clipping: max_grad_norm is set to 0.")

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 LARGEST_FILE = 1_000_000  # bytes; larger source files are data tables, or generated
-_NOT_LIBRARY = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "lib2to3"}
+_NOT_SOURCE = {"site-packages", "dist-packages", "__pycache__"}  # nor hidden folders, such as environments
+_TESTS = {"test", "tests", "idle_test", "lib2to3"}  # of the standard library
 
 
 def standard_library() -> Path:
@@ -37,7 +38,8 @@ class SourceFiles:
 def read_sources(corpus: str | Path = "stdlib") -> SourceFiles:
     """Reads every .py file of the standard library ("stdlib"; without its tests) or below a folder, in sorted order.
 
-    Files that are not UTF-8, empty, over 1 MB, or a copy of an earlier one are left out and named in the result.
+    Files that are unreadable, not UTF-8, empty, over 1 MB, or a copy of an earlier one are left out and named in the result. Hidden
+    folders and site-packages are passed over.
 
     Raises:
         FileNotFoundError: if the folder does not exist or holds no .py file.
@@ -49,7 +51,10 @@ def read_sources(corpus: str | Path = "stdlib") -> SourceFiles:
     seen: set[str] = set()
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root).as_posix()
-        if corpus == "stdlib" and _NOT_LIBRARY & set(path.relative_to(root).parts):
+        parts = path.relative_to(root).parts
+        if any(part.startswith(".") or part in _NOT_SOURCE for part in parts[:-1]):
+            continue
+        if corpus == "stdlib" and _TESTS & set(parts):
             continue
         reason = _read_one(path, name, found.texts, seen)
         if reason:
@@ -61,12 +66,16 @@ def read_sources(corpus: str | Path = "stdlib") -> SourceFiles:
 
 def _read_one(path: Path, name: str, texts: dict[str, str], seen: set[str]) -> str | None:
     """Adds the file to texts, or says why not."""
-    if path.stat().st_size > LARGEST_FILE:
-        return "over 1 MB"
+    if not path.is_file():
+        return "no file"
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            return "over 1 MB"
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         return "not UTF-8"
+    except OSError:
+        return "unreadable"
     digest = hashlib.sha256(text.encode()).hexdigest()
     if not text.strip() or digest in seen:
         return "empty" if not text.strip() else "a copy of another file"
@@ -96,7 +105,7 @@ class TokenBlocks(Dataset):
 def encode_files(texts: dict[str, str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
     """Token ids of each file, `<|endoftext|>` first."""
     for text in tqdm(texts.values(), desc="tokenizing", unit="file", disable=None, delay=2):
-        yield [tokenizer.eos_token_id, *tokenizer.encode(text, split_special_tokens=True)]
+        yield [tokenizer.eos_token_id, *tokenizer.encode(text, split_special_tokens=True, verbose=False)]
 
 
 def pack(files: Iterator[list[int]], block: int) -> torch.Tensor:

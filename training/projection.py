@@ -71,6 +71,10 @@ def sparse_tensors(model: nn.Module, rule: Rule | None = None) -> list[SparseTen
         placed = (rule or csp_rule)(name, parameter)
         if rule is None and concatenated and name.endswith("wpe.weight"):
             placed = None
+        if placed is not None and placed[1] is not None and parameter.dim() != 2:
+            raise ValueError(
+                f"{name} has shape {list(parameter.shape)} and no neurons to count; flattened shards are not supported."
+            )
         if placed is not None:
             found.append(SparseTensor(name, parameter, *placed))
     return found

@@ -48,9 +48,9 @@ class SparsityConfig:
                 raise ValueError(f"The density of {group} is {value!r}; it must be a fraction above 0 and at most 1.")
         if isinstance(self.min_alive, bool) or not isinstance(self.min_alive, int) or self.min_alive < 0:
             raise ValueError(f"min_alive is {self.min_alive!r}; it must be a whole number of at least 0.")
-        if not 0 <= self.anneal_start <= self.anneal_stop <= 1:
+        if not 0 <= self.anneal_start <= self.anneal_stop < 1:
             raise ValueError(
-                f"anneal_start={self.anneal_start} and anneal_stop={self.anneal_stop} must be fractions of training, in this order."
+                f"anneal_start={self.anneal_start} and anneal_stop={self.anneal_stop} must be fractions of training below 1, in this order."
             )
         if self.anneal not in ("linear", "power"):
             raise ValueError(f"anneal is {self.anneal!r}; it must be 'linear' or 'power'.")
@@ -71,7 +71,7 @@ class SparsityConfig:
 
     def _density_at(self, step: int, total: int, target: float) -> float:
         start, stop = self.anneal_start * total, self.anneal_stop * total
-        if step >= stop:
+        if step >= min(stop, total - 1):  # whatever the rounding, training ends at the target
             return target
         if step <= start:
             return 1.0

@@ -1,14 +1,16 @@
 import functools
 import http.server
 import json
+import logging
 import shutil
 import threading
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from sparse_circuits.convert import config_from_openai, convert_openai_checkpoint, read_openai_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sparse_circuits.convert import config_from_openai, convert_openai_checkpoint, read_openai_checkpoint
 
 CASES = ("attention_sink", "concatenated_positions", "gpt2_like_tied", "weight_sparse_bigram")
 
@@ -63,7 +65,7 @@ def test_a_converted_folder_loads_through_the_auto_classes(reference, case, tmp_
 def test_the_tokenizer_comes_along(shared_reference, reference, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(reference / "checkpoints" / "attention_sink", source)
-    with pytest.raises(ValueError, match="tokenizer has 2048 tokens, the model only 64"):
+    with pytest.raises(ValueError, match="tokenizer has 2048 tokens and the model 64"):
         convert_openai_checkpoint(source, tmp_path / "bad", tokenizer=shared_reference / "tokenizer")
     assert not (tmp_path / "bad").exists()
     edit(source, vocab_size=2048)
@@ -92,6 +94,11 @@ REFUSED = [
     ({"activation_type": "swiglu"}, "activation_type is 'swiglu'"),
     ({"afrac_loctypes": "attn_in,somewhere"}, "'somewhere'"),
     ({"n_layer": None}, "lacks n_layer"),
+    ({"n_head": 0}, "sets n_head=0"),
+    ({"n_head": "2"}, "sets n_head='2'"),
+    ({"d_mlp": 0}, "sets d_mlp=0"),
+    ({"enable_bigram_table": "false"}, "sets enable_bigram_table='false'"),
+    ({"afrac_loctypes": None}, "sets afrac_loctypes=None"),
 ]
 
 
@@ -150,6 +157,14 @@ def test_broken_sources_are_refused_and_nothing_is_written(source, tmp_path, dam
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
     assert "unpickled!" not in capsys.readouterr().out
+
+
+def test_a_missing_tokenizer_is_said(source, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.chdir(source)
+    convert_openai_checkpoint(".", tmp_path / "out")
+    assert "No tokenizer beside source" in caplog.text
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.provenance["source"] == "circuit_sparsity/source"
 
 
 def test_a_destination_in_use_is_left_alone(source, tmp_path):

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Trainer, TrainerState, TrainingArguments, default_data_collator
+from transformers.trainer_utils import get_last_checkpoint
+
 from sparse_circuits import SparsityConfig, WeightSparsityCallback
 from sparse_circuits.training import (
     adamw_groups,
@@ -15,8 +18,6 @@ from sparse_circuits.training import (
 )
 from sparse_circuits.training.corpus import TokenBlocks
 from tiny import ALL_SITES, tiny_model
-from transformers import Trainer, TrainingArguments, default_data_collator
-from transformers.trainer_utils import get_last_checkpoint
 
 STEPS, BATCH = 20, 4
 SPARSITY = SparsityConfig(density=0.25, embedding_density=0.5, min_alive=2, anneal_start=0.1)
@@ -181,6 +182,17 @@ def test_impossible_runs_are_refused_before_the_first_step(tmp_path):
         trainer.train()
     with pytest.raises(ValueError, match="cannot work with fp16"):
         trained(tmp_path, fp16=True)
+    with pytest.raises(ValueError, match="label_smoothing_factor"):
+        trained(tmp_path, label_smoothing_factor=0.1)
+    refused = arguments(tmp_path)
+    refused.deepspeed_plugin = object()
+    with pytest.raises(ValueError, match="DeepSpeed"):
+        WeightSparsityCallback(SPARSITY).on_train_begin(refused, None, None)
+    best = arguments(tmp_path)
+    best.load_best_model_at_end = True
+    state = TrainerState(max_steps=STEPS)
+    with pytest.raises(ValueError, match="load_best_model_at_end"):
+        WeightSparsityCallback(SPARSITY).on_train_begin(best, state, None)
 
 
 def test_clipping_gives_way_to_normalisation(tmp_path):

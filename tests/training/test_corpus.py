@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from sparse_circuits import CSPTokenizer
 from sparse_circuits.training.corpus import held_out, pack, read_sources, split_blocks
 from sparse_circuits.training.ngrams import bigram_log_probabilities, ngram_losses, unigram_log_probabilities
@@ -17,14 +18,26 @@ def folder(tmp_path):
     (tmp_path / "empty.py").write_text("\n")
     (tmp_path / "huge.py").write_text("x = 1\n" * 200_000)
     (tmp_path / "note.txt").write_text("not source")
+    (tmp_path / "package.py").mkdir()
+    (tmp_path / "lock.py").symlink_to("nowhere")
+    for hidden in (".venv", "site-packages"):
+        (tmp_path / hidden).mkdir()
+        (tmp_path / hidden / "other.py").write_text("x = 1\n")
     return tmp_path
 
 
 def test_reading_names_what_it_leaves_out(folder):
     sources = read_sources(folder)
-    assert set(sources.left_out) == {"m3.py", "latin.py", "empty.py", "huge.py"}  # copy.py sorts before m3.py
+    assert set(sources.left_out) == {
+        "m3.py",
+        "latin.py",
+        "empty.py",
+        "huge.py",
+        "package.py",
+        "lock.py",
+    }  # copy.py sorts before m3.py
     assert len(sources.texts) == 30
-    assert "left out 4" in sources.summary()
+    assert "left out 6" in sources.summary()
 
 
 def test_splits_are_by_file_and_disjoint(folder):

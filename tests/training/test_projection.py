@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
 from sparse_circuits import CSPForCausalLM, SparsityConfig, project_
 from sparse_circuits.training import project_tensor_, sparse_tensors
 from tiny import tiny_config, tiny_model
@@ -150,6 +151,11 @@ def test_annealing_starts_dense_falls_and_ends_at_the_target(anneal):
     assert run[300]["weights"] == pytest.approx(by_hand, rel=1e-6)
 
 
+@pytest.mark.parametrize("total", [2, 7, 100])
+def test_the_last_step_always_has_the_target(total):
+    assert SparsityConfig(density=0.01, anneal_stop=0.999).densities_at(total - 1, total)["weights"] == 0.01
+
+
 def test_held_density_and_its_learning_rate():
     held = SparsityConfig(density=0.25, anneal_start=0.0, anneal_stop=0.0)
     assert held.densities_at(0, 100)["weights"] == 0.25
@@ -163,6 +169,7 @@ def test_held_density_and_its_learning_rate():
     ("settings", "message"),
     [
         ({"anneal_start": 0.6}, "fractions of training"),
+        ({"anneal_stop": 1.0}, "fractions of training below 1"),
         ({"anneal": "exponential"}, "'linear' or 'power'"),
         ({"anneal_exponent": 0}, "above 0"),
         ({"anneal": "power", "anneal_exponent": 3.0}, "linear schedule only"),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from sparse_circuits import CSPForCausalLM
 from sparse_circuits.convert import read_openai_checkpoint
 from sparse_circuits.training import (
