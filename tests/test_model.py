@@ -124,6 +124,16 @@ def test_attention_that_would_drop_the_sink_is_refused_by_name(name):
         model(tiny_ids())
 
 
+@pytest.mark.slow
+def test_flex_attention_without_a_sink_and_its_refusal_with_one_on_cpu():
+    model, ids = tiny_model(d_head=16), tiny_ids(2, 130)
+    expected = model(ids).logits
+    with torch.no_grad():
+        torch.testing.assert_close(with_attention(model, "flex_attention")(ids).logits, expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="sinks cannot be run on CPU with flex attention"):
+        with_attention(tiny_model(d_head=16, sink=True), "flex_attention")(ids)
+
+
 def test_packed_documents_do_not_see_each_other():
     model = tiny_model(sink=True, position_embedding_type="added")
     ids = tiny_ids(1, 12)
