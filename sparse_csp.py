@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -174,10 +175,10 @@ def _numba_select(x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(AbsTopK of x, bool mask of what it keeps) for float32 on CPU, 0 < k < width."""
     kernel, rows = _numba_kernel(), x.detach().contiguous().view(-1, x.shape[-1])
     out, kept = torch.empty_like(rows), torch.empty(rows.shape, dtype=torch.bool)
-    arrays = rows.view(torch.int32).numpy(), k, out.view(torch.int32).numpy(), kept.numpy()
+    arrays: tuple[Any, ...] = rows.view(torch.int32).numpy(), k, out.view(torch.int32).numpy(), kept.numpy()
     parts = min(rows.shape[0], torch.get_num_threads(), max(1, rows.numel() // _ENTRIES_PER_THREAD))
     bounds = [rows.shape[0] * i // parts for i in range(parts + 1)]
-    others = [_pool().submit(kernel, *arrays, *part) for part in zip(bounds[1:-1], bounds[2:])]
+    others = [_pool().submit(kernel, *arrays, *part) for part in itertools.pairwise(bounds[1:])]
     kernel(*arrays, 0, bounds[1])
     for other in others:
         other.result()

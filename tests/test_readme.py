@@ -18,7 +18,7 @@ def test_the_readme_shows_the_path_in_order():
     heads = re.findall(r"^## (.*)$", README, re.M)
     assert heads == ["See it", "Load it", "Train it", "Find a circuit", "Extend it"]
     assert len(PYTHON) >= 3
-    assert all(line.startswith((".venv/bin/csp ", "make ")) for line in BASH)
+    assert all(line.startswith((".venv/bin/csp ", ".venv/bin/python ", "make ")) for line in BASH)
     assert "@@" not in README
 
 
@@ -32,10 +32,16 @@ def test_python_blocks_run_one_after_the_other(tmp_path):
 
 
 @pytest.mark.parametrize("line", [line for line in BASH if not line.startswith("make ")])
-def test_csp_commands_run(line, tmp_path):
+def test_commands_run(line, tmp_path):
     words = [word.replace("runs/", f"{tmp_path}/") for word in shlex.split(line, comments=True)]
     done = subprocess.run(
-        [sys.executable, "-m", "sparse_circuits.cli", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, *words[1:]]
+        if words[0].endswith("python")
+        else [sys.executable, "-m", "sparse_circuits.cli", *words[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip()

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import ALL_SITES, tiny_ids, tiny_model
 
 import sparse_circuits.sparse_csp as sparse
 from sparse_circuits.sparse_csp import abs_topk, abs_topk_mask
+from tiny import ALL_SITES, tiny_ids, tiny_model
 
 INF, NAN = float("inf"), float("nan")
 VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, INF, -INF, NAN, 1e-45, -1e-45]) | st.floats(width=16)
