@@ -14,20 +14,10 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-# Where AbsTopK can act, in forward order. The first eight are the node sites of a layer; the last two sparsify the residual
-# stream itself after a sublayer has been added, and are not nodes.
-LOCATIONS = (
-    "attn_in",
-    "attn_q",
-    "attn_k",
-    "attn_v",
-    "attn_out",
-    "mlp_in",
-    "mlp_neuron",
-    "mlp_out",
-    "resid_post_attn",
-    "resid_post_mlp",
-)
+# Where AbsTopK can act, in forward order: the node sites of a layer, then the two places that sparsify the residual stream itself
+# after a sublayer has been added, which are not nodes.
+NODE_LOCATIONS = ("attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out")
+LOCATIONS = (*NODE_LOCATIONS, "resid_post_attn", "resid_post_mlp")
 NORM_TYPES = ("rms_norm", "layer_norm")
 ACTIVATION_TYPES = ("gelu", "relu")
 RESIDUAL_ACTIVATION_TYPES = ("identity", "relu")

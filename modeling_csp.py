@@ -49,7 +49,6 @@ except ImportError:  # 4.57: one decorator did both
 
 RMS_NORM_EPS = 1.1920929e-07  # float32 epsilon, whatever the dtype: torch's own default follows the input
 LAYER_NORM_EPS = 1e-5
-WRITES_RESIDUAL = "_csp_writes_residual"  # mark on a Linear: initialised narrower
 # Attention implementations that honour a sink. FlashAttention 2 takes the argument and ignores it.
 SINK_ATTENTION = ("eager", "sdpa", "flex_attention", "kernels-community/vllm-flash-attn3", "flash_attention_4")
 
@@ -59,9 +58,8 @@ class NodeSite(nn.Module):
 
     def __init__(self, config: CSPConfig, location: str | None):
         super().__init__()
-        fraction = config.afrac.get(location, 1.0) if location else 1.0
-        self.width = config.location_width(location or "attn_out")
-        self.k = int(fraction * self.width)
+        self.width = config.location_width(location) if location else config.d_model
+        self.k = int(config.afrac.get(location, 1.0) * self.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return abs_topk(x, self.k) if self.k < self.width else x
@@ -209,7 +207,7 @@ class CSPAttention(nn.Module):
         # of the softmax denominator, so that the stock Trainer does not decay it.)
         self.sink_bias = nn.Parameter(torch.zeros(config.n_head)) if config.sink else None
         self.c_proj = nn.Linear(width, config.d_model, bias=config.bias)
-        setattr(self.c_proj, WRITES_RESIDUAL, True)
+        self.c_proj.writes_residual = True  # type: ignore[assignment]
         self.dropout = nn.Dropout(config.dropout)
         self.resid_delta = NodeSite(config, "attn_out")
 
@@ -248,7 +246,7 @@ class CSPMLP(nn.Module):
         self.c_fc = nn.Linear(config.location_width("mlp_in"), config.d_mlp, bias=config.bias)
         self.post_act = NodeSite(config, "mlp_neuron")
         self.c_proj = nn.Linear(config.d_mlp, config.d_model, bias=config.bias)
-        setattr(self.c_proj, WRITES_RESIDUAL, True)
+        self.c_proj.writes_residual = True  # type: ignore[assignment]
         self.dropout = nn.Dropout(config.dropout)
         self.resid_delta = NodeSite(config, "mlp_out")
 
@@ -336,7 +334,7 @@ class CSPPreTrainedModel(PreTrainedModel):
         # transformers calls this only for modules that own parameters, so what is special about one is marked on it.
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
-            narrow = math.sqrt(2 * self.config.n_layer) if getattr(module, WRITES_RESIDUAL, False) else 1.0
+            narrow = math.sqrt(2 * self.config.n_layer) if getattr(module, "writes_residual", False) else 1.0
             init.normal_(module.weight, mean=0.0, std=std / narrow)
             if module.bias is not None:
                 init.zeros_(module.bias)

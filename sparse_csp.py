@@ -67,7 +67,7 @@ def magnitude_bits(x: torch.Tensor) -> torch.Tensor:
 
 
 def largest_mask(keys: torch.Tensor, k: int) -> torch.Tensor:
-    """Bool mask of exactly k largest integers in each row [..., width], ties to the lower index; 0 < k < width."""
+    """Bool mask of exactly k largest integers in each row [..., width], ties to the lower index; 0 < k <= width."""
     threshold = keys.topk(k, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
     above = keys > threshold
     tied = keys == threshold

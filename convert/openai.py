@@ -22,7 +22,7 @@ from transformers.utils import logging
 from ..configuration_csp import CSPConfig
 from ..modeling_csp import CSPForCausalLM
 from ..tokenization_csp import CSPTokenizer
-from .folder import fresh_folder, write_card
+from ..training.folder import fresh_folder, write_card
 
 logger = logging.get_logger(__name__)
 
@@ -322,12 +322,8 @@ def _download(url: str, path: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_slow(file)
-
-
-def _sha256_slow(file: Any) -> str:  # Python 3.10
     digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()

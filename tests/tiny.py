@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from sparse_circuits import CSPConfig, CSPForCausalLM
+from sparse_circuits.configuration_csp import NODE_LOCATIONS as ALL_SITES
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "reference"
 
-ALL_SITES = ("attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out")
 TINY = {"vocab_size": 97, "block_size": 64, "n_layer": 2, "n_head": 4, "d_head": 8, "d_model": 32, "d_mlp": 64}
 
 # Every feature of the architecture at least once; names are the tests' ids.

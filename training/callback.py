@@ -54,6 +54,7 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args, state, control, model=None, optimizer=None, lr_scheduler=None, **kwargs):
         self._refuse_unsupported(args, state)
+        self._refuse_other_settings(state)
         self._tensors = sparse_tensors(model, self.rule)
         refuse_impossible(self._tensors, self.config.targets(), self.config.min_alive)
         if self.config.lr_follows_density:
@@ -80,6 +81,9 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
         if self.config.normalize_gradients and args.max_grad_norm:
             logger.warning("Gradients are normalised to RMS 1, which takes the place of clipping: max_grad_norm is set to 0.")
             args.max_grad_norm = 0.0
+
+    def _refuse_other_settings(self, state) -> None:
+        """On resume, the settings must be those of the checkpoint; one made without the callback gets ours."""
         name = type(self).__name__
         saved = state.stateful_callbacks.setdefault(name, self.state())
         saved = (saved[0] if isinstance(saved, list) else saved)["args"]["config"]

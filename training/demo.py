@@ -15,17 +15,16 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments, default_data_collator, set_seed
 
-from ..configuration_csp import CSPConfig
-from ..convert.folder import fresh_folder, write_card
+from ..configuration_csp import NODE_LOCATIONS, CSPConfig
 from ..modeling_csp import CSPForCausalLM
 from ..tokenization_csp import CSPTokenizer
 from .callback import WeightSparsityCallback, measured
 from .corpus import TokenBlocks, read_sources, split_blocks
+from .folder import fresh_folder, write_card
 from .ngrams import bigram_log_probabilities, ngram_losses
 from .projection import sparse_tensors
-from .schedules import SparsityConfig
+from .schedules import GROUPS, SparsityConfig
 
-SITES = ("attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out")
 PROMPTS = (
     "import os\nimport sys\n\ndef main():\n    ",
     "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n        self.",
@@ -55,7 +54,7 @@ class DemoRecipe:
         return CSPConfig(
             vocab_size=len(tokenizer), n_layer=self.n_layer, d_model=self.d_model, d_mlp=self.d_mlp,
             n_head=self.d_model // 16, d_head=16, block_size=1024, sink=True, enable_bigram_table=True,
-            afrac=dict.fromkeys(SITES, self.afrac), tokenizer_name="stdlib_2k",
+            afrac=dict.fromkeys(NODE_LOCATIONS, self.afrac), tokenizer_name="stdlib_2k",
             bos_token_id=end, eos_token_id=end, pad_token_id=end,
         )  # fmt: skip
 
@@ -144,7 +143,7 @@ def _save(model: CSPForCausalLM, tokenizer: CSPTokenizer, recipe: DemoRecipe, re
         f"held-out loss, {name}": f"{report[name]:.3f} nats per token"
         for name in ("unigram", "bigram", "dense start", "sparse")
     }
-    rows |= {f"nonzero fraction of {g}": f"{report[f'density/{g}']:.4f}" for g in ("weights", "embeddings", "biases")}
+    rows |= {f"nonzero fraction of {g}": f"{report[f'density/{g}']:.4f}" for g in GROUPS}
     write_card(folder, model, title="A small weight-sparse model of Python", rows=rows, description=(
         "Trained by `csp demo` on the standard library of the interpreter that ran it: a demonstration, not a product."
     ))  # fmt: skip
@@ -188,7 +187,7 @@ def _print(report: dict[str, Any], out: Path, say: Callable[[str], None]) -> Non
     for key, name in names.items():
         say(f"  {name:36} {report[key]:.3f}")
     say("\nNonzero fraction")
-    for group in ("weights", "embeddings", "biases"):
+    for group in GROUPS:
         say(f"  {group:36} {report[f'density/{group}']:.4f}")
     say(f"  {'nonzeros under projection (L0)':36} {report['l0']:,}")
     for prompt, completion in zip(PROMPTS, report["completions"]):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..configuration_csp import CSPConfig
 from ..sparse_csp import largest_mask, magnitude_bits
 from .schedules import SparsityConfig
 
@@ -37,18 +39,23 @@ class SparseTensor:
 Rule = Callable[[str, nn.Parameter], "tuple[str, int | None] | None"]
 
 
-def csp_rule(name: str, parameter: nn.Parameter) -> tuple[str, int | None] | None:
-    """(group, neuron_dim) of a parameter of our model, or None if it stays dense.
+def csp_rule(config: CSPConfig) -> Rule:
+    """The rule of our own models: (group, neuron_dim) of a parameter, or None if it stays dense.
 
     Dense: norms, sinks, the bigram table, the frozen logit bias, concatenated and frozen positions. Learned added positions count as weights.
     """
-    owner, _, kind = name.rpartition(".")
-    layer = owner.rpartition(".")[2]
-    if layer in ("c_attn", "c_fc", "c_proj"):
-        return ("biases", None) if kind == "bias" else ("weights", 1 if layer == "c_proj" else 0)
-    if layer in ("wte", "lm_head"):
-        return "embeddings", None
-    return ("weights", None) if layer == "wpe" and parameter.requires_grad else None
+    added = config.position_embedding_type == "added"
+
+    def rule(name: str, parameter: nn.Parameter) -> tuple[str, int | None] | None:
+        owner, _, kind = name.rpartition(".")
+        layer = owner.rpartition(".")[2]
+        if layer in ("c_attn", "c_fc", "c_proj"):
+            return ("biases", None) if kind == "bias" else ("weights", 1 if layer == "c_proj" else 0)
+        if layer in ("wte", "lm_head"):
+            return "embeddings", None
+        return ("weights", None) if layer == "wpe" and added and parameter.requires_grad else None
+
+    return rule
 
 
 def sparse_tensors(model: nn.Module, rule: Rule | None = None) -> list[SparseTensor]:
@@ -60,23 +67,23 @@ def sparse_tensors(model: nn.Module, rule: Rule | None = None) -> list[SparseTen
     Raises:
         ValueError: if the model is not ours and no rule is given, or its parameters are sharded.
     """
-    config = getattr(model, "config", None)
-    if rule is None and getattr(config, "model_type", None) != "csp":
-        raise ValueError(f"{type(model).__name__} is no CSP model: pass a rule that says which tensors are sparse.")
-    concatenated = getattr(config, "position_embedding_type", None) == "concatenated"
+    if rule is None:
+        config: Any = getattr(model, "config", None)
+        if getattr(config, "model_type", None) != "csp":
+            raise ValueError(f"{type(model).__name__} is no CSP model: pass a rule that says which tensors are sparse.")
+        rule = csp_rule(config)
     found = []
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "placements"):
             raise ValueError(f"{name} is sharded (DTensor); the projection of sharded parameters is not supported yet.")
-        placed = (rule or csp_rule)(name, parameter)
-        if rule is None and concatenated and name.endswith("wpe.weight"):
-            placed = None
-        if placed is not None and placed[1] is not None and parameter.dim() != 2:
+        placed = rule(name, parameter)
+        if placed is None:
+            continue
+        if placed[1] is not None and parameter.dim() != 2:
             raise ValueError(
                 f"{name} has shape {list(parameter.shape)} and no neurons to count; flattened shards are not supported."
             )
-        if placed is not None:
-            found.append(SparseTensor(name, parameter, *placed))
+        found.append(SparseTensor(name, parameter, *placed))
     return found
 
 
@@ -115,12 +122,8 @@ def project_tensor_(weight: torch.Tensor, k: int, *, min_alive: int = 0, neuron_
     if min_alive and neuron_dim is not None:
         if min_alive * weight.shape[neuron_dim] > k:
             raise ValueError(f"min_alive={min_alive} in each of {weight.shape[neuron_dim]} neurons exceeds k={k}.")
-        rows = weight if neuron_dim == 0 else weight.t()
-        forced = (
-            torch.ones_like(rows, dtype=torch.bool)
-            if min_alive == rows.shape[1]
-            else largest_mask(keys if neuron_dim == 0 else keys.t(), min_alive)
-        )
+        rows = keys if neuron_dim == 0 else keys.t()  # one neuron's own weights each
+        forced = largest_mask(rows, min_alive)
         keys = keys.masked_fill(forced if neuron_dim == 0 else forced.t(), torch.iinfo(keys.dtype).max)
     if k == 0:
         weight.zero_()

@@ -12,7 +12,8 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from ..modeling_csp import CSPForCausalLM
-from ..training import measured, sparse_tensors
+from .callback import measured
+from .projection import sparse_tensors
 
 _CARD = """---
 {yaml}
