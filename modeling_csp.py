@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -23,11 +22,12 @@ from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as LIBRARY_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import AttentionInterface, PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from .attention_csp import attention_function
 from .configuration_csp import CSPConfig
+from .fused_csp import fused_block
 from .sparse_csp import abs_topk
 
 try:  # transformers 5
@@ -49,8 +49,6 @@ except ImportError:  # 4.57: one decorator did both
 
 RMS_NORM_EPS = 1.1920929e-07  # float32 epsilon, whatever the dtype: torch's own default follows the input
 LAYER_NORM_EPS = 1e-5
-# Attention implementations that honour a sink. FlashAttention 2 takes the argument and ignores it.
-SINK_ATTENTION = ("eager", "sdpa", "flex_attention", "kernels-community/vllm-flash-attn3", "flash_attention_4")
 
 
 class NodeSite(nn.Module):
@@ -95,98 +93,6 @@ def activate(kind: str, x: torch.Tensor) -> torch.Tensor:
     return F.relu(x) if kind == "relu" else x
 
 
-# ---------------------------------------------------------------------------------------------------------- attention
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,  # (batch, heads, queries, d_head)
-    key: torch.Tensor,  # (batch, heads, keys, d_head)
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    s_aux: torch.Tensor | None = None,  # (heads,): the sink's logit, not scaled
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        logits = logits + attention_mask[:, :, :, : key.shape[-2]]
-    if s_aux is not None:
-        sink = s_aux.to(logits.dtype).reshape(1, -1, 1, 1).expand(*logits.shape[:3], 1)
-        logits = torch.cat([logits, sink], dim=-1)
-    weights = F.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(query.dtype)
-    if s_aux is not None:
-        weights = weights[..., :-1]  # the sink's value is zero: it only takes mass away
-    weights = F.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-
-
-def sdpa_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    is_causal: bool | None = None,
-    s_aux: torch.Tensor | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """transformers' SDPA, with the sink it has no place for expressed as one more key, of value zero.
-
-    Queries get an extra channel of 1; that channel is 0 in every real key and sink / scaling in the sink's key, whose other
-    channels are 0. So the sink's logit comes out unscaled, with every SDPA kernel and its gradient.
-    """
-    library_sdpa = LIBRARY_ATTENTION_FUNCTIONS["sdpa"]
-    shared = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **kwargs}
-    if s_aux is None:
-        return library_sdpa(module, query, key, value, attention_mask, **shared)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    d_head, queries = query.shape[-1], query.shape[2]
-    causal = (
-        queries > 1 and attention_mask is None and bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    )
-    if causal:
-        # A dummy first query keeps the pattern square: row i + 1 sees the sink and keys 0..i. (A static cache has more keys.)
-        key, value = key[:, :, :queries], value[:, :, :queries]
-        query = F.pad(query, (0, 0, 1, 0))
-    key, value, query = F.pad(key, (0, 8, 1, 0)), F.pad(value, (0, 8, 1, 0)), F.pad(query, (0, 8))  # 8 keeps alignment
-    ones = torch.ones_like(query[..., :1])
-    query = torch.cat([query[..., :d_head], ones, query[..., d_head + 1 :]], dim=-1)
-    sink = (s_aux / scaling).to(key.dtype).view(1, -1, 1, 1).expand(key.shape[0], -1, -1, -1)
-    sink_key = F.pad(sink, (d_head, 7))
-    key = torch.cat([sink_key, key[:, :, 1:]], dim=2)
-    if attention_mask is not None:
-        attention_mask = attention_mask[:, :, :, : key.shape[2] - 1]
-        attention_mask = F.pad(attention_mask, (1, 0), value=True if attention_mask.dtype == torch.bool else 0.0)
-    out = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling, is_causal=causal
-    )
-    out = out[:, :, int(causal) :, :d_head]
-    return out.transpose(1, 2).contiguous(), None
-
-
-# Our own table: overriding "sdpa" in the library's would change every other model in the process.
-ALL_ATTENTION_FUNCTIONS = AttentionInterface()
-ALL_ATTENTION_FUNCTIONS["sdpa"] = sdpa_attention_forward
-
-
-def attention_function(config: CSPConfig) -> Callable[..., tuple[torch.Tensor, torch.Tensor | None]]:
-    """The attention that the config asks for; refuses by name what would drop the sink."""
-    name = config._attn_implementation
-    if config.sink and name not in SINK_ATTENTION:
-        raise ValueError(
-            f"attn_implementation={name!r} ignores attention sinks, which this model has (config.sink=True); "
-            f"use one of {', '.join(SINK_ATTENTION)}."
-        )
-    if name == "eager" or name is None:
-        return eager_attention_forward
-    # transformers looks for ALL_ATTENTION_FUNCTIONS.get_interface( in this file to allow set_attn_implementation; 5.0 lacks it.
-    return ALL_ATTENTION_FUNCTIONS[config._attn_implementation]
-
-
 class CSPAttention(nn.Module):
     """Norm'd residual -> act_in -> q, k, v -> attention with an optional sink -> c_proj -> resid_delta."""
 
@@ -224,6 +130,8 @@ class CSPAttention(nn.Module):
         if past_key_values is not None:
             # The third argument is read by 4.57's static cache only.
             k, v = past_key_values.update(k, v, self.layer_idx, {"cache_position": kwargs.get("cache_position")})
+        # transformers looks for ALL_ATTENTION_FUNCTIONS.get_interface( or, in 4.57, eager_attention_forward and
+        # ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation] in this file before it allows set_attn_implementation.
         attend = attention_function(self.config)
         if self.sink_bias is not None:
             kwargs["s_aux"] = self.sink_bias
@@ -278,6 +186,9 @@ class CSPBlock(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
+        fused = fused_block(self, hidden_states, positions, attention_mask, past_key_values, kwargs)
+        if fused is not None:
+            return fused
         x = self.resid_in(hidden_states)
         a = with_positions(self.attn_norm(x), self.attn_pos_norm, positions)
         delta, _ = self.attn(a, attention_mask, past_key_values, **kwargs)

@@ -1,27 +1,29 @@
-"""The sparse primitives: AbsTopK on activations.
+"""The sparse primitives: AbsTopK on activations, products with weights of which only the nonzeros are kept, and modules made of them.
 
 `abs_topk` keeps the k entries of largest magnitude in each row. Its semantics are exact and the same on every path: exactly
-k entries are kept, ties go to the lower index, and NaN ranks above infinity (so a NaN is kept and stays visible).
+k entries are kept, ties go to the lower index, and NaN ranks above infinity (so a NaN is kept and stays visible). Ties matter even
+among zeros: a kept zero passes gradient. The one exception is float64, the dtype of verification, which leaves ties to `torch.topk`:
+the reference training run was made so, and departs within a step under any other choice.
 
-Ties matter even among zeros: a kept zero passes gradient. The one exception to the rule is float64, the dtype of verification,
-which leaves ties to `torch.topk`: the reference training run was made so, and departs within a step under any other choice.
+`sparse_product` multiplies activations with a matrix of which only the nonzeros are kept. Zeros are not multiplied: an infinite or
+NaN activation reaches the outputs that it is connected to, and no others (a dense product would spread it to all as NaN).
 
-Two paths with equal results: PyTorch, always there; and Numba, where it is installed (the extra `fast`), for float32 on CPU outside
-of torch.compile. `benchmarks/abs_topk.py` measures them side by side. CSP_ABS_TOPK=torch in the environment forces the first.
+Two paths with equal results, up to the order of float32 sums: PyTorch, always there; and Numba (`kernels_csp.py`), where it is
+installed (the extra `fast`), for float32 on CPU outside of torch.compile. CSP_KERNELS=torch in the environment forces the first.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
-import importlib
 import importlib.util
-import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 _SAME_WIDTH_INT = {
     torch.float16: torch.int16,
@@ -29,6 +31,84 @@ _SAME_WIDTH_INT = {
     torch.float32: torch.int32,
     torch.float64: torch.int64,
 }
+
+# ---------------------------------------------------------------------------------------------------------- running kernels
+
+LANES = 16  # tokens in one chunk of a product (`kernels_csp.LANES`)
+_ENTRIES_PER_CHUNK = 1 << 16  # of AbsTopK
+
+
+@functools.lru_cache(maxsize=1)
+def kernels() -> dict[str, Any] | None:
+    """The kernels by name, or None where Numba is not installed or not wanted."""
+    if os.environ.get("CSP_KERNELS", "auto") == "torch" or importlib.util.find_spec("numba") is None:
+        return None
+    from .kernels_csp import KERNELS
+
+    return KERNELS
+
+
+def kernels_serve(*tensors: torch.Tensor) -> bool:
+    """Whether the kernels can take these tensors: float32 on CPU, plain, not empty, and nothing is being traced."""
+    for x in tensors:
+        if x.dtype != torch.float32 or x.device.type != "cpu" or x.numel() == 0:
+            return False
+        if type(x) is not torch.Tensor and type(x) is not nn.Parameter:
+            return False
+    return not torch.compiler.is_compiling() and not torch.jit.is_tracing() and kernels() is not None
+
+
+@functools.lru_cache(maxsize=None)
+def _entry(name: str) -> tuple[Any, int]:
+    """A kernel as a C function, and its address. The first use compiles for seconds; later processes find the result in a cache on
+    disk, beside the file where that can be written."""
+    from numba import cfunc, types
+
+    signature, kernel = types.void(types.CPointer(types.int64)), (kernels() or {})[name]
+    options: dict[str, Any] = {"nopython": True, "error_model": "numpy", "fastmath": {"contract"}}
+    try:
+        function = cfunc(signature, cache=True, **options)(kernel)
+    except RuntimeError:  # no folder for the cache
+        function = cfunc(signature, **options)(kernel)
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function.address), function.address
+
+
+@functools.lru_cache(maxsize=1)
+def _openmp() -> Any:
+    """GOMP_parallel of the OpenMP library that PyTorch has loaded, or None. Two teams of threads would fight for the cores."""
+    try:
+        parallel = ctypes.CDLL(None).GOMP_parallel
+    except (AttributeError, OSError, TypeError):
+        return None
+    parallel.argtypes, parallel.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return parallel
+
+
+@functools.lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=max(1, os.cpu_count() or 1), thread_name_prefix="sparse_circuits")
+
+
+@functools.lru_cache(maxsize=None)
+def _words(count: int) -> Any:
+    return ctypes.c_int64 * count
+
+
+def run(name: str, chunks: int, *arguments: int) -> None:
+    """Runs the chunks of a kernel (`kernels_csp.py`) on as many threads as PyTorch may use; returns when all are done."""
+    function, address = _entry(name)
+    job = _words(len(arguments) + 2)(0, chunks, *arguments)
+    threads = min(chunks, torch.get_num_threads()) if chunks > 1 else 1
+    if threads == 1:
+        function(ctypes.addressof(job))
+    elif (parallel := _openmp()) is not None:
+        parallel(address, ctypes.addressof(job), threads, 0)
+    else:
+        for other in [_pool().submit(function, ctypes.addressof(job)) for _ in range(threads)]:
+            other.result()
+
+
+# ----------------------------------------------------------------------------------------------------------------- AbsTopK
 
 
 def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
@@ -48,8 +128,10 @@ def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
         return x
     if k == 0:
         return torch.where(torch.zeros_like(x, dtype=torch.bool), x, 0)
-    if _numba_serves(x):
-        return _NumbaAbsTopK.apply(x, k) if torch.is_grad_enabled() and x.requires_grad else _numba_select(x, k)[0]
+    if kernels_serve(x):
+        if x.requires_grad and torch.is_grad_enabled():
+            return _FastAbsTopK.apply(x, k)
+        return _fast_abs_topk(x, k, None)
     return torch.where(abs_topk_mask(x.detach(), k), x, 0)
 
 
@@ -75,120 +157,21 @@ def largest_mask(keys: torch.Tensor, k: int) -> torch.Tensor:
     return above | (tied & (tied.cumsum(dim=-1) <= room))
 
 
-# ------------------------------------------------------------------------------------------------------- AbsTopK by Numba
-#
-# The k-th largest magnitude of a row is found by bisection over the bits of the floats: each step counts the entries at or above a
-# candidate, in one vectorised pass over the row that writes nothing. The search starts at the threshold of the row before.
-
-_ENTRIES_PER_THREAD = 1 << 16  # below this, a second thread costs more than it saves
-_MAX_BITS = 0x7FFFFFFF
-_FIRST_GUESS = 0x3F000000  # 0.5
-
-
-def _numba_serves(x: torch.Tensor) -> bool:
-    return (
-        x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and type(x) in (torch.Tensor, torch.nn.Parameter)
-        and x.numel() > 0
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and _numba_kernel() is not None
-    )
+def _fast_abs_topk(x: torch.Tensor, k: int, kept: torch.Tensor | None) -> torch.Tensor:
+    source, width = x.detach().contiguous(), x.shape[-1]
+    out = torch.empty_like(source)
+    rows = source.numel() // width
+    per_chunk = max(1, _ENTRIES_PER_CHUNK // width)
+    mask = kept.data_ptr() if kept is not None else 0
+    run("abs_topk", -(-rows // per_chunk), source.data_ptr(), out.data_ptr(), mask, rows, width, k, per_chunk)
+    return out
 
 
-@functools.lru_cache(maxsize=1)
-def _numba_kernel() -> Any:
-    """The compiled kernel, or None where Numba is not installed or not wanted. The first call compiles for seconds; later processes
-    find the result in Numba's cache."""
-    if os.environ.get("CSP_ABS_TOPK", "auto") == "torch" or importlib.util.find_spec("numba") is None:
-        return None
-    numba = importlib.import_module("numba")
-    for function in (_count_at_least, _threshold, _select_rows):  # each calls the ones before it, compiled
-        globals()[function.__name__] = numba.njit(nogil=True, cache=True)(function)
-    return _select_rows
-
-
-def _count_at_least(row, candidate):
-    count = np.int32(0)
-    for i in range(row.shape[0]):
-        count += np.int32(row[i] >= candidate)
-    return count
-
-
-def _threshold(row, k, guess):
-    """The largest t with at least k entries >= t (bits without sign), or any t with exactly k; and how many there are."""
-    low, high = np.int64(0), np.int64(_MAX_BITS) + 1  # at least k entries are >= low, fewer than k are >= high
-    step = np.int64(1 << 19)
-    candidate, count_low = np.int64(guess), np.int64(row.shape[0])
-    while high - low > 1:
-        if candidate <= low or candidate >= high:
-            candidate = low + (high - low) // 2
-        count = np.int64(_count_at_least(row, np.int32(candidate)))
-        if count == k:
-            return candidate, count
-        if count > k:
-            low, count_low = candidate, count
-            candidate = candidate + step if high > _MAX_BITS else low + (high - low) // 2
-        else:
-            high = candidate
-            candidate = candidate - step if low == 0 else low + (high - low) // 2
-        step *= 2
-    return low, count_low
-
-
-def _select_rows(bits, k, out, kept, first, last):
-    """Rows [first, last) of bits [n, width]: the k entries of largest magnitude go to out (zero elsewhere) and are marked in kept."""
-    width = bits.shape[1]
-    magnitude = np.empty(width, dtype=np.int32)
-    guess = np.int64(_FIRST_GUESS)
-    for r in range(first, last):
-        row = bits[r]
-        for i in range(width):
-            magnitude[i] = row[i] & np.int32(_MAX_BITS)
-        guess, count = _threshold(magnitude, k, guess)
-        t = np.int32(guess)
-        if count == k:
-            for i in range(width):
-                keep = magnitude[i] >= t
-                kept[r, i] = keep
-                out[r, i] = row[i] if keep else np.int32(0)
-            continue
-        room = np.int64(k)  # of the entries tied at the threshold, as many as there is room for, from the left
-        for i in range(width):
-            room -= magnitude[i] > t
-        for i in range(width):
-            tied = magnitude[i] == t and room > 0
-            room -= tied
-            keep = tied or magnitude[i] > t
-            kept[r, i] = keep
-            out[r, i] = row[i] if keep else np.int32(0)
-
-
-@functools.lru_cache(maxsize=1)
-def _pool() -> ThreadPoolExecutor:
-    # Our own threads, which sleep between calls: Numba's and torch's pools would each spin on all cores.
-    return ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1)), thread_name_prefix="abs_topk")
-
-
-def _numba_select(x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(AbsTopK of x, bool mask of what it keeps) for float32 on CPU, 0 < k < width."""
-    kernel, rows = _numba_kernel(), x.detach().contiguous().view(-1, x.shape[-1])
-    out, kept = torch.empty_like(rows), torch.empty(rows.shape, dtype=torch.bool)
-    arrays: tuple[Any, ...] = rows.view(torch.int32).numpy(), k, out.view(torch.int32).numpy(), kept.numpy()
-    parts = min(rows.shape[0], torch.get_num_threads(), max(1, rows.numel() // _ENTRIES_PER_THREAD))
-    bounds = [rows.shape[0] * i // parts for i in range(parts + 1)]
-    others = [_pool().submit(kernel, *arrays, *part) for part in itertools.pairwise(bounds[1:])]
-    kernel(*arrays, 0, bounds[1])
-    for other in others:
-        other.result()
-    return out.view(x.shape), kept.view(x.shape)
-
-
-class _NumbaAbsTopK(torch.autograd.Function):
+class _FastAbsTopK(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, k: int) -> torch.Tensor:
-        out, kept = _numba_select(x, k)
+        kept = torch.empty(x.shape, dtype=torch.bool)
+        out = _fast_abs_topk(x, k, kept)
         ctx.save_for_backward(kept)
         return out
 
@@ -196,3 +179,251 @@ class _NumbaAbsTopK(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (kept,) = ctx.saved_tensors
         return torch.where(kept, gradients[0], 0), None
+
+
+# ---------------------------------------------------------------------------------------------------------- sparse products
+
+
+class Support:
+    """Where a matrix [rows, width] has its nonzeros: int32 `starts` [rows + 1] and `columns` [nonzeros], row by row (CSR)."""
+
+    def __init__(self, starts: torch.Tensor, columns: torch.Tensor, width: int):
+        self.starts, self.columns = starts, columns
+        self.shape = (starts.shape[0] - 1, width)
+
+    @functools.cached_property
+    def row_of(self) -> torch.Tensor:
+        """int32 [nonzeros]: the row of each nonzero."""
+        counts = (self.starts[1:] - self.starts[:-1]).long()
+        return torch.arange(self.shape[0], device=counts.device, dtype=torch.int32).repeat_interleave(counts)
+
+    @functools.cached_property
+    def transposed(self) -> tuple[Support, torch.Tensor]:
+        """The support of the transposed matrix, and the order that puts the values into it."""
+        order = self.columns.argsort(stable=True)
+        counts = torch.bincount(self.columns.long(), minlength=self.shape[1])
+        starts = F.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
+        return Support(starts, self.row_of[order], self.shape[0]), order
+
+
+def sparse_product(x: torch.Tensor, values: torch.Tensor, support: Support, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x @ W.T + bias, for W [rows, width] given by its nonzeros.
+
+    Args:
+        x: [..., width], floating point.
+        values: [nonzeros], in the support's order.
+        support: where they stand.
+        bias: [rows], or None.
+
+    Returns:
+        [..., rows], of x's dtype; float16 and bfloat16 are summed in float32. Differentiable, also twice, in x, values and bias.
+    """
+    if x.shape[-1] != support.shape[1]:
+        raise ValueError(f"Inputs of width {x.shape[-1]} do not fit a matrix of {support.shape[0]} x {support.shape[1]}.")
+    flat = x.reshape(-1, x.shape[-1])
+    return _SparseProduct.apply(flat, values, support, bias).view(*x.shape[:-1], support.shape[0])
+
+
+class _SparseProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, values: torch.Tensor, support: Support, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.support = support
+        # What the gradient of the other needs: pruning a frozen model keeps no activations here.
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, values)
+        if kernels_serve(x, values):
+            return _fast_product(x, values, support, bias)
+        wide = torch.promote_types(values.dtype, torch.float32)
+        out = _torch_product(x.to(wide), values.to(wide), support)
+        return (out if bias is None else out + bias).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (dy,), (x, values) = gradients, ctx.saved_tensors
+        dx = dvalues = dbias = None
+        if ctx.needs_input_grad[0]:
+            support, order = ctx.support.transposed
+            dx = sparse_product(dy, values[order], support)
+        if ctx.needs_input_grad[1]:
+            dvalues = _ValueGradient.apply(dy, x, ctx.support).to(values.dtype)
+        if ctx.needs_input_grad[3]:
+            dbias = dy.sum(0)
+        return dx, dvalues, None, dbias
+
+
+class _ValueGradient(torch.autograd.Function):
+    """(dy [tokens, rows], x [tokens, width]) -> the entries of dy.T @ x on the support."""
+
+    @staticmethod
+    def forward(ctx: Any, dy: torch.Tensor, x: torch.Tensor, support: Support) -> torch.Tensor:
+        ctx.save_for_backward(dy, x)
+        ctx.support = support
+        if kernels_serve(dy, x):
+            return _fast_value_gradient(dy, x, support)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        left, right = dy.t().to(wide).contiguous(), x.t().to(wide).contiguous()
+        step = max(1, (1 << 22) // max(1, x.shape[0]))
+        pairs = zip(support.row_of.split(step), support.columns.split(step))
+        parts = [(left[rows.long()] * right[columns.long()]).sum(1) for rows, columns in pairs]
+        return torch.cat(parts) if parts else x.new_zeros(0, dtype=wide)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (g,), (dy, x) = gradients, ctx.saved_tensors
+        support, order = ctx.support.transposed
+        return sparse_product(x, g, ctx.support), sparse_product(dy, g[order], support), None
+
+
+def _torch_product(x: torch.Tensor, values: torch.Tensor, support: Support) -> torch.Tensor:
+    if x.numel() == 0 or values.numel() == 0:
+        return x.new_zeros(x.shape[0], support.shape[0])
+    by_channel = x.t().contiguous()
+    out = F.embedding_bag(
+        support.columns, by_channel, support.starts, mode="sum", per_sample_weights=values, include_last_offset=True
+    )
+    return out.t().contiguous()
+
+
+def _fast_product(x: torch.Tensor, values: torch.Tensor, support: Support, bias: torch.Tensor | None) -> torch.Tensor:
+    rows, width = support.shape
+    x, values = x.contiguous(), values.contiguous()
+    out = torch.empty(x.shape[0], rows)
+    kept_alive = None if bias is None else bias.to(torch.float32).contiguous()
+    run(
+        "product", -(-x.shape[0] // LANES), x.data_ptr(), out.data_ptr(), x.shape[0], width, rows,
+        support.starts.data_ptr(), support.columns.data_ptr(), values.data_ptr(),
+        0 if kept_alive is None else kept_alive.data_ptr(),
+    )  # fmt: skip
+    return out
+
+
+def _fast_value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Support) -> torch.Tensor:
+    dy, x, tokens = dy.contiguous(), x.contiguous(), x.shape[0]
+    nonzeros = support.columns.shape[0]
+    per_chunk = -(-tokens // (16 * LANES)) * LANES  # at most 16 chunks, each with a row of partial sums
+    chunks = -(-tokens // per_chunk)
+    partial = torch.empty(chunks, nonzeros)
+    run(
+        "value_gradient", chunks, dy.data_ptr(), x.data_ptr(), partial.data_ptr(), tokens, *support.shape,
+        support.row_of.data_ptr(), support.columns.data_ptr(), nonzeros, per_chunk,
+    )  # fmt: skip
+    return partial.sum(0)
+
+
+# --------------------------------------------------------------------------------------------------------- sparse modules
+
+
+class SparseMatrix(nn.Module):
+    """A matrix of which only the nonzeros are kept: parameter `values`; buffers `row_starts` and `columns` say where they stand.
+
+    The support is fixed: training moves the values only, and an optimizer's state is as small as they are.
+    """
+
+    row_starts: torch.Tensor
+    columns: torch.Tensor
+
+    def __init__(self, values: torch.Tensor, row_starts: torch.Tensor, columns: torch.Tensor, shape: tuple[int, int]):
+        super().__init__()
+        self.shape = torch.Size(shape)
+        self.values = nn.Parameter(values)
+        self.register_buffer("row_starts", row_starts.to(torch.int32))
+        self.register_buffer("columns", columns.to(torch.int32))
+        self._support: Support | None = None
+
+    @classmethod
+    def from_dense(cls, weight: torch.Tensor) -> SparseMatrix:
+        """The nonzeros of a matrix [rows, width]; NaN is one, -0.0 is none."""
+        dense = weight.detach()
+        matrix = cls(*nonzeros(dense, dense != 0), tuple(dense.shape))  # type: ignore[arg-type]
+        matrix.values.requires_grad_(weight.requires_grad)
+        return matrix
+
+    def to_dense(self) -> torch.Tensor:
+        """[rows, width], differentiable in the values."""
+        empty = self.values.new_zeros(self.shape)
+        return empty.index_put((self.support.row_of.long(), self.columns.long()), self.values)
+
+    @property
+    def support(self) -> Support:
+        # Moving the module to another device makes new buffers.
+        if self._support is None or self._support.columns is not self.columns:
+            self._support = Support(self.row_starts, self.columns, self.shape[1])
+        return self._support
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Takes a dense matrix too, as ordinary checkpoints hold, if it has no nonzero outside of the support."""
+        dense = state_dict.pop(prefix[:-1], None)
+        if dense is not None:
+            if tuple(dense.shape) != tuple(self.shape):
+                raise ValueError(f"{prefix[:-1]} is {tuple(dense.shape)} in the checkpoint and {tuple(self.shape)} here.")
+            values = dense[self.support.row_of.long().to(dense.device), self.columns.long().to(dense.device)]
+            if int((dense != 0).sum()) != int((values != 0).sum()):
+                raise ValueError(
+                    f"{prefix[:-1]} has nonzeros in the checkpoint where this model, in sparse form, has none; load it with "
+                    f"from_pretrained(..., sparse=True), or call to_dense() first."
+                )
+            own = {"values": values, "row_starts": self.row_starts, "columns": self.columns}
+            state_dict.update({prefix + name: tensor for name, tensor in own.items()})
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def extra_repr(self) -> str:
+        rows, width = self.shape
+        count = self.columns.shape[0]
+        return f"{rows} x {width}, nonzeros={count}, density={count / max(1, rows * width):.2g}"
+
+
+def nonzeros(dense: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(values, int32 row starts, int32 columns) of the entries of a matrix that a bool mask of its shape selects."""
+    rows, columns = wanted.nonzero(as_tuple=True)
+    starts = F.pad(torch.bincount(rows, minlength=dense.shape[0]).cumsum(0), (1, 0))
+    return dense[rows, columns], starts.to(torch.int32), columns.to(torch.int32)
+
+
+class SparseLinear(nn.Module):
+    """`nn.Linear` whose weight is a `SparseMatrix`."""
+
+    def __init__(self, weight: SparseMatrix, bias: nn.Parameter | None):
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.weight = weight
+        self.bias = bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return sparse_product(x, self.weight.values, self.weight.support, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class SparseEmbedding(nn.Module):
+    """`nn.Embedding` whose weight is a `SparseMatrix`."""
+
+    def __init__(self, weight: SparseMatrix):
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = weight.shape
+        self.weight = weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        values, support = self.weight.values, self.weight.support
+        flat, width = ids.reshape(-1), self.embedding_dim
+        if flat.numel() and not torch.compiler.is_compiling() and flat.device.type == "cpu":
+            low, high = int(flat.min()), int(flat.max())
+            if low < 0 or high >= self.num_embeddings:
+                raise IndexError(f"Token ids run from {low} to {high}; this embedding has 0 to {self.num_embeddings - 1}.")
+        wanted = values.requires_grad and torch.is_grad_enabled()
+        if flat.numel() and kernels_serve(values) and not wanted:
+            out, small = torch.empty(flat.shape[0], width), flat.to(torch.int32)
+            run(
+                "embedding", flat.shape[0], small.data_ptr(), out.data_ptr(), flat.shape[0], width,
+                support.starts.data_ptr(), support.columns.data_ptr(), values.data_ptr(),
+            )  # fmt: skip
+            return out.view(*ids.shape, width)
+        first = support.starts[flat].long()
+        counts = support.starts[flat + 1].long() - first
+        token = torch.arange(flat.shape[0], device=flat.device).repeat_interleave(counts)
+        offset = torch.arange(token.shape[0], device=flat.device) - (counts.cumsum(0) - counts)[token]
+        entry = first[token] + offset
+        rows = values.new_zeros(flat.shape[0], width).index_put((token, support.columns[entry].long()), values[entry])
+        return rows.view(*ids.shape, width)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}"

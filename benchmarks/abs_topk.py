@@ -42,7 +42,7 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores; k = 1/4, seed 0"
     )
-    if sparse._numba_kernel() is None:
+    if sparse.kernels() is None:
         raise SystemExit("Numba is not installed: pip install 'sparse-circuits[fast]'")
     print(
         f"{'rows x width':>14} {'numba':>9} {'torch':>9} {'topk+scatter':>13} {'copy':>9}   numba against topk+scatter (range)"

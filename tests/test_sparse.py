@@ -21,9 +21,9 @@ VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, INF, -INF, NAN, 1e-45, -1e-
 def path(request, monkeypatch):
     """Each path in turn; the first by making the second unavailable."""
     if request.param == "torch":
-        monkeypatch.setattr(sparse, "_numba_kernel", lambda: None)
+        monkeypatch.setattr(sparse, "kernels", lambda: None)
     else:
-        assert sparse._numba_kernel() is not None, "Numba is part of the test environment"
+        assert sparse.kernels() is not None, "Numba is part of the test environment"
     return request.param
 
 
@@ -56,7 +56,7 @@ def test_brute_force(numba, data):
     dtype = data.draw(st.sampled_from([torch.float32] if numba else [torch.float32, torch.bfloat16, torch.float16]))
     with pytest.MonkeyPatch.context() as patch:
         if not numba:
-            patch.setattr(sparse, "_numba_kernel", lambda: None)
+            patch.setattr(sparse, "kernels", lambda: None)
         check(rows, data.draw(st.integers(0, width)), dtype)
 
 
@@ -70,7 +70,7 @@ def test_paths_agree_in_values_and_gradients(shape, share):
     for disabled in (False, True):
         with pytest.MonkeyPatch.context() as patch:
             if disabled:
-                patch.setattr(sparse, "_numba_kernel", lambda: None)
+                patch.setattr(sparse, "kernels", lambda: None)
             leaf = x.clone().requires_grad_()
             out = abs_topk(leaf, k)
             out.backward(torch.arange(x.numel(), dtype=torch.float32).view(shape) + 1)
@@ -112,7 +112,7 @@ def test_a_model_is_the_same_on_both_paths():
     for disabled in (False, True):
         with pytest.MonkeyPatch.context() as patch:
             if disabled:
-                patch.setattr(sparse, "_numba_kernel", lambda: None)
+                patch.setattr(sparse, "kernels", lambda: None)
             model = tiny_model(afrac=dict.fromkeys(ALL_SITES, 0.25), sink=True)
             loss = model(ids, labels=ids).loss
             loss.backward()
@@ -125,11 +125,11 @@ import sys, torch
 {prepare}
 import sparse_circuits.sparse_csp as sparse
 assert sparse.abs_topk(torch.tensor([1.0, -3.0, 2.0]), 1).tolist() == [0.0, -3.0, 0.0]
-print(sparse._numba_kernel() is None)
+print(sparse.kernels() is None)
 """
 
 
-@pytest.mark.parametrize(("prepare", "environment"), [("sys.modules['numba'] = None; import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'numba' else f(n, *a)", {}), ("", {"CSP_ABS_TOPK": "torch"})], ids=["not installed", "forced"])  # fmt: skip
+@pytest.mark.parametrize(("prepare", "environment"), [("sys.modules['numba'] = None; import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'numba' else f(n, *a)", {}), ("", {"CSP_KERNELS": "torch"})], ids=["not installed", "forced"])  # fmt: skip
 def test_without_numba_pytorch_serves(prepare, environment):
     code = _WITHOUT.format(prepare=prepare)
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True)

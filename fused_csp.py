@@ -1,0 +1,185 @@
+"""A block for inference on CPU in two kernels and an attention: what makes decoding fast.
+
+This is no second model: `CSPBlock.forward` asks here first, and where the kernels cannot do exactly what its modules would do (a
+gradient is wanted, a hook sits on one of them, a matrix is dense, the mask is not plainly causal, ...), the modules run one by one.
+The tests hold both to the same results for every feature of the config.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from .attention_csp import float_bits, sdpa_attention_forward
+from .sparse_csp import LANES, SparseLinear, kernels_serve, run
+
+_ACTIVATIONS = {"gelu": 1, "relu": 2}
+# The kernels' order of the ten AbsTopK locations.
+_SITES = (
+    "attn.act_in", "attn.q", "attn.k", "attn.v", "attn.resid_delta",
+    "resid_mid", "mlp.act_in", "mlp.post_act", "mlp.resid_delta", "resid_post",
+)  # fmt: skip
+_MODULES = ("NodeSite", "CSPAttention", "CSPMLP", "SparseLinear", "SparseMatrix", "RMSNorm", "LayerNorm", "Dropout")
+
+
+def fused_block(
+    block: nn.Module, x: torch.Tensor, positions: torch.Tensor | None, attention_mask: Any, cache: Any, options: dict[str, Any]
+) -> torch.Tensor | None:
+    """The block's output [batch, tokens, d_model], or None where its modules must run one by one."""
+    if torch.is_grad_enabled() or block.training or attention_mask is not None or options.get("is_causal") is False:
+        return None
+    if not kernels_serve(x) or block.attn.config._attn_implementation != "sdpa":
+        return None
+    attn = block.attn
+    past = 0 if cache is None else cache.get_seq_length(attn.layer_idx)
+    if not isinstance(past, int) or (past and x.shape[1] != 1):
+        return None
+    if cache is not None and (type(cache).__name__ != "DynamicCache" or getattr(cache, "offloading", False)):
+        return None
+    plan = block.__dict__.get("_fused_plan")
+    if plan is None or not plan.is_current():
+        plan = block.__dict__["_fused_plan"] = _Plan(block)
+    if plan.words is None or plan.is_observed():
+        return None
+    return _run(attn, plan, x.contiguous(), positions, cache, past)
+
+
+def _run(attn: Any, plan: _Plan, x: torch.Tensor, positions: torch.Tensor | None, cache: Any, past: int) -> torch.Tensor:
+    batch, tokens, _ = x.shape
+    rows, chunks = batch * tokens, -(-batch * tokens // LANES)
+    heads, d_head = attn.c_attn.out_features // 3 // attn.d_head, attn.d_head
+    stride = 0
+    if positions is not None:
+        positions = positions.expand(batch, -1, -1).contiguous()
+        stride = positions.shape[-1]
+    words = plan.sizes + [site.k for site in plan.sites] + plan.words
+    call = [x.data_ptr(), 0 if positions is None else positions.data_ptr(), stride, rows]
+    qkv = torch.empty(rows, 3 * heads * d_head)
+    run("before_attention", chunks, *words, *call, 0, qkv.data_ptr())
+    layer = _dynamic_layer(cache, attn.layer_idx) if past else None
+    if layer is not None:
+        y = _attention_of_one(attn, qkv, layer, heads, past)
+    else:
+        q, k, v = qkv.view(batch, tokens, 3, heads, d_head).permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, d_head)
+        if cache is not None:
+            k, v = cache.update(k, v, attn.layer_idx, {"cache_position": None})
+        y, _ = sdpa_attention_forward(attn, q, k, v, None, scaling=attn.scaling, s_aux=attn.sink_bias)
+    out = torch.empty_like(x)
+    run("after_attention", chunks, *words, *call, y.data_ptr(), out.data_ptr())
+    return out
+
+
+class _Plan:
+    """What the kernels need to know of a block, and how to notice that it has changed."""
+
+    def __init__(self, block: Any):
+        modules = [module for module in block.modules() if module is not block]
+        self._children = [(m._modules, name, child) for m in (block, *modules) for name, child in m._modules.items()]
+        self._tensors = [
+            (group, name, tensor, 0 if tensor is None else tensor.data_ptr())
+            for m in modules for group in (m._parameters, m._buffers) for name, tensor in group.items()
+        ]  # fmt: skip
+        self._hooks = [
+            hooks
+            for m in modules
+            for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)
+        ]
+        self._attributes = [m.__dict__ for m in modules]
+        self.sites = [block.get_submodule(name) for name in _SITES]
+        self.sizes, self.words = self._describe(block, modules)
+
+    def is_current(self) -> bool:
+        """Whether the block still has the modules and tensors that the plan was made for."""
+        return all(group.get(name) is child for group, name, child in self._children) and all(
+            group.get(name) is tensor and (tensor is None or tensor.data_ptr() == address)
+            for group, name, tensor, address in self._tensors
+        )
+
+    def is_observed(self) -> bool:
+        """Whether anyone would notice that the modules do not run: a hook, or a forward that was replaced."""
+        for hooks in self._hooks:
+            # transformers' recorder of attention weights, once set up, stays; SDPA has no weights to give it.
+            if hooks and any(getattr(hook, "__name__", "") != "output_capturing_hook" for hook in hooks.values()):
+                return True
+        return any("forward" in names for names in self._attributes) or bool(
+            nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks
+        )
+
+    @staticmethod
+    def _describe(block: Any, modules: list[nn.Module]) -> tuple[list[int], list[int] | None]:
+        attn, mlp = block.attn, block.mlp
+        matrices = [attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj]
+        if any(type(module).__name__ not in _MODULES for module in modules):
+            return [], None
+        if not all(isinstance(matrix, SparseLinear) for matrix in matrices) or block.resid_in.k < block.resid_in.width:
+            return [], None
+        tensors = [p for m in modules for p in m._parameters.values() if p is not None]
+        if not all(kernels_serve(p) or p.numel() == 0 for p in tensors) or not all(p.is_contiguous() for p in tensors):
+            return [], None
+        d_model, d_pos = block.resid_in.width, 0 if block.attn_pos_norm is None else block.attn_pos_norm.weight.shape[0]
+        sizes = [d_model, d_pos, attn.c_attn.out_features // 3, mlp.c_fc.out_features]
+        sizes += [int(block.residual_activation_type == "relu"), _ACTIVATIONS.get(mlp.activation_type, 0)]
+        words: list[int] = []
+        for norm in (block.attn_norm, block.attn_pos_norm, block.mlp_norm, block.mlp_pos_norm):
+            words += _norm_words(norm)
+        for matrix in matrices:
+            weight = matrix.weight
+            words += [weight.row_starts.data_ptr(), weight.columns.data_ptr(), weight.values.data_ptr()]
+            words += [0 if matrix.bias is None else matrix.bias.data_ptr()]
+        return sizes, words
+
+
+def _norm_words(norm: Any) -> list[int]:
+    if norm is None:
+        return [0, 0, 0, 0]
+    bias = getattr(norm, "bias", None)
+    kind = 1 if isinstance(norm, nn.RMSNorm) else 2
+    return [kind, float_bits(norm.eps), norm.weight.data_ptr(), 0 if bias is None else bias.data_ptr()]
+
+
+# --------------------------------------------------------------------------------------------------- a cache with room to grow
+
+_Room = tuple[torch.Tensor, torch.Tensor]
+_rooms: WeakKeyDictionary[Any, _Room] = WeakKeyDictionary()
+
+
+def _dynamic_layer(cache: Any, layer_idx: int) -> Any:
+    layer = cache.layers[layer_idx]
+    return layer if type(layer).__name__ == "DynamicLayer" and kernels_serve(layer.keys, layer.values) else None
+
+
+def _attention_of_one(attn: Any, qkv: torch.Tensor, layer: Any, heads: int, past: int) -> torch.Tensor:
+    """One new token per text: stores its key and value in the cache, and attends to all that are there."""
+    batch, d_head, seen = qkv.shape[0], attn.d_head, past + 1
+    keys, values = _room_for(layer, seen)
+    y = torch.empty(batch, heads * d_head)
+    total = batch * heads
+    per_chunk = -(-total // 8) if total * seen * d_head > 1 << 17 else total
+    sink = 0 if attn.sink_bias is None else attn.sink_bias.data_ptr()
+    run(
+        "attention_of_one", -(-total // per_chunk), qkv.data_ptr(), keys.data_ptr(), values.data_ptr(), y.data_ptr(), sink,
+        batch, heads, seen, keys.shape[-1], d_head, float_bits(attn.scaling), per_chunk,
+    )  # fmt: skip
+    layer.keys, layer.values = keys[..., :seen].transpose(2, 3), values[:, :, :seen]
+    return y
+
+
+def _room_for(layer: Any, seen: int) -> _Room:
+    """Storage for at least `seen` tokens of which the layer's keys and values are the first: keys by channel [batch, heads, d_head,
+    room], values by token [batch, heads, room, d_head]. Known by the layer's own tensors, so a cache that was cropped, reordered or
+    copied gets storage of its own."""
+    room = _rooms.get(layer)
+    if room is not None and room[0].shape[-1] >= seen and room[0].shape[0] == layer.keys.shape[0]:
+        same = layer.keys.data_ptr() == room[0].data_ptr() and layer.values.data_ptr() == room[1].data_ptr()
+        if same and layer.keys.stride(-1) == room[0].shape[-1]:
+            return room
+    batch, heads, past, d_head = layer.keys.shape
+    size = ((seen + seen // 4 + 64) // 16 | 1) * 16  # an odd number of cache lines: powers of two would alias in the cache
+    keys, values = torch.empty(batch, heads, d_head, size), torch.empty(batch, heads, size, d_head)
+    keys[..., :past] = layer.keys.transpose(2, 3)
+    values[:, :, :past] = layer.values
+    _rooms[layer] = keys, values
+    return keys, values
