@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 try:
+    from llvmlite import ir
     from numba import carray, njit, types
+    from numba.core import cgutils
     from numba.extending import intrinsic
 except ImportError:  # transformers refuses remote code whose imports may fail, unless they stand in a try block
     raise
@@ -188,79 +190,167 @@ def _mark_kept(magnitudes, width, k, threshold, kept):
 # ------------------------------------------------------------------------------------- products with sparse matrices (CSR)
 
 
+@intrinsic
+def _transpose_block(typing, source, source_stride, target, target_stride):
+    """16 x 16 floats, by addresses and strides in floats: four rounds of interleaving row i with row i + 8."""
+
+    def generate(context, builder, signature, arguments):
+        vector, word = ir.VectorType(ir.FloatType(), LANES), ir.IntType(32)
+        low = ir.Constant(ir.VectorType(word, LANES), [i // 2 + LANES * (i % 2) for i in range(LANES)])
+        high = ir.Constant(ir.VectorType(word, LANES), [LANES // 2 + i // 2 + LANES * (i % 2) for i in range(LANES)])
+
+        def place(base, stride, i):
+            return _vector_at(context, builder, base, builder.mul(stride, context.get_constant(types.int64, i)))
+
+        source, source_stride, target, target_stride = arguments
+        rows = [builder.load(place(source, source_stride, i), align=4, typ=vector) for i in range(LANES)]
+        for _ in range(4):
+            pairs = [(rows[i], rows[i + LANES // 2]) for i in range(LANES // 2)]
+            rows = [builder.shuffle_vector(*pair, order) for pair in pairs for order in (low, high)]
+        for i, row in enumerate(rows):
+            builder.store(row, place(target, target_stride, i), align=4)
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), generate
+
+
+def _vector_at(context, builder, base, index):
+    """Pointer to the floats at an address plus an index in floats."""
+    address = builder.add(base, builder.mul(index, context.get_constant(types.int64, 4)))
+    return builder.inttoptr(address, ir.VectorType(ir.FloatType(), LANES).as_pointer())
+
+
+def _weighted_rows(groups):
+    """out = start + the sum of values[n] * lanes[columns[n]] for n from first to last, over groups of LANES floats held in registers."""
+
+    @intrinsic
+    def weighted_rows(typing, values, columns, first, last, lanes, start, out):
+        def generate(context, builder, signature, arguments):
+            values, columns, first, last, lanes, start, out = arguments
+            vector, word = ir.VectorType(ir.FloatType(), LANES), ir.IntType(32)
+
+            def constant(value):
+                return context.get_constant(types.int64, value)
+
+            def spread(scalar):
+                one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(word, 0))
+                return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(word, LANES), [0] * LANES))
+
+            totals = [cgutils.alloca_once_value(builder, spread(start)) for _ in range(groups)]
+            with cgutils.for_range_slice(builder, first, last, constant(1)) as (n, _):
+                offset = builder.mul(n, constant(4))
+                weight = builder.load(
+                    builder.inttoptr(builder.add(values, offset), ir.FloatType().as_pointer()), typ=ir.FloatType()
+                )
+                column = builder.load(builder.inttoptr(builder.add(columns, offset), word.as_pointer()), typ=word)
+                row = builder.mul(builder.zext(column, ir.IntType(64)), constant(groups * LANES))
+                weights = spread(weight)
+                for g, total in enumerate(totals):
+                    source = _vector_at(context, builder, lanes, builder.add(row, constant(g * LANES)))
+                    product = builder.fmul(weights, builder.load(source, align=4, typ=vector), flags=("contract",))
+                    builder.store(builder.fadd(product, builder.load(total, typ=vector), flags=("contract",)), total)
+            for g, total in enumerate(totals):
+                builder.store(builder.load(total, typ=vector), _vector_at(context, builder, out, constant(g * LANES)), align=4)
+
+        signature = (types.int64, types.int64, types.int64, types.int64, types.int64, types.float32, types.int64)
+        return types.void(*signature), generate
+
+    return weighted_rows
+
+
+_weighted_rows_of_one_group, _weighted_rows_of_four = _weighted_rows(1), _weighted_rows(4)
+
+
 @_compiled
-def _to_lanes(x, stride, tokens, width, lanes):
-    """lanes[channel, token] = x[token, channel], for up to LANES tokens; the lanes of absent tokens are zero."""
-    for first in range(0, width, LANES):
-        last = min(width, first + LANES)
-        for t in range(tokens):
-            for c in range(first, last):
-                lanes[c, t] = x[t * stride + c]
-        for t in range(tokens, LANES):
-            for c in range(first, last):
-                lanes[c, t] = np.float32(0)
+def _to_lanes(x, stride, tokens, width, lanes, lane, count):
+    """lanes[channel * count + lane + token] = x[token, channel], for up to LANES tokens; absent tokens give zeros. By addresses."""
+    whole = width // LANES * LANES if tokens == LANES else 0
+    for c in range(0, whole, LANES):
+        _transpose_block(x + 4 * c, stride, lanes + 4 * (c * count + lane), count)
+    source, target = _floats(x), _floats(lanes)
+    for c in range(whole, width):
+        for t in range(LANES):
+            target[c * count + lane + t] = source[t * stride + c] if t < tokens else np.float32(0)
 
 
 @_compiled
 def _product_of_one(x, starts, columns, values, bias, biased, rows, out):
     for r in range(rows):
         total = bias[r] if biased else np.float32(0)
-        for n in range(starts[r], starts[r + 1]):
+        n, last = np.int64(starts[r]), np.int64(starts[r + 1])
+        if last - n >= 8:  # four sums, so that each addition need not wait for the one before
+            a, b, c, d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+            while n + 4 <= last:
+                a += values[n] * x[columns[n]]
+                b += values[n + 1] * x[columns[n + 1]]
+                c += values[n + 2] * x[columns[n + 2]]
+                d += values[n + 3] * x[columns[n + 3]]
+                n += 4
+            total += (a + b) + (c + d)
+        while n < last:
             total += values[n] * x[columns[n]]
+            n += 1
         out[r] = total
 
 
 @_compiled
-def _product_of_lanes(lanes, starts, columns, values, bias, biased, rows, out, stride, tokens):
-    """out[token, row] for up to LANES tokens, 16 rows at a time so that the turn back stays in the first-level cache."""
-    sums = np.empty((LANES, LANES), np.float32)
+def _product_of_lanes(lanes, count, matrix, rows, out, stride, tokens, sums):
+    """out[token, row] for up to `count` tokens (LANES, or four times as many), LANES rows at a time. By addresses, but for sums."""
+    starts, bias, biased, block = _ints(matrix[0]), _floats(matrix[3]), matrix[3] != 0, _floats(sums)
+    target = _floats(out)
     for first in range(0, rows, LANES):
         last = min(rows, first + LANES)
         for r in range(first, last):
             start = bias[r] if biased else np.float32(0)
-            total = sums[r - first]
-            for t in range(LANES):
-                total[t] = start
-            for n in range(starts[r], starts[r + 1]):
-                weight, source = values[n], lanes[columns[n]]
-                for t in range(LANES):
-                    total[t] += weight * source[t]
-        for t in range(tokens):
-            for r in range(first, last):
-                out[t * stride + r] = sums[r - first, t]
+            place = sums + 4 * (r - first) * count
+            if count == LANES:
+                _weighted_rows_of_one_group(
+                    matrix[2], matrix[1], np.int64(starts[r]), np.int64(starts[r + 1]), lanes, start, place
+                )
+            else:
+                _weighted_rows_of_four(matrix[2], matrix[1], np.int64(starts[r]), np.int64(starts[r + 1]), lanes, start, place)
+        for lane in range(0, tokens, LANES):
+            if last - first == LANES and tokens - lane >= LANES:
+                _transpose_block(sums + 4 * lane, count, out + 4 * (lane * stride + first), stride)
+            else:
+                for t in range(lane, min(tokens, lane + LANES)):
+                    for r in range(first, last):
+                        target[t * stride + r] = block[(r - first) * count + t]
 
 
 @_compiled
-def _product_rows(x, x_stride, tokens, width, matrix, rows, out, out_stride, lanes):
-    """out = x @ W.T + bias for up to LANES tokens; matrix = addresses of (row starts, columns, values, bias or 0)."""
-    starts, columns, values = _ints(matrix[0]), _ints(matrix[1]), _floats(matrix[2])
-    bias, biased = _floats(matrix[3]), matrix[3] != 0
+def _product_rows(x, tokens, width, matrix, rows, out, out_stride, lanes, count, sums):
+    """out = x @ W.T + bias for up to `count` tokens; matrix = addresses of (row starts, columns, values, bias or 0)."""
     if tokens == 1:
-        _product_of_one(x, starts, columns, values, bias, biased, rows, out)
-    else:
-        _to_lanes(x, x_stride, tokens, width, lanes)
-        _product_of_lanes(lanes, starts, columns, values, bias, biased, rows, out, out_stride, tokens)
+        starts, columns, values, bias = _ints(matrix[0]), _ints(matrix[1]), _floats(matrix[2]), _floats(matrix[3])
+        _product_of_one(_floats(x), starts, columns, values, bias, matrix[3] != 0, rows, _floats(out))
+        return
+    for lane in range(0, count, LANES):
+        present = max(0, min(LANES, tokens - lane))
+        _to_lanes(x + 4 * lane * width, width, present, width, lanes, lane, count)
+    _product_of_lanes(lanes, count, matrix, rows, out, out_stride, tokens, sums)
 
 
 def product_kernel(job):
-    """x, out, tokens, width, rows, row starts, columns, values, bias or 0."""
-    arguments = carray(job, (11,))
-    x, out = _floats(arguments[2]), _floats(arguments[3])
+    """x, out, tokens, width, rows, row starts, columns, values, bias or 0, tokens per chunk (LANES, or four times as many)."""
+    arguments = carray(job, (12,))
+    x, out, count = arguments[2], arguments[3], arguments[11]
     tokens, width, rows = arguments[4], arguments[5], arguments[6]
-    lanes = np.empty((width, LANES), np.float32)
+    lanes, sums = np.empty(width * count, np.float32), np.empty(LANES * count, np.float32)
     while True:
         chunk = _draw(job)
         if chunk >= arguments[1]:
             return
-        first = chunk * LANES
-        count = min(LANES, tokens - first)
-        _product_rows(x[first * width :], width, count, width, arguments[7:11], rows, out[first * rows :], rows, lanes)
+        first = chunk * count
+        _product_rows(
+            x + 4 * first * width, min(count, tokens - first), width, arguments[7:11], rows, out + 4 * first * rows, rows,
+            lanes.ctypes.data, count, sums.ctypes.data,
+        )  # fmt: skip
 
 
 def value_gradient_kernel(job):
     """dy, x, partial sums [chunks, nonzeros], tokens, rows, width, rows of the nonzeros, columns, nonzeros, tokens per chunk."""
     arguments = carray(job, (12,))
-    dy, x, partial = _floats(arguments[2]), _floats(arguments[3]), _floats(arguments[4])
+    dy, x, partial = arguments[2], arguments[3], _floats(arguments[4])
     tokens, rows, width = arguments[5], arguments[6], arguments[7]
     row_of, columns, nonzeros, per_chunk = _ints(arguments[8]), _ints(arguments[9]), arguments[10], arguments[11]
     left, right = np.empty((rows, LANES), np.float32), np.empty((width, LANES), np.float32)
@@ -273,8 +363,8 @@ def value_gradient_kernel(job):
             sums[n] = np.float32(0)
         for first in range(chunk * per_chunk, min(tokens, (chunk + 1) * per_chunk), LANES):
             count = min(LANES, tokens - first)
-            _to_lanes(dy[first * rows :], rows, count, rows, left)
-            _to_lanes(x[first * width :], width, count, width, right)
+            _to_lanes(dy + 4 * first * rows, rows, count, rows, left.ctypes.data, 0, LANES)
+            _to_lanes(x + 4 * first * width, width, count, width, right.ctypes.data, 0, LANES)
             for n in range(nonzeros):
                 sums[n] += _dot(left[row_of[n]], right[columns[n]])
 
@@ -565,7 +655,7 @@ def before_attention_kernel(job):
     tokens, qkv = a[PLAN_CALL + 3], _floats(a[PLAN_CALL + 5])
     wide = d_model + d_pos
     inputs = np.empty((LANES, wide), np.float32)
-    lanes = np.empty((wide if tokens > 1 else 1, LANES), np.float32)
+    lanes, sums = np.empty((wide if tokens > 1 else 1) * LANES, np.float32), np.empty(LANES * LANES, np.float32)
     magnitudes = np.empty(max(wide, width), np.int32)
     while True:
         chunk = _draw(job)
@@ -581,8 +671,9 @@ def before_attention_kernel(job):
             )  # fmt: skip
         out = qkv[first * 3 * width :]
         _product_rows(
-            inputs.reshape(-1), wide, count, wide, a[PLAN_MATRICES : PLAN_MATRICES + 4], 3 * width, out, 3 * width, lanes
-        )
+            inputs.ctypes.data, count, wide, a[PLAN_MATRICES : PLAN_MATRICES + 4], 3 * width, a[PLAN_CALL + 5] + 12 * first * width,
+            3 * width, lanes.ctypes.data, LANES, sums.ctypes.data,
+        )  # fmt: skip
         for t in range(count):
             for which in range(3):
                 row = out[(3 * t + which) * width :]
@@ -604,11 +695,13 @@ def after_attention_kernel(job):
     d_model, d_pos, width = a[PLAN_SIZES], a[PLAN_SIZES + 1], a[PLAN_SIZES + 2]
     d_mlp, relu, activation = a[PLAN_SIZES + 3], a[PLAN_SIZES + 4], a[PLAN_SIZES + 5]
     x, positions, stride = _floats(a[PLAN_CALL]), _floats(a[PLAN_CALL + 1]), a[PLAN_CALL + 2]
-    tokens, y, out = a[PLAN_CALL + 3], _floats(a[PLAN_CALL + 4]), _floats(a[PLAN_CALL + 5])
+    tokens, y, out = a[PLAN_CALL + 3], a[PLAN_CALL + 4], _floats(a[PLAN_CALL + 5])
     wide, ks, matrices = d_model + d_pos, a[PLAN_KS:PLAN_NORMS], a[PLAN_MATRICES:PLAN_CALL]
     widest = max(wide, width, d_mlp)
     deltas, inputs = np.empty((LANES, d_model), np.float32), np.empty((LANES, wide), np.float32)
-    hidden, lanes = np.empty((LANES, d_mlp), np.float32), np.empty((widest if tokens > 1 else 1, LANES), np.float32)
+    hidden, sums = np.empty((LANES, d_mlp), np.float32), np.empty(LANES * LANES, np.float32).ctypes.data
+    scratch = np.empty((widest if tokens > 1 else 1) * LANES, np.float32)
+    lanes = scratch.ctypes.data
     magnitudes = np.empty(widest, np.int32)
     while True:
         chunk = _draw(job)
@@ -617,7 +710,9 @@ def after_attention_kernel(job):
         first = chunk * LANES
         count = min(LANES, tokens - first)
         guesses = np.full(6, _FIRST_GUESS, np.int64)
-        _product_rows(y[first * width :], width, count, width, matrices[4:8], d_model, deltas.reshape(-1), d_model, lanes)
+        _product_rows(
+            y + 4 * first * width, count, width, matrices[4:8], d_model, deltas.ctypes.data, d_model, lanes, LANES, sums
+        )
         for t in range(count):
             guesses[0] = _top_k_row(deltas[t], d_model, ks[4], magnitudes, guesses[0])
             middle = out[(first + t) * d_model :]
@@ -627,14 +722,16 @@ def after_attention_kernel(job):
                 middle, d_model, a[PLAN_NORMS + 8 : PLAN_NORMS + 12], positions[(first + t) * stride :], d_pos,
                 a[PLAN_NORMS + 12 : PLAN_NORMS + 16], ks[6], inputs[t], magnitudes, guesses, 2,
             )  # fmt: skip
-        _product_rows(inputs.reshape(-1), wide, count, wide, matrices[8:12], d_mlp, hidden.reshape(-1), d_mlp, lanes)
+        _product_rows(inputs.ctypes.data, count, wide, matrices[8:12], d_mlp, hidden.ctypes.data, d_mlp, lanes, LANES, sums)
         for t in range(count):
             if activation == 1:
                 _gelu_row(hidden[t], d_mlp)
             elif activation == 2:
                 _relu_row(hidden[t], d_mlp)
             guesses[3] = _top_k_row(hidden[t], d_mlp, ks[7], magnitudes, guesses[3])
-        _product_rows(hidden.reshape(-1), d_mlp, count, d_mlp, matrices[12:16], d_model, deltas.reshape(-1), d_model, lanes)
+        _product_rows(
+            hidden.ctypes.data, count, d_mlp, matrices[12:16], d_model, deltas.ctypes.data, d_model, lanes, LANES, sums
+        )
         for t in range(count):
             guesses[4] = _top_k_row(deltas[t], d_model, ks[8], magnitudes, guesses[4])
             middle = out[(first + t) * d_model :]

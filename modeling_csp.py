@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -29,6 +29,11 @@ from .attention_csp import attention_function
 from .configuration_csp import CSPConfig
 from .fused_csp import fused_block
 from .sparse_csp import abs_topk
+from .sparse_form_csp import SparseForm
+
+if TYPE_CHECKING:  # never run; but transformers 4.57 copies, of remote code, only the files that this one names
+    from .kernels_csp import KERNELS  # noqa: F401
+    from .storage_csp import Stored  # noqa: F401
 
 try:  # transformers 5
     from transformers import initialization as init
@@ -207,7 +212,7 @@ def with_positions(x: torch.Tensor, norm: nn.Module | None, positions: torch.Ten
 # ------------------------------------------------------------------------------------------------------------- models
 
 
-class CSPPreTrainedModel(PreTrainedModel):
+class CSPPreTrainedModel(SparseForm, PreTrainedModel):
     config: CSPConfig
     config_class = CSPConfig
     base_model_prefix = "transformer"
@@ -222,13 +227,6 @@ class CSPPreTrainedModel(PreTrainedModel):
     _supports_context_parallel = False
     _can_record_outputs = {"hidden_states": CSPBlock, "attentions": CSPAttention}
     _input_embed_layer = "wte"
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any):
-        """transformers' own, after which what the config freezes is frozen again (loading makes every tensor trainable)."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_constants()
-        return loaded
 
     def freeze_constants(self) -> None:
         """No gradient for sinusoidal positions, a table that is not learnable, and the bias of the logits, which the release's

@@ -58,7 +58,7 @@ def kernels_serve(*tensors: torch.Tensor) -> bool:
     return not torch.compiler.is_compiling() and not torch.jit.is_tracing() and kernels() is not None
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _entry(name: str) -> tuple[Any, int]:
     """A kernel as a C function, and its address. The first use compiles for seconds; later processes find the result in a cache on
     disk, beside the file where that can be written."""
@@ -89,7 +89,7 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=max(1, os.cpu_count() or 1), thread_name_prefix="sparse_circuits")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _words(count: int) -> Any:
     return ctypes.c_int64 * count
 
@@ -128,6 +128,8 @@ def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
         return x
     if k == 0:
         return torch.where(torch.zeros_like(x, dtype=torch.bool), x, 0)
+    if x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        return abs_topk(x.float(), k).to(x.dtype)  # the same selection: widening keeps order and ties
     if kernels_serve(x):
         if x.requires_grad and torch.is_grad_enabled():
             return _FastAbsTopK.apply(x, k)
@@ -221,7 +223,20 @@ def sparse_product(x: torch.Tensor, values: torch.Tensor, support: Support, bias
     if x.shape[-1] != support.shape[1]:
         raise ValueError(f"Inputs of width {x.shape[-1]} do not fit a matrix of {support.shape[0]} x {support.shape[1]}.")
     flat = x.reshape(-1, x.shape[-1])
-    return _SparseProduct.apply(flat, values, support, bias).view(*x.shape[:-1], support.shape[0])
+    if torch.is_grad_enabled():
+        out = _SparseProduct.apply(flat, values, support, bias)
+    else:
+        out = _product(flat, values, support, bias)
+    return out.view(*x.shape[:-1], support.shape[0])
+
+
+def _product(x: torch.Tensor, values: torch.Tensor, support: Support, bias: torch.Tensor | None) -> torch.Tensor:
+    wide = torch.promote_types(values.dtype, torch.float32)
+    inputs, weights = x.to(wide), values.to(wide)
+    if kernels_serve(inputs, weights):
+        return _fast_product(inputs, weights, support, bias).to(x.dtype)
+    out = _torch_product(inputs, weights, support)
+    return (out if bias is None else out + bias).to(x.dtype)
 
 
 class _SparseProduct(torch.autograd.Function):
@@ -230,11 +245,7 @@ class _SparseProduct(torch.autograd.Function):
         ctx.support = support
         # What the gradient of the other needs: pruning a frozen model keeps no activations here.
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, values)
-        if kernels_serve(x, values):
-            return _fast_product(x, values, support, bias)
-        wide = torch.promote_types(values.dtype, torch.float32)
-        out = _torch_product(x.to(wide), values.to(wide), support)
-        return (out if bias is None else out + bias).to(x.dtype)
+        return _product(x, values, support, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
@@ -257,10 +268,11 @@ class _ValueGradient(torch.autograd.Function):
     def forward(ctx: Any, dy: torch.Tensor, x: torch.Tensor, support: Support) -> torch.Tensor:
         ctx.save_for_backward(dy, x)
         ctx.support = support
+        wide = torch.promote_types(x.dtype, torch.float32)
+        dy, x = dy.to(wide), x.to(wide)
         if kernels_serve(dy, x):
             return _fast_value_gradient(dy, x, support)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        left, right = dy.t().to(wide).contiguous(), x.t().to(wide).contiguous()
+        left, right = dy.t().contiguous(), x.t().contiguous()
         step = max(1, (1 << 22) // max(1, x.shape[0]))
         pairs = zip(support.row_of.split(step), support.columns.split(step))
         parts = [(left[rows.long()] * right[columns.long()]).sum(1) for rows, columns in pairs]
@@ -288,10 +300,12 @@ def _fast_product(x: torch.Tensor, values: torch.Tensor, support: Support, bias:
     x, values = x.contiguous(), values.contiguous()
     out = torch.empty(x.shape[0], rows)
     kept_alive = None if bias is None else bias.to(torch.float32).contiguous()
+    # Four groups of lanes share each weight that is read, as long as their inputs fit the second-level cache.
+    per_chunk = 4 * LANES if x.shape[0] >= 8 * LANES and width <= 4096 else LANES
     run(
-        "product", -(-x.shape[0] // LANES), x.data_ptr(), out.data_ptr(), x.shape[0], width, rows,
+        "product", -(-x.shape[0] // per_chunk), x.data_ptr(), out.data_ptr(), x.shape[0], width, rows,
         support.starts.data_ptr(), support.columns.data_ptr(), values.data_ptr(),
-        0 if kept_alive is None else kept_alive.data_ptr(),
+        0 if kept_alive is None else kept_alive.data_ptr(), per_chunk,
     )  # fmt: skip
     return out
 
@@ -310,6 +324,25 @@ def _fast_value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Support) ->
 
 
 # --------------------------------------------------------------------------------------------------------- sparse modules
+
+# Where nonzeros are faster than dense, by `benchmarks/sparse.py` on 2 cores (AVX-512): with the kernels up to this density, or, for one
+# matrix, up to this many nonzeros, whose time is less than what a fused block saves; by PyTorch alone up to a lower density, and only
+# for matrices of some size.
+KERNEL_DENSITY, KERNEL_NONZEROS = 1 / 16, 1 << 14
+TORCH_DENSITY, TORCH_ENTRIES = 1 / 64, 1 << 18
+
+
+def pays(shape: tuple[int, ...] | torch.Size, count: int, device: torch.device, max_density: float | None = None) -> bool:
+    """Whether a matrix with `count` nonzeros should run as nonzeros: the one place of that choice.
+
+    `max_density` replaces the measured rule: 1.0 takes every matrix, 0.0 none that has a nonzero.
+    """
+    entries = shape[0] * shape[1]
+    if max_density is not None:
+        return count <= max_density * entries
+    if device.type == "cpu" and kernels() is not None:
+        return count <= KERNEL_DENSITY * entries or (count <= KERNEL_NONZEROS and count <= entries / 4)
+    return count <= TORCH_DENSITY * entries and entries >= TORCH_ENTRIES
 
 
 class SparseMatrix(nn.Module):

@@ -18,7 +18,10 @@ from sparse_circuits.training.corpus import read_sources, split_blocks
 from sparse_circuits.training.ngrams import ngram_losses
 from tiny import ROOT, tiny_ids, tiny_model
 
-CODE = {"configuration_csp.py", "modeling_csp.py", "sparse_csp.py"}
+CODE = {
+    f"{name}_csp.py"
+    for name in ("configuration", "modeling", "attention", "fused", "kernels", "sparse", "sparse_form", "storage")
+}
 
 
 @pytest.fixture

@@ -1,0 +1,401 @@
+"""What every CSP model can do beyond transformers' own: hold, save, load and run its weights as nonzeros."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig
+from transformers.utils import cached_file
+
+from .sparse_csp import SparseEmbedding, SparseLinear, SparseMatrix, pays
+from .storage_csp import (
+    INDEX_NAME,
+    ORDINARY_FILES,
+    PAYS_BELOW,
+    SPARSE_FILES,
+    WEIGHTS_NAME,
+    Nonzeros,
+    Stored,
+    compressed,
+    files_from_index,
+    move_into,
+    read_sparse,
+    remove_weights,
+    stored_bytes,
+    write_sparse,
+)
+
+_HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
+# Options of from_pretrained that change nothing here.
+_WITHOUT_EFFECT = (
+    "trust_remote_code", "code_revision", "low_cpu_mem_usage", "use_safetensors", "weights_only", "_from_auto", "_from_pipeline",
+    "_commit_hash", "adapter_kwargs", "disable_mmap", "tqdm_class",
+)  # fmt: skip
+_TRAINER_CHECKPOINT = re.compile(r"checkpoint-\d+")
+
+
+class SparseForm:
+    """Mixed into CSP models. In sparse form (`to_sparse`) the matrices that gain from it are `SparseMatrix` modules."""
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether any matrix is kept as nonzeros."""
+        return any(isinstance(module, SparseMatrix) for module in self.modules())  # type: ignore[attr-defined]
+
+    def to_sparse(self, max_density: float | None = None):
+        """Keeps and runs as nonzeros, in place, every matrix for which that is faster; returns the model.
+
+        Same API, cache, node sites and results. The support is fixed from here on: gradients reach activations and the nonzero
+        values only.
+
+        Args:
+            max_density: up to which density a matrix is taken; by default the measured crossover (`sparse_csp.pays`). 1.0 takes all.
+
+        Raises:
+            ValueError: if max_density is not in [0, 1].
+        """
+        if max_density is not None and not 0 <= max_density <= 1:
+            raise ValueError(f"max_density is {max_density!r}; it must be a density in [0, 1].")
+        for name, module in _matrices(self):
+            weight = module.weight
+            if pays(weight.shape, int((weight != 0).sum()), weight.device, max_density):
+                _replace(self, name, _sparse_module(module, SparseMatrix.from_dense(weight)))
+        _share_tied(self)
+        return self
+
+    def to_dense(self):
+        """Back to ordinary dense matrices, in place; returns the model."""
+        for name, module in list(self.named_modules()):  # type: ignore[attr-defined]
+            if isinstance(module, (SparseLinear, SparseEmbedding)):
+                _replace(self, name, _dense_module(module))
+        _share_tied(self)
+        return self
+
+    # ---------------------------------------------------------------------------------------------------------- saving
+
+    def save_pretrained(
+        self,
+        save_directory,
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        push_to_hub: bool = False,
+        max_shard_size: int | str = "50GB",
+        sparse: bool | None = None,
+        **kwargs: Any,
+    ):
+        """transformers' own, and with `sparse=True` only the nonzeros (`storage_csp.py`), exact to the bit.
+
+        sparse=None, the default, takes the sparse form where it is much smaller, except in a Trainer's `checkpoint-N` folders,
+        which the Trainer itself must be able to read. Every file appears whole or not at all, the weights last.
+        """
+        folder = Path(save_directory)
+        if sparse is None:
+            special = (
+                kwargs.get("variant") or kwargs.get("distributed_checkpoint") or getattr(self, "_hf_peft_config_loaded", False)
+            )
+            sparse = None if not special and _TRAINER_CHECKPOINT.fullmatch(folder.name) is None else False
+        elif sparse and kwargs.get("variant"):
+            raise ValueError("Sparse checkpoints have no variants; leave out variant, or sparse=True.")
+        tensors = None if sparse is False else _compressed_tensors(self, state_dict, required=bool(sparse))
+        if tensors is None or (sparse is None and not _much_smaller(tensors)):
+            dense = dense_state_dict(self, state_dict)
+            result = super().save_pretrained(  # type: ignore[misc]
+                save_directory, is_main_process=is_main_process, state_dict=dense, push_to_hub=push_to_hub,
+                max_shard_size=max_shard_size, **kwargs,
+            )  # fmt: skip
+            if is_main_process:
+                remove_weights(folder, SPARSE_FILES)
+            return result
+        if folder.is_file():
+            raise NotADirectoryError(f"{folder} is a file; give a folder to save into.")
+        if is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._save_sparse(folder, tensors, _in_bytes(max_shard_size))
+        if push_to_hub and is_main_process:
+            _upload(self, folder, kwargs)
+        return None
+
+    def _save_sparse(self, folder: Path, tensors: dict[str, Stored], max_shard_size: int) -> None:
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch:
+            # Config, code and generation settings by transformers, with one byte for weights, which is thrown away.
+            super().save_pretrained(scratch, state_dict={"none": torch.zeros(1, dtype=torch.uint8)})  # type: ignore[misc]
+            remove_weights(scratch, ORDINARY_FILES)
+            weights = write_sparse(scratch, tensors, max_shard_size)
+            move_into(folder, scratch, weights)
+        remove_weights(folder, SPARSE_FILES, keep=weights)
+        remove_weights(folder, ORDINARY_FILES)
+
+    # --------------------------------------------------------------------------------------------------------- loading
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path=None, *args: Any, sparse: bool = False, **kwargs: Any):
+        """transformers' own, which here also reads sparse checkpoints: into dense, trainable matrices, or with `sparse=True` into
+        the form of `to_sparse()`, without ever making a dense matrix of what runs as nonzeros.
+
+        Raises:
+            ValueError: if the checkpoint is damaged or does not fit its config, or if an option cannot be honoured.
+        """
+        hub = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
+        path = pretrained_model_name_or_path
+        files = None if path is None or kwargs.get("state_dict") is not None else _find_sparse(path, hub)
+        if files is None:
+            loaded = super().from_pretrained(path, *args, **kwargs)  # type: ignore[misc]
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model.freeze_constants()
+            if sparse:
+                model.to_sparse()
+            return loaded
+        config = kwargs.pop("config", None)
+        if config is None or isinstance(config, (str, Path)):
+            config, kwargs = cls.config_class.from_pretrained(config or path, return_unused_kwargs=True, **kwargs)  # type: ignore[attr-defined]
+        for name in _HUB_OPTIONS:
+            kwargs.pop(name, None)
+        tensors = read_sparse(files)
+        if sparse:
+            loaded = _load_sparse(cls, config, tensors, args, kwargs)
+        else:
+            _refuse_unfit(cls, config, tensors)
+            dense = {name: tensor.to_dense() if isinstance(tensor, Nonzeros) else tensor for name, tensor in tensors.items()}
+            del tensors
+            loaded = super().from_pretrained(None, *args, config=config, state_dict=dense, **kwargs)  # type: ignore[misc]
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.freeze_constants()
+        model.name_or_path = model.config.name_or_path = str(path)
+        if model.can_generate():
+            try:
+                model.generation_config = GenerationConfig.from_pretrained(path, **hub)
+            except OSError:
+                pass  # there is none: the one made from the config stays
+        return loaded
+
+    def _resize_token_embeddings(self, *args: Any, **kwargs: Any):
+        if self.is_sparse:
+            raise ValueError("In sparse form the vocabulary is fixed: call to_dense(), resize, then to_sparse() again.")
+        return super()._resize_token_embeddings(*args, **kwargs)  # type: ignore[misc]
+
+    def tie_weights(self, *args: Any, **kwargs: Any):
+        if self.is_sparse:
+            return _share_tied(self)
+        return super().tie_weights(*args, **kwargs)  # type: ignore[misc]
+
+
+# ------------------------------------------------------------------------------------------------------------- modules
+
+
+def _matrices(model: Any) -> list[tuple[str, Any]]:
+    return [(name, module) for name, module in model.named_modules() if type(module) in (nn.Linear, nn.Embedding)]
+
+
+def _replace(model: Any, name: str, module: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    module.train(model.get_submodule(name).training)
+    setattr(model.get_submodule(parent), own, module)
+
+
+def _sparse_module(module: Any, matrix: SparseMatrix) -> nn.Module:
+    return SparseLinear(matrix, module.bias) if isinstance(module, nn.Linear) else SparseEmbedding(matrix)
+
+
+def _dense_module(module: Any) -> nn.Module:
+    weight = nn.Parameter(module.weight.to_dense().detach(), requires_grad=module.weight.values.requires_grad)
+    with torch.device("meta"):
+        if isinstance(module, SparseEmbedding):
+            dense: Any = nn.Embedding(*weight.shape)
+        else:
+            dense = nn.Linear(module.in_features, module.out_features, bias=False)
+            dense.bias = module.bias
+    dense.weight = weight
+    return dense
+
+
+def _share_tied(model: Any) -> None:
+    head, base = getattr(model, "lm_head", None), getattr(model, "transformer", model)
+    if head is not None and model.config.tie_word_embeddings:
+        if isinstance(base.wte, SparseEmbedding) != isinstance(head, SparseLinear):
+            raise ValueError("Tied embeddings are kept as nonzeros both or not at all.")
+        head.weight = base.wte.weight
+
+
+def _sparse_names(model: Any) -> dict[str, SparseMatrix]:
+    return {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, SparseMatrix)}
+
+
+def dense_state_dict(model: Any, state_dict: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """The state dict of a model in sparse form as that of its dense form; that of a dense model as it is."""
+    matrices = _sparse_names(model)
+    if not matrices:
+        return state_dict
+    state = dict(model.state_dict() if state_dict is None else state_dict)
+    for name, matrix in matrices.items():
+        values, starts, columns = (state.pop(f"{name}.{part}") for part in ("values", "row_starts", "columns"))
+        state[name] = Nonzeros(values.cpu(), starts.cpu(), columns.cpu(), (matrix.shape[0], matrix.shape[1])).to_dense()
+    return state
+
+
+def _compressed_tensors(model: Any, state_dict: dict[str, Any] | None, required: bool) -> dict[str, Stored] | None:
+    state = dict(model.state_dict() if state_dict is None else state_dict)
+    if any(type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.is_meta for tensor in state.values()):
+        if required:
+            raise ValueError("Weights that are sharded or offloaded cannot be saved sparse; pass sparse=False.")
+        return None
+    tensors: dict[str, Stored] = {}
+    for name, matrix in _sparse_names(model).items():
+        parts = (state.pop(f"{name}.{part}").detach().cpu() for part in ("values", "row_starts", "columns"))
+        tensors[name] = Nonzeros(*parts, (matrix.shape[0], matrix.shape[1]))
+    tensors |= {name: compressed(tensor) for name, tensor in state.items()}
+    if model.config.tie_word_embeddings and "transformer.wte.weight" in tensors:
+        tensors.pop("lm_head.weight", None)
+    return tensors
+
+
+def _much_smaller(tensors: dict[str, Stored]) -> bool:
+    dense = sum(tensor.dtype.itemsize * torch.Size(tensor.shape).numel() for tensor in tensors.values())
+    return any(isinstance(t, Nonzeros) for t in tensors.values()) and stored_bytes(tensors) <= PAYS_BELOW * dense
+
+
+# ------------------------------------------------------------------------------------------------------------- loading
+
+
+def _find_sparse(path: Any, hub: dict[str, Any]) -> list[str | Path] | None:
+    """The files of the sparse checkpoint in a folder or Hub repository, or None where there is none."""
+    folder = Path(path) / hub.get("subfolder", "")
+    if Path(path).is_dir():
+        both = [name for name in ("model.safetensors", "model.safetensors.index.json") if (folder / name).is_file()]
+        found = [name for name in (INDEX_NAME, WEIGHTS_NAME) if (folder / name).is_file()]
+        if found and (both or len(found) > 1):
+            raise ValueError(f"{path} holds both {found[0]} and {(both + found[1:])[0]}; remove the one that is not meant.")
+        if not found:
+            return None
+        return (
+            [folder / WEIGHTS_NAME] if found == [WEIGHTS_NAME] else [folder / n for n in files_from_index(folder / INDEX_NAME)]
+        )
+    # What cannot be reached here is transformers' to explain, when it looks for an ordinary checkpoint.
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    one = cached_file(path, WEIGHTS_NAME, **quiet, **hub)
+    if one is not None:
+        return [one]
+    index = cached_file(path, INDEX_NAME, **quiet, **hub)
+    return None if index is None else [cached_file(path, name, **hub) for name in files_from_index(index)]
+
+
+def _named_for(cls: Any, tensors: dict[str, Stored]) -> dict[str, Stored]:
+    """A head's checkpoint read by the base model: without the head, and without the prefix."""
+    prefix = cls.base_model_prefix + "."
+    if hasattr(cls, "prepare_inputs_for_generation") or not any(name.startswith(prefix) for name in tensors):
+        return tensors
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _skeleton(cls: Any, config: Any, args: Any = ()) -> Any:
+    with torch.device("meta"):
+        return cls(config, *args)
+
+
+def _refuse_unfit(cls: Any, config: Any, tensors: dict[str, Stored]) -> None:
+    """Refuses tensors whose shape is not the config's, before anything of that size is made."""
+    expected = _skeleton(cls, config).state_dict()
+    for name, tensor in _named_for(cls, tensors).items():
+        if name in expected and tuple(tensor.shape) != tuple(expected[name].shape):
+            raise ValueError(
+                f"{name} is {tuple(tensor.shape)} in the checkpoint and {tuple(expected[name].shape)} by its config; "
+                f"config.json and the weights are not of one model."
+            )
+
+
+def _load_sparse(cls: Any, config: Any, tensors: dict[str, Stored], args: Any, options: dict[str, Any]) -> Any:
+    dtype = options.pop("dtype", options.pop("torch_dtype", None))
+    options.pop("torch_dtype", None)
+    device = _one_device(options.pop("device_map", None))
+    info = options.pop("output_loading_info", False)
+    attention = options.pop("attn_implementation", None)
+    odd = sorted(name for name in options if name not in _WITHOUT_EFFECT and options[name] is not None)
+    if odd:
+        raise ValueError(f"from_pretrained(..., sparse=True) does not take {odd[0]}; leave it out, or load dense.")
+    if attention is not None:
+        config._attn_implementation = attention
+    tensors = _named_for(cls, tensors)
+    _refuse_unfit(cls, config, tensors)
+    model = _skeleton(cls, config, args)
+    if config.tie_word_embeddings and hasattr(model, "lm_head"):
+        tensors["lm_head.weight"] = tensors.get("transformer.wte.weight", tensors.get("lm_head.weight"))  # type: ignore[assignment]
+    missing = sorted(set(model.state_dict()) - set(tensors))
+    extra = sorted(set(tensors) - set(model.state_dict()))
+    if missing or extra:
+        raise ValueError(
+            f"The checkpoint {'lacks ' + missing[0] if missing else 'holds ' + extra[0] + ', which its config does not ask for'}; "
+            f"config.json and the weights are not of one model."
+        )
+    wanted = None if dtype in (None, "auto") else getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    _fill(model, tensors, wanted, device)
+    model.config.dtype = model.dtype
+    model = model.to(device).eval()
+    return (
+        (model, {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []})
+        if info
+        else model
+    )
+
+
+def _fill(model: Any, tensors: dict[str, Stored], dtype: torch.dtype | None, device: torch.device) -> None:
+    """Gives a model on the meta device its weights: matrices as nonzeros where that pays on the device."""
+    modules = {f"{name}.weight": (name, module) for name, module in _matrices(model)}
+    shared: dict[int, SparseMatrix] = {}
+    for name, tensor in tensors.items():
+        cast = (lambda x: x) if dtype is None else (lambda x: x.to(dtype) if x.is_floating_point() else x)
+        if isinstance(tensor, Nonzeros) and name in modules and pays(tensor.shape, len(tensor.values), device):
+            if id(tensor) not in shared:
+                shared[id(tensor)] = SparseMatrix(cast(tensor.values), tensor.starts, tensor.columns, tensor.shape)
+            own, module = modules[name]
+            _replace(model, own, _sparse_module(module, shared[id(tensor)]))
+            continue
+        owner, _, own = name.rpartition(".")
+        parameters = model.get_submodule(owner)._parameters
+        dense = tensor.to_dense() if isinstance(tensor, Nonzeros) else tensor
+        parameters[own] = nn.Parameter(cast(dense), requires_grad=parameters[own].requires_grad)
+    _share_tied(model)
+
+
+def _one_device(device_map: Any) -> Any:
+    if isinstance(device_map, dict) and list(device_map) == [""]:
+        device_map = device_map[""]
+    if device_map is None or (device_map == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if device_map == "auto":
+        return torch.device("cuda")
+    try:
+        return torch.device(device_map)
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f"device_map={device_map!r} spreads a model over devices; one in sparse form goes onto one, such as 'cuda'."
+        ) from None
+
+
+def _in_bytes(size: int | str) -> int:
+    """Bytes of a size such as 5_000_000 or "5GB"."""
+    if isinstance(size, int) and size > 0:
+        return size
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B", str(size).upper())
+    if match is None:
+        raise ValueError(f"max_shard_size={size!r} is no size; give bytes, or a string such as '5GB'.")
+    return max(1, int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " ")))
+
+
+def _upload(model: Any, folder: Path, options: dict[str, Any]) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=options.pop("token", None) or None)
+    creation = {name: options[name] for name in ("private", "exist_ok") if name in options}
+    repo_id = api.create_repo(options.get("repo_id") or folder.resolve().name, **{"exist_ok": True, **creation}).repo_id
+    api.upload_folder(
+        repo_id=repo_id,
+        folder_path=str(folder),
+        commit_message=options.get("commit_message") or f"Upload {type(model).__name__}",
+        create_pr=options.get("create_pr") or None,
+        revision=options.get("revision"),
+        delete_patterns=["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"],
+    )
