@@ -699,9 +699,8 @@ def after_attention_kernel(job):
     wide, ks, matrices = d_model + d_pos, a[PLAN_KS:PLAN_NORMS], a[PLAN_MATRICES:PLAN_CALL]
     widest = max(wide, width, d_mlp)
     deltas, inputs = np.empty((LANES, d_model), np.float32), np.empty((LANES, wide), np.float32)
-    hidden, sums = np.empty((LANES, d_mlp), np.float32), np.empty(LANES * LANES, np.float32).ctypes.data
-    scratch = np.empty((widest if tokens > 1 else 1) * LANES, np.float32)
-    lanes = scratch.ctypes.data
+    hidden, sums = np.empty((LANES, d_mlp), np.float32), np.empty(LANES * LANES, np.float32)
+    lanes = np.empty((widest if tokens > 1 else 1) * LANES, np.float32)
     magnitudes = np.empty(widest, np.int32)
     while True:
         chunk = _draw(job)
@@ -710,8 +709,10 @@ def after_attention_kernel(job):
         first = chunk * LANES
         count = min(LANES, tokens - first)
         guesses = np.full(6, _FIRST_GUESS, np.int64)
+        # Addresses are taken anew for each chunk: an array lives until its last mention.
+        lanes_at, sums_at = lanes.ctypes.data, sums.ctypes.data
         _product_rows(
-            y + 4 * first * width, count, width, matrices[4:8], d_model, deltas.ctypes.data, d_model, lanes, LANES, sums
+            y + 4 * first * width, count, width, matrices[4:8], d_model, deltas.ctypes.data, d_model, lanes_at, LANES, sums_at
         )
         for t in range(count):
             guesses[0] = _top_k_row(deltas[t], d_model, ks[4], magnitudes, guesses[0])
@@ -722,7 +723,7 @@ def after_attention_kernel(job):
                 middle, d_model, a[PLAN_NORMS + 8 : PLAN_NORMS + 12], positions[(first + t) * stride :], d_pos,
                 a[PLAN_NORMS + 12 : PLAN_NORMS + 16], ks[6], inputs[t], magnitudes, guesses, 2,
             )  # fmt: skip
-        _product_rows(inputs.ctypes.data, count, wide, matrices[8:12], d_mlp, hidden.ctypes.data, d_mlp, lanes, LANES, sums)
+        _product_rows(inputs.ctypes.data, count, wide, matrices[8:12], d_mlp, hidden.ctypes.data, d_mlp, lanes_at, LANES, sums_at)
         for t in range(count):
             if activation == 1:
                 _gelu_row(hidden[t], d_mlp)
@@ -730,7 +731,7 @@ def after_attention_kernel(job):
                 _relu_row(hidden[t], d_mlp)
             guesses[3] = _top_k_row(hidden[t], d_mlp, ks[7], magnitudes, guesses[3])
         _product_rows(
-            hidden.ctypes.data, count, d_mlp, matrices[12:16], d_model, deltas.ctypes.data, d_model, lanes, LANES, sums
+            hidden.ctypes.data, count, d_mlp, matrices[12:16], d_model, deltas.ctypes.data, d_model, lanes_at, LANES, sums_at
         )
         for t in range(count):
             guesses[4] = _top_k_row(deltas[t], d_model, ks[8], magnitudes, guesses[4])
