@@ -115,9 +115,7 @@ def fast_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sink: torch.Tensor | None, scaling: float, lse: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Causal attention [batch, heads, tokens, d_head] -> out [batch, tokens, heads, d_head], and the log of the softmax' denominator,
-    sink included, [batch, heads, tokens]. Keys and values are taken by their nonzeros, which AbsTopK makes few."""
-    if query.stride(-1) != 1:
-        query = query.contiguous()
+    sink included, [batch, heads, tokens]. The channels of the query must lie side by side. Keys and values are taken by their nonzeros, which AbsTopK makes few."""
     batch, heads, tokens, d_head = query.shape
     out = query.new_empty(batch, tokens, heads, d_head)
     sums = query.new_empty(batch, heads, tokens) if lse else None
@@ -132,6 +130,8 @@ def fast_attention(
 class _FastAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Any, key: Any, value: Any, sink: Any, scaling: float) -> torch.Tensor:
+        if query.stride(-1) != 1:
+            query = query.contiguous()
         wanted = any(ctx.needs_input_grad)
         sink32 = None if sink is None else sink.detach().to(torch.float32).contiguous()
         out, lse = fast_attention(query, key, value, sink32, scaling, lse=wanted)
@@ -142,17 +142,20 @@ class _FastAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        """PyTorch's fused backward needs only the output and the log-sum-exp: given those with the sink, it is exact with the sink."""
         query, key, value, sink, out, lse = ctx.saved_tensors
-        dout, out = gradients[0].transpose(1, 2), out.transpose(1, 2)
-        dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            dout, query, key, value, out, lse, 0.0, True, scale=ctx.scaling
-        )
+        dout = gradients[0].contiguous()
+        batch, heads, tokens, d_head = query.shape
+        dq, dk, dv = (torch.empty_like(out) for _ in range(3))
+        run(
+            "attention_gradient", batch * heads, query.data_ptr(), key.data_ptr(), value.data_ptr(), dout.data_ptr(), out.data_ptr(),
+            lse.data_ptr(), dq.data_ptr(), dk.data_ptr(), dv.data_ptr(), heads, tokens, d_head,
+            *query.stride()[:3], *key.stride(), *value.stride(), float_bits(ctx.scaling),
+        )  # fmt: skip
         dsink = None
         if ctx.needs_input_grad[3]:
-            share = (sink.view(1, -1, 1) - lse).exp()  # of the sink in each query's softmax
-            dsink = -(share * (dout * out).sum(-1)).sum((0, 2))
-        return dq, dk, dv, dsink, None
+            share = (sink.view(1, -1, 1) - lse).exp()  # of the sink in each query's softmax, [batch, heads, tokens]
+            dsink = -(share * (dout * out).sum(-1).transpose(1, 2)).sum((0, 2))
+        return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2), dsink, None
 
 
 # Our own table: overriding "sdpa" in the library's would change every other model in the process.

@@ -75,17 +75,32 @@ def _ints(address):
 #
 # The k-th largest magnitude of a row is searched over the bits of the floats, which order as integers: each step counts the entries
 # at or above a candidate in one vectorised pass that writes nothing. Steps interpolate between the counts known so far, with a
-# bisection whenever that gains too little; the search starts at the threshold of the row before.
+# bisection whenever that gains too little; the search starts at the threshold of the row before, or where it would be if magnitudes
+# were distributed exponentially.
 
 _MAX_BITS = 0x7FFFFFFF
-_FIRST_GUESS = 0x3F000000  # 0.5
+_NO_GUESS = -1
+
+
+@_summing
+def _mean_magnitude(row, width):
+    total = np.float32(0)
+    for i in range(width):
+        total += abs(row[i])
+    return total / np.float32(width)
+
+
+@_compiled
+def _first_guess(row, width, k):
+    guess = _mean_magnitude(row, width) * np.float32(np.log(np.float64(width) / np.float64(k)))
+    return np.int64(_bits_of(guess)) if guess < np.float32(np.inf) else np.int64(_bits_of(np.float32(1)))
 
 
 @_compiled
 def _count_at_least(magnitudes, width, candidate):
     count = np.int32(0)
     for i in range(width):
-        count += np.int32(magnitudes[i] >= candidate)
+        count = np.int32(count + np.int32(magnitudes[i] >= candidate))  # stays 32 bits wide, which halves the time
     return np.int64(count)
 
 
@@ -121,21 +136,21 @@ def _threshold(magnitudes, width, k, guess):
 
 
 @_compiled
-def _top_k_row(row, width, k, magnitudes, guess):
-    """AbsTopK of one row, in place; returns the threshold, the next row's guess. `magnitudes` is scratch."""
-    if k >= width:
-        return guess
+def _top_k_row(source, row, width, k, magnitudes, guess):
+    """AbsTopK of `source` into `row`, which may be the same; returns the threshold, the next row's guess. `magnitudes` is scratch."""
     if k == 0:
         for i in range(width):
             row[i] = np.float32(0)
         return guess
     for i in range(width):
-        magnitudes[i] = _bits_of(row[i]) & np.int32(_MAX_BITS)
+        magnitudes[i] = _bits_of(source[i]) & np.int32(_MAX_BITS)
+    if guess < 0:
+        guess = _first_guess(source, width, k)
     guess, count = _threshold(magnitudes, width, k, guess)
     t = np.int32(guess)
     if count == k:
         for i in range(width):
-            row[i] = row[i] if magnitudes[i] >= t else np.float32(0)
+            row[i] = source[i] if magnitudes[i] >= t else np.float32(0)
         return guess
     room = np.int64(k)  # for entries tied at the threshold, from the left
     for i in range(width):
@@ -143,12 +158,17 @@ def _top_k_row(row, width, k, magnitudes, guess):
     for i in range(width):
         tied = magnitudes[i] == t and room > 0
         room -= np.int64(tied)
-        row[i] = row[i] if tied or magnitudes[i] > t else np.float32(0)
+        row[i] = source[i] if tied or magnitudes[i] > t else np.float32(0)
     return guess
 
 
+@_compiled
+def _top_k_in_place(row, width, k, magnitudes, guess):
+    return _top_k_row(row, row, width, k, magnitudes, guess) if k < width else guess
+
+
 def abs_topk_kernel(job):
-    """x, out, kept (0: not wanted), rows, width, k, rows per chunk."""
+    """x, out, kept (0: not wanted), rows, width, k (less than width), rows per chunk."""
     arguments = carray(job, (9,))
     x, out = _floats(arguments[2]), _floats(arguments[3])
     wanted, kept = arguments[4] != 0, carray(_u8_at(arguments[4]), (FAR,))
@@ -158,15 +178,23 @@ def abs_topk_kernel(job):
         chunk = _draw(job)
         if chunk >= arguments[1]:
             return
-        guess = np.int64(_FIRST_GUESS)
+        guess = np.int64(_NO_GUESS)
         for r in range(chunk * per_chunk, min(rows, (chunk + 1) * per_chunk)):
-            row = out[r * width : (r + 1) * width]
-            source = x[r * width : (r + 1) * width]
-            for i in range(width):
-                row[i] = source[i]
-            guess = _top_k_row(row, width, k, magnitudes, guess)
-            if wanted:  # a kept zero is told from a dropped entry by the magnitudes, which hold the row as it was
-                _mark_kept(magnitudes, width, k, guess, kept[r * width : (r + 1) * width])
+            guess = _top_k_row(x[r * width :], out[r * width :], width, k, magnitudes, guess)
+            if wanted:
+                _mark_kept(magnitudes, width, k, guess, kept[r * width :])
+
+
+def masked_kernel(job):
+    """x, bool mask, out, entries, entries per chunk: out = x where the mask is set, else 0."""
+    arguments = carray(job, (7,))
+    x, kept, out = _floats(arguments[2]), carray(_u8_at(arguments[3]), (FAR,)), _floats(arguments[4])
+    while True:
+        chunk = _draw(job)
+        if chunk >= arguments[1]:
+            return
+        for i in range(chunk * arguments[6], min(arguments[5], (chunk + 1) * arguments[6])):
+            out[i] = x[i] if kept[i] != 0 else np.float32(0)
 
 
 @_compiled
@@ -255,6 +283,41 @@ def _weighted_rows(groups):
         return types.void(*signature), generate
 
     return weighted_rows
+
+
+@intrinsic
+def _add_weighted_sum(typing, weights, rows, count, stride, out):
+    """out[0:LANES] += the sum of weights[i] * rows[i * stride : i * stride + LANES] for i below count; all by address."""
+
+    def generate(context, builder, signature, arguments):
+        weights, rows, count, stride, out = arguments
+        vector, word = ir.VectorType(ir.FloatType(), LANES), ir.IntType(32)
+        zero, one = context.get_constant(types.int64, 0), context.get_constant(types.int64, 1)
+        place = _vector_at(context, builder, out, zero)
+        # Four sums side by side: each addition would otherwise wait for the one before.
+        totals = [cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * LANES)) for _ in range(4)]
+
+        def add(i, total):
+            address = builder.add(weights, builder.mul(i, context.get_constant(types.int64, 4)))
+            weight = builder.load(builder.inttoptr(address, ir.FloatType().as_pointer()), typ=ir.FloatType())
+            single = builder.insert_element(ir.Constant(vector, ir.Undefined), weight, ir.Constant(word, 0))
+            spread = builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(word, LANES), [0] * LANES))
+            row = builder.load(_vector_at(context, builder, rows, builder.mul(i, stride)), align=4, typ=vector)
+            product = builder.fmul(spread, row, flags=("contract",))
+            builder.store(builder.fadd(product, builder.load(total, typ=vector), flags=("contract",)), total)
+
+        four = context.get_constant(types.int64, 4)
+        whole = builder.sub(count, builder.srem(count, four))
+        with cgutils.for_range_slice(builder, zero, whole, four) as (i, _):
+            for u, total in enumerate(totals):
+                add(builder.add(i, context.get_constant(types.int64, u)), total)
+        with cgutils.for_range_slice(builder, whole, count, one) as (i, _):
+            add(i, totals[0])
+        first, second, third, fourth = (builder.load(total, typ=vector) for total in totals)
+        summed = builder.fadd(builder.fadd(first, second), builder.fadd(third, fourth))
+        builder.store(builder.fadd(summed, builder.load(place, align=4, typ=vector)), place, align=4)
+
+    return types.void(types.int64, types.int64, types.int64, types.int64, types.int64), generate
 
 
 _weighted_rows_of_one_group, _weighted_rows_of_four = _weighted_rows(1), _weighted_rows(4)
@@ -443,12 +506,10 @@ def _attend_block(q, q_stride, first, past, scale, sink, sunk, d_head, keys, val
         top[i] = sink if sunk else np.float32(-np.inf)
     for j in range(min(seen, key_counts.shape[0])):
         row = scores[j]
-        for i in range(QUERIES):
-            row[i] = np.float32(0)
-        for n in range(key_counts[j]):
-            weight, source = key_weights[j, n], turned[key_channels[j, n]]
-            for i in range(QUERIES):
-                row[i] += weight * source[i]
+        _weighted_rows_of_four(
+            key_weights[j].ctypes.data, key_channels[j].ctypes.data, np.int64(0), np.int64(key_counts[j]), turned.ctypes.data,
+            np.float32(0), row.ctypes.data,
+        )  # fmt: skip
         for i in range(max(0, min(QUERIES, j - past - first))):  # these queries come before the key
             row[i] = np.float32(-np.inf)
         for i in range(QUERIES):
@@ -508,15 +569,89 @@ def attention_kernel(job):
                     lse[chunk * queries + first + i] = top[i] + np.log(mass[i])
 
 
-@_summing
-def _weighted_sum(weights, x, count, stride, width, out):
-    """out[c] = sum over j of weights[j] * x[j * stride + c]."""
-    for c in range(width):
-        out[c] = np.float32(0)
-    for j in range(count):
-        weight = weights[j]
-        for c in range(width):
-            out[c] += weight * x[j * stride + c]
+@_compiled
+def _gradient_block(first, keys, values, rows, turned, deltas, lse, key_sums, value_sums, scratch):
+    """Adds what QUERIES queries from `first` give to the gradients of keys and values, and leaves their own in turned[2].
+
+    rows = (q, dout) [tokens, wide]; turned = (q * scale, dout, dq) [d_head, QUERIES]; with p the attention's probabilities and
+    D = rowsum(dout * out): dv_j = sum_i p_ij dout_i, ds_ij = p_ij (dout_i . v_j - D_i), dq_i = sum_j ds_ij k_j, dk_j = sum_i ds_ij q_i.
+    """
+    key_counts, key_channels, key_weights = keys
+    value_counts, value_channels, value_weights = values
+    q_turned, dout_turned, dq_turned = turned
+    (p, ds), wide = scratch, key_sums.shape[1]
+    for j in range(min(first + QUERIES, key_counts.shape[0])):
+        _weighted_rows_of_four(
+            key_weights[j].ctypes.data, key_channels[j].ctypes.data, np.int64(0), np.int64(key_counts[j]), q_turned.ctypes.data,
+            np.float32(0), p.ctypes.data,
+        )  # fmt: skip
+        _weighted_rows_of_four(
+            value_weights[j].ctypes.data, value_channels[j].ctypes.data, np.int64(0), np.int64(value_counts[j]),
+            dout_turned.ctypes.data, np.float32(0), ds.ctypes.data,
+        )  # fmt: skip
+        for i in range(max(0, min(QUERIES, j - first))):
+            p[i] = np.float32(-np.inf)
+        for i in range(QUERIES):
+            p[i] = _exp(p[i] - lse[first + i])
+            ds[i] = p[i] * (ds[i] - deltas[first + i])
+        for n in range(key_counts[j]):
+            weight, total = key_weights[j, n], dq_turned[key_channels[j, n]]
+            for i in range(QUERIES):
+                total[i] += weight * ds[i]
+        for c in range(0, wide, LANES):
+            place = 4 * (first * wide + c)
+            _add_weighted_sum(ds.ctypes.data, rows[0].ctypes.data + place, QUERIES, wide, key_sums[j].ctypes.data + 4 * c)
+            _add_weighted_sum(p.ctypes.data, rows[1].ctypes.data + place, QUERIES, wide, value_sums[j].ctypes.data + 4 * c)
+
+
+def attention_gradient_kernel(job):
+    """q, k, v, dout, out, log-sum-exp, dq, dk, dv, heads, tokens, d_head, strides of q (batch, head, token), of k and of v (batch, head,
+    token, channel), bits of the scale. dout, out, dq, dk, dv are [batch, tokens, heads, d_head]; causal."""
+    a = carray(job, (26,))
+    heads, tokens, d_head = a[11], a[12], a[13]
+    scale = _float_of(np.int32(a[25]))
+    padded, wide = (tokens + QUERIES - 1) // QUERIES * QUERIES, (d_head + LANES - 1) // LANES * LANES
+    rows = (np.zeros((padded, wide), np.float32), np.zeros((padded, wide), np.float32))
+    turned = (
+        np.empty((d_head, QUERIES), np.float32), np.empty((d_head, QUERIES), np.float32), np.empty((d_head, QUERIES), np.float32),
+    )  # fmt: skip
+    deltas, lse = np.zeros(padded, np.float32), np.full(padded, np.float32(np.inf))  # absent queries attend to nothing
+    sums = (np.empty((tokens, wide), np.float32), np.empty((tokens, wide), np.float32))
+    scratch = (np.empty(QUERIES, np.float32), np.empty(QUERIES, np.float32))
+    key_lists = (np.empty(tokens, np.int32), np.empty((tokens, d_head + 1), np.int32), np.empty((tokens, d_head + 1), np.float32))
+    value_lists = (np.empty(tokens, np.int32), np.empty((tokens, d_head + 1), np.int32), np.empty((tokens, d_head + 1), np.float32))
+    while True:
+        chunk = _draw(job)
+        if chunk >= a[1]:
+            return
+        b, h = chunk // heads, chunk % heads
+        q = _floats(a[2] + 4 * (b * a[14] + h * a[15]))
+        k, v = _floats(a[3] + 4 * (b * a[17] + h * a[18])), _floats(a[4] + 4 * (b * a[21] + h * a[22]))
+        place, stride = 4 * (b * tokens * heads + h) * d_head, heads * d_head
+        dout, out = _floats(a[5] + place), _floats(a[6] + place)
+        _list_nonzeros(k, a[19], a[20], tokens, d_head, *key_lists)
+        _list_nonzeros(v, a[23], a[24], tokens, d_head, *value_lists)
+        for t in range(tokens):
+            lse[t], deltas[t] = _floats(a[7])[chunk * tokens + t], np.float32(0)
+            for c in range(d_head):
+                rows[0][t, c], rows[1][t, c] = q[t * a[16] + c], dout[t * stride + c]
+                deltas[t] += dout[t * stride + c] * out[t * stride + c]
+            for c in range(wide):
+                sums[0][t, c], sums[1][t, c] = np.float32(0), np.float32(0)
+        for first in range(0, tokens, QUERIES):
+            for c in range(d_head):
+                for i in range(QUERIES):
+                    turned[0][c, i], turned[1][c, i] = rows[0][first + i, c] * scale, rows[1][first + i, c]
+                    turned[2][c, i] = np.float32(0)
+            _gradient_block(first, key_lists, value_lists, rows, turned, deltas, lse, sums[0], sums[1], scratch)
+            dq = _floats(a[8] + place)
+            for i in range(min(QUERIES, tokens - first)):
+                for c in range(d_head):
+                    dq[(first + i) * stride + c] = turned[2][c, i] * scale
+        dk, dv = _floats(a[9] + place), _floats(a[10] + place)
+        for t in range(tokens):
+            for c in range(d_head):
+                dk[t * stride + c], dv[t * stride + c] = sums[0][t, c] * scale, sums[1][t, c]
 
 
 @_summing
@@ -562,7 +697,17 @@ def attention_of_one_kernel(job):
             mass = _exp_in_place(scores, seen, top)
             if a[6] != 0:
                 mass += _exp(sink - top)
-            _weighted_sum(scores, values, seen, d_head, d_head, out)
+            for c in range(d_head):
+                out[c] = np.float32(0)
+            if d_head % LANES == 0:
+                for c in range(0, d_head, LANES):
+                    _add_weighted_sum(
+                        scores.ctypes.data, a[4] + 4 * (which * d_head * room + c), seen, d_head, a[5] + 4 * (which * d_head + c)
+                    )
+            else:
+                for j in range(seen):
+                    for c in range(d_head):
+                        out[c] += scores[j] * values[j * d_head + c]
             for c in range(d_head):
                 out[c] /= mass
 
@@ -638,7 +783,7 @@ def _normed_input(x, d_model, norm, positions, d_pos, position_norm, k, a, magni
     _norm_row(x, d_model, norm, a)
     if d_pos > 0:
         _norm_row(positions, d_pos, position_norm, a[d_model:])
-    guesses[which] = _top_k_row(a, d_model + d_pos, k, magnitudes, guesses[which])
+    guesses[which] = _top_k_in_place(a, d_model + d_pos, k, magnitudes, guesses[which])
 
 
 # Words of a block's plan, after the job's first two: sizes (d_model, d_pos, width of q, d_mlp, relu on the residual, MLP activation),
@@ -663,7 +808,7 @@ def before_attention_kernel(job):
             return
         first = chunk * LANES
         count = min(LANES, tokens - first)
-        guesses = np.full(4, _FIRST_GUESS, np.int64)
+        guesses = np.full(4, _NO_GUESS, np.int64)
         for t in range(count):
             _normed_input(
                 x[(first + t) * d_model :], d_model, a[PLAN_NORMS : PLAN_NORMS + 4], positions[(first + t) * stride :], d_pos,
@@ -677,7 +822,7 @@ def before_attention_kernel(job):
         for t in range(count):
             for which in range(3):
                 row = out[(3 * t + which) * width :]
-                guesses[1 + which] = _top_k_row(row, width, a[PLAN_KS + 1 + which], magnitudes, guesses[1 + which])
+                guesses[1 + which] = _top_k_in_place(row, width, a[PLAN_KS + 1 + which], magnitudes, guesses[1 + which])
 
 
 @_compiled
@@ -686,7 +831,7 @@ def _add_to_residual(x, delta, width, relu, k, out, magnitudes, guess):
         out[i] = x[i] + delta[i]
     if relu != 0:
         _relu_row(out, width)
-    return _top_k_row(out, width, k, magnitudes, guess)
+    return _top_k_in_place(out, width, k, magnitudes, guess)
 
 
 def after_attention_kernel(job):
@@ -708,14 +853,14 @@ def after_attention_kernel(job):
             return
         first = chunk * LANES
         count = min(LANES, tokens - first)
-        guesses = np.full(6, _FIRST_GUESS, np.int64)
+        guesses = np.full(6, _NO_GUESS, np.int64)
         # Addresses are taken anew for each chunk: an array lives until its last mention.
         lanes_at, sums_at = lanes.ctypes.data, sums.ctypes.data
         _product_rows(
             y + 4 * first * width, count, width, matrices[4:8], d_model, deltas.ctypes.data, d_model, lanes_at, LANES, sums_at
         )
         for t in range(count):
-            guesses[0] = _top_k_row(deltas[t], d_model, ks[4], magnitudes, guesses[0])
+            guesses[0] = _top_k_in_place(deltas[t], d_model, ks[4], magnitudes, guesses[0])
             middle = out[(first + t) * d_model :]
             source = x[(first + t) * d_model :]
             guesses[1] = _add_to_residual(source, deltas[t], d_model, relu, ks[5], middle, magnitudes, guesses[1])
@@ -729,12 +874,12 @@ def after_attention_kernel(job):
                 _gelu_row(hidden[t], d_mlp)
             elif activation == 2:
                 _relu_row(hidden[t], d_mlp)
-            guesses[3] = _top_k_row(hidden[t], d_mlp, ks[7], magnitudes, guesses[3])
+            guesses[3] = _top_k_in_place(hidden[t], d_mlp, ks[7], magnitudes, guesses[3])
         _product_rows(
             hidden.ctypes.data, count, d_mlp, matrices[12:16], d_model, deltas.ctypes.data, d_model, lanes_at, LANES, sums_at
         )
         for t in range(count):
-            guesses[4] = _top_k_row(deltas[t], d_model, ks[8], magnitudes, guesses[4])
+            guesses[4] = _top_k_in_place(deltas[t], d_model, ks[8], magnitudes, guesses[4])
             middle = out[(first + t) * d_model :]
             guesses[5] = _add_to_residual(middle, deltas[t], d_model, relu, ks[9], middle, magnitudes, guesses[5])
 
@@ -742,7 +887,7 @@ def after_attention_kernel(job):
 KERNELS = {
     kernel.__name__.removesuffix("_kernel"): kernel
     for kernel in (
-        abs_topk_kernel, product_kernel, value_gradient_kernel, embedding_kernel,
-        attention_kernel, attention_of_one_kernel, before_attention_kernel, after_attention_kernel,
+        abs_topk_kernel, masked_kernel, product_kernel, value_gradient_kernel, embedding_kernel,
+        attention_kernel, attention_gradient_kernel, attention_of_one_kernel, before_attention_kernel, after_attention_kernel,
     )
 }  # fmt: skip

@@ -160,12 +160,12 @@ def largest_mask(keys: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def _fast_abs_topk(x: torch.Tensor, k: int, kept: torch.Tensor | None) -> torch.Tensor:
-    source, width = x.detach().contiguous(), x.shape[-1]
-    out = torch.empty_like(source)
-    rows = source.numel() // width
+    x, width = x.contiguous(), x.shape[-1]
+    out = torch.empty_like(x)
+    rows = x.numel() // width
     per_chunk = max(1, _ENTRIES_PER_CHUNK // width)
-    mask = kept.data_ptr() if kept is not None else 0
-    run("abs_topk", -(-rows // per_chunk), source.data_ptr(), out.data_ptr(), mask, rows, width, k, per_chunk)
+    mask = 0 if kept is None else kept.data_ptr()
+    run("abs_topk", -(-rows // per_chunk), x.data_ptr(), out.data_ptr(), mask, rows, width, k, per_chunk)
     return out
 
 
@@ -179,8 +179,13 @@ class _FastAbsTopK(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        (kept,) = ctx.saved_tensors
-        return torch.where(kept, gradients[0], 0), None
+        (kept,), gradient = ctx.saved_tensors, gradients[0]
+        if torch.is_grad_enabled() or not kernels_serve(gradient):  # a second derivative is wanted, or it is no plain tensor
+            return torch.where(kept, gradient, 0), None
+        gradient, out, count = gradient.contiguous(), torch.empty(gradient.shape), gradient.numel()
+        chunks = -(-count // _ENTRIES_PER_CHUNK)
+        run("masked", chunks, gradient.data_ptr(), kept.data_ptr(), out.data_ptr(), count, _ENTRIES_PER_CHUNK)
+        return out, None
 
 
 # ---------------------------------------------------------------------------------------------------------- sparse products
