@@ -159,7 +159,7 @@ class SparseForm:
         if sparse:
             loaded = _load_sparse(cls, config, tensors, args, kwargs)
         else:
-            _refuse_unfit(cls, config, tensors)
+            _refuse_unfit(_skeleton(cls, config).state_dict(), _named_for(cls, tensors))
             dense = {name: tensor.to_dense() if isinstance(tensor, Nonzeros) else tensor for name, tensor in tensors.items()}
             del tensors
             loaded = super().from_pretrained(None, *args, config=config, state_dict=dense, **kwargs)  # type: ignore[misc]
@@ -296,10 +296,9 @@ def _skeleton(cls: Any, config: Any, args: Any = ()) -> Any:
         return cls(config, *args)
 
 
-def _refuse_unfit(cls: Any, config: Any, tensors: dict[str, Stored]) -> None:
+def _refuse_unfit(expected: dict[str, torch.Tensor], tensors: dict[str, Stored]) -> None:
     """Refuses tensors whose shape is not the config's, before anything of that size is made."""
-    expected = _skeleton(cls, config).state_dict()
-    for name, tensor in _named_for(cls, tensors).items():
+    for name, tensor in tensors.items():
         if name in expected and tuple(tensor.shape) != tuple(expected[name].shape):
             raise ValueError(
                 f"{name} is {tuple(tensor.shape)} in the checkpoint and {tuple(expected[name].shape)} by its config; "
@@ -319,12 +318,12 @@ def _load_sparse(cls: Any, config: Any, tensors: dict[str, Stored], args: Any, o
     if attention is not None:
         config._attn_implementation = attention
     tensors = _named_for(cls, tensors)
-    _refuse_unfit(cls, config, tensors)
     model = _skeleton(cls, config, args)
+    expected = model.state_dict()
+    _refuse_unfit(expected, tensors)
     if config.tie_word_embeddings and hasattr(model, "lm_head"):
         tensors["lm_head.weight"] = tensors.get("transformer.wte.weight", tensors.get("lm_head.weight"))  # type: ignore[assignment]
-    missing = sorted(set(model.state_dict()) - set(tensors))
-    extra = sorted(set(tensors) - set(model.state_dict()))
+    missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing or extra:
         raise ValueError(
             f"The checkpoint {'lacks ' + missing[0] if missing else 'holds ' + extra[0] + ', which its config does not ask for'}; "
