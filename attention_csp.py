@@ -101,8 +101,8 @@ def sdpa_attention_forward(
 def _kernel_pays(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
     if query.shape[2] < KERNEL_QUERIES or key.shape[1] != query.shape[1] or not kernels_serve(query, key, value):
         return False
-    kept = [site.k / site.width if isinstance(site.k, int) else 1.0 for site in (module.k, module.v) if hasattr(site, "width")]
-    share = sum(kept) / len(kept) if kept else 1.0
+    sites = [site for site in (getattr(module, "k", None), getattr(module, "v", None)) if site is not None]
+    share = sum(site.k / site.width for site in sites) / len(sites) if sites else 1.0
     return share * query.shape[-1] <= KERNEL_CHANNELS
 
 

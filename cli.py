@@ -86,6 +86,28 @@ def generate(
     )
 
 
+@command(app, "info")
+def info(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id.")],
+    json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run the code that a foreign repository carries.")] = False,
+) -> None:
+    """Count nonzeros, bytes, degrees and dead neurons of a model.
+
+    Example: csp info .
+    """
+    from json import dumps
+
+    from transformers import AutoModelForCausalLM
+
+    from .training.info import info_text, model_info
+
+    require_model(model)
+    network = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=trust_remote_code, sparse=True)
+    described = model_info(network)
+    typer.echo(dumps(described.to_dict(), indent=2) if json else info_text(described))
+
+
 @command(tokenize_app, "train")
 def tokenize_train(
     out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")],

@@ -31,7 +31,7 @@ def fused_block(
     """The block's output [batch, tokens, d_model], or None where its modules must run one by one."""
     if torch.is_grad_enabled() or block.training or attention_mask is not None or options.get("is_causal") is False:
         return None
-    if not kernels_serve(x) or block.attn.config._attn_implementation != "sdpa":
+    if not kernels_serve(x) or block.attn.config._attn_implementation != "sdpa" or torch.is_autocast_enabled("cpu"):
         return None
     attn = block.attn
     past = 0 if cache is None else cache.get_seq_length(attn.layer_idx)

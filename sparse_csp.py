@@ -55,7 +55,9 @@ def kernels_serve(*tensors: torch.Tensor) -> bool:
             return False
         if type(x) is not torch.Tensor and type(x) is not nn.Parameter:
             return False
-    return not torch.compiler.is_compiling() and not torch.jit.is_tracing() and kernels() is not None
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    return kernels() is not None
 
 
 @functools.cache
@@ -372,7 +374,7 @@ class SparseMatrix(nn.Module):
         """The nonzeros of a matrix [rows, width]; NaN is one, -0.0 is none."""
         dense = weight.detach()
         matrix = cls(*nonzeros(dense, dense != 0), tuple(dense.shape))  # type: ignore[arg-type]
-        matrix.values.requires_grad_(weight.requires_grad)
+        matrix.values.requires_grad_(weight.requires_grad or not isinstance(weight, nn.Parameter))
         return matrix
 
     def to_dense(self) -> torch.Tensor:
@@ -387,22 +389,6 @@ class SparseMatrix(nn.Module):
             self._support = Support(self.row_starts, self.columns, self.shape[1])
         return self._support
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """Takes a dense matrix too, as ordinary checkpoints hold, if it has no nonzero outside of the support."""
-        dense = state_dict.pop(prefix[:-1], None)
-        if dense is not None:
-            if tuple(dense.shape) != tuple(self.shape):
-                raise ValueError(f"{prefix[:-1]} is {tuple(dense.shape)} in the checkpoint and {tuple(self.shape)} here.")
-            values = dense[self.support.row_of.long().to(dense.device), self.columns.long().to(dense.device)]
-            if int((dense != 0).sum()) != int((values != 0).sum()):
-                raise ValueError(
-                    f"{prefix[:-1]} has nonzeros in the checkpoint where this model, in sparse form, has none; load it with "
-                    f"from_pretrained(..., sparse=True), or call to_dense() first."
-                )
-            own = {"values": values, "row_starts": self.row_starts, "columns": self.columns}
-            state_dict.update({prefix + name: tensor for name, tensor in own.items()})
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
     def extra_repr(self) -> str:
         rows, width = self.shape
         count = self.columns.shape[0]
@@ -416,7 +402,29 @@ def nonzeros(dense: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, t
     return dense[rows, columns], starts.to(torch.int32), columns.to(torch.int32)
 
 
-class SparseLinear(nn.Module):
+class _SparseModule(nn.Module):
+    """A module whose `weight` is a `SparseMatrix`; its state dict may hold that as a dense matrix, as ordinary checkpoints do."""
+
+    weight: SparseMatrix
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        dense, matrix = state_dict.pop(f"{prefix}weight", None), self.weight
+        if dense is not None:
+            if tuple(dense.shape) != tuple(matrix.shape):
+                raise ValueError(f"{prefix}weight is {tuple(dense.shape)} in the checkpoint and {tuple(matrix.shape)} here.")
+            rows, columns = (index.long().to(dense.device) for index in (matrix.support.row_of, matrix.columns))
+            values = dense[rows, columns]
+            if int((dense != 0).sum()) != int((values != 0).sum()):
+                raise ValueError(
+                    f"{prefix}weight has nonzeros in the checkpoint where this model, in sparse form, has none; load it with "
+                    f"from_pretrained(..., sparse=True), or call to_dense() first."
+                )
+            own = {"values": values, "row_starts": matrix.row_starts, "columns": matrix.columns}
+            state_dict.update({f"{prefix}weight.{name}": tensor for name, tensor in own.items()})
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class SparseLinear(_SparseModule):
     """`nn.Linear` whose weight is a `SparseMatrix`."""
 
     def __init__(self, weight: SparseMatrix, bias: nn.Parameter | None):
@@ -432,7 +440,7 @@ class SparseLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
-class SparseEmbedding(nn.Module):
+class SparseEmbedding(_SparseModule):
     """`nn.Embedding` whose weight is a `SparseMatrix`."""
 
     def __init__(self, weight: SparseMatrix):

@@ -101,7 +101,7 @@ class SparseForm:
             sparse = None if not special and _TRAINER_CHECKPOINT.fullmatch(folder.name) is None else False
         elif sparse and kwargs.get("variant"):
             raise ValueError("Sparse checkpoints have no variants; leave out variant, or sparse=True.")
-        tensors = None if sparse is False else _compressed_tensors(self, state_dict, required=bool(sparse))
+        tensors = None if sparse is False else stored_tensors(self, state_dict, required=bool(sparse))
         if tensors is None or (sparse is None and not _much_smaller(tensors)):
             dense = dense_state_dict(self, state_dict)
             result = super().save_pretrained(  # type: ignore[misc]
@@ -237,7 +237,11 @@ def dense_state_dict(model: Any, state_dict: dict[str, Any] | None = None) -> di
     return state
 
 
-def _compressed_tensors(model: Any, state_dict: dict[str, Any] | None, required: bool) -> dict[str, Stored] | None:
+def stored_tensors(model: Any, state_dict: dict[str, Any] | None = None, required: bool = True) -> dict[str, Stored] | None:
+    """The parameters of a model in either form, by name, each as its nonzeros where that is smaller; tied ones once.
+
+    Weights that are sharded or offloaded give None, or ValueError where they are `required`.
+    """
     state = dict(model.state_dict() if state_dict is None else state_dict)
     if any(type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.is_meta for tensor in state.values()):
         if required:
@@ -248,6 +252,8 @@ def _compressed_tensors(model: Any, state_dict: dict[str, Any] | None, required:
         parts = (state.pop(f"{name}.{part}").detach().cpu() for part in ("values", "row_starts", "columns"))
         tensors[name] = Nonzeros(*parts, (matrix.shape[0], matrix.shape[1]))
     tensors |= {name: compressed(tensor) for name, tensor in state.items()}
+    order = [name.removesuffix(".values") for name, _ in model.named_parameters(remove_duplicate=False)]
+    tensors = {name: tensors.pop(name) for name in order if name in tensors} | tensors
     if model.config.tie_word_embeddings and "transformer.wte.weight" in tensors:
         tensors.pop("lm_head.weight", None)
     return tensors

@@ -72,6 +72,11 @@ def sparse_tensors(model: nn.Module, rule: Rule | None = None) -> list[SparseTen
         if getattr(config, "model_type", None) != "csp":
             raise ValueError(f"{type(model).__name__} is no CSP model: pass a rule that says which tensors are sparse.")
         rule = csp_rule(config)
+    if getattr(model, "is_sparse", False):
+        raise ValueError(
+            "The support of a model in sparse form is fixed: train it without projection (its zeros stay zero), or call "
+            "model.to_dense() first."
+        )
     found = []
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "placements"):
