@@ -4,7 +4,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-TYPED := .cli .modeling_csp .configuration_csp .tokenization_csp .sparse_csp .training .training.demo .convert
+TYPED := .cli .modeling_csp .configuration_csp .tokenization_csp .sparse_csp .sparse_form_csp .storage_csp .fused_csp .attention_csp \
+  .training .training.demo .training.info .convert
 
 .PHONY: demo test check format compat venv clean
 

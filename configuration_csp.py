@@ -83,6 +83,7 @@ class CSPConfig(PretrainedConfig):
         use_cache (bool, default True): return a key-value cache.
         bos_token_id, eos_token_id, pad_token_id (int, optional): ids below vocab_size.
         tokenizer_name (str, optional): provenance of the tokenizer, e.g. "tinypython_2k".
+        sparse_weights (bool, default False): whether the checkpoint beside this file holds only the nonzeros; `save_pretrained` sets it.
         provenance (dict, optional): where the weights come from (source name, sha256, densities, recipe); never read by the model.
 
     Raises:
@@ -141,6 +142,7 @@ class CSPConfig(PretrainedConfig):
         eos_token_id: int | None = None,
         pad_token_id: int | None = None,
         tokenizer_name: str | None = None,
+        sparse_weights: bool = False,
         provenance: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
@@ -180,7 +182,7 @@ class CSPConfig(PretrainedConfig):
         _require_choice("position_embedding_type", self.position_embedding_type, POSITION_TYPES)
         for name in ("ln_bias", "bias", "sinusoidal_positions", "sink", "enable_bigram_table", "learnable_bigram_table"):
             _require_bool(name, getattr(self, name))
-        for name in ("tie_word_embeddings", "use_cache"):
+        for name in ("tie_word_embeddings", "use_cache", "sparse_weights"):
             _require_bool(name, getattr(self, name))
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout!r}; it must be at least 0 and less than 1.")

@@ -32,6 +32,7 @@ from .sparse_csp import abs_topk
 from .sparse_form_csp import SparseForm
 
 if TYPE_CHECKING:  # never run; but transformers 4.57 copies, of remote code, only the files that this one names
+    from .block_kernels_csp import BLOCK_KERNELS  # noqa: F401
     from .kernels_csp import KERNELS  # noqa: F401
     from .storage_csp import Stored  # noqa: F401
 

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import importlib.util
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,9 +45,10 @@ def kernels() -> dict[str, Any] | None:
     """The kernels by name, or None where Numba is not installed or not wanted."""
     if os.environ.get("CSP_KERNELS", "auto") == "torch" or importlib.util.find_spec("numba") is None:
         return None
+    from .block_kernels_csp import BLOCK_KERNELS
     from .kernels_csp import KERNELS
 
-    return KERNELS
+    return KERNELS | BLOCK_KERNELS
 
 
 def kernels_serve(*tensors: torch.Tensor) -> bool:
@@ -62,17 +65,35 @@ def kernels_serve(*tensors: torch.Tensor) -> bool:
 
 @functools.cache
 def _entry(name: str) -> tuple[Any, int]:
-    """A kernel as a C function, and its address. The first use compiles for seconds; later processes find the result in a cache on
-    disk, beside the file where that can be written."""
-    from numba import cfunc, types
+    """A kernel as a C function, and its address. The first use compiles for seconds; later processes find the result on disk."""
+    import numba
 
-    signature, kernel = types.void(types.CPointer(types.int64)), (kernels() or {})[name]
+    signature, kernel = numba.types.void(numba.types.CPointer(numba.types.int64)), (kernels() or {})[name]
     options: dict[str, Any] = {"nopython": True, "error_model": "numpy", "fastmath": {"contract"}}
+    before, folder = numba.config.CACHE_DIR, _cache_folder()
     try:
-        function = cfunc(signature, cache=True, **options)(kernel)
-    except RuntimeError:  # no folder for the cache
-        function = cfunc(signature, **options)(kernel)
+        numba.config.CACHE_DIR = folder or before
+        function = numba.cfunc(signature, cache=folder is not None, **options)(kernel)
+    finally:
+        numba.config.CACHE_DIR = before
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function.address), function.address
+
+
+@functools.lru_cache(maxsize=1)
+def _cache_folder() -> str | None:
+    """Where compiled kernels are kept: beside this file, or in the user's cache; None where neither can be written. The name has a hash
+    of the kernels' sources, since Numba itself notices changes of a kernel's own file only, not of those that it is made from."""
+    here = Path(__file__).resolve().parent
+    sources = b"".join((here / name).read_bytes() for name in ("kernels_csp.py", "block_kernels_csp.py"))
+    name = f"kernels-{hashlib.sha256(sources).hexdigest()[:16]}"
+    for parent in (here / "__pycache__", Path.home() / ".cache" / "sparse_circuits"):
+        try:
+            (parent / name).mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(parent / name, os.W_OK):
+            return str(parent / name)
+    return None
 
 
 @functools.lru_cache(maxsize=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import tempfile
 from pathlib import Path
@@ -91,7 +93,8 @@ class SparseForm:
         """transformers' own, and with `sparse=True` only the nonzeros (`storage_csp.py`), exact to the bit.
 
         sparse=None, the default, takes the sparse form where it is much smaller, except in a Trainer's `checkpoint-N` folders,
-        which the Trainer itself must be able to read. Every file appears whole or not at all, the weights last.
+        which the Trainer itself must be able to read. Every file appears whole or not at all; config.json, which says of what form the
+        weights are, comes last.
         """
         folder = Path(save_directory)
         if sparse is None:
@@ -104,6 +107,7 @@ class SparseForm:
         tensors = None if sparse is False else stored_tensors(self, state_dict, required=bool(sparse))
         if tensors is None or (sparse is None and not _much_smaller(tensors)):
             dense = dense_state_dict(self, state_dict)
+            self.config.sparse_weights = False  # type: ignore[attr-defined]
             result = super().save_pretrained(  # type: ignore[misc]
                 save_directory, is_main_process=is_main_process, state_dict=dense, push_to_hub=push_to_hub,
                 max_shard_size=max_shard_size, **kwargs,
@@ -123,10 +127,11 @@ class SparseForm:
     def _save_sparse(self, folder: Path, tensors: dict[str, Stored], max_shard_size: int) -> None:
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch:
             # Config, code and generation settings by transformers, with one byte for weights, which is thrown away.
+            self.config.sparse_weights = True  # type: ignore[attr-defined]
             super().save_pretrained(scratch, state_dict={"none": torch.zeros(1, dtype=torch.uint8)})  # type: ignore[misc]
             remove_weights(scratch, ORDINARY_FILES)
             weights = write_sparse(scratch, tensors, max_shard_size)
-            move_into(folder, scratch, weights)
+            move_into(folder, scratch, [*weights, "config.json"])
         remove_weights(folder, SPARSE_FILES, keep=weights)
         remove_weights(folder, ORDINARY_FILES)
 
@@ -152,14 +157,17 @@ class SparseForm:
             return loaded
         config = kwargs.pop("config", None)
         if config is None or isinstance(config, (str, Path)):
+            dtypes = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
             config, kwargs = cls.config_class.from_pretrained(config or path, return_unused_kwargs=True, **kwargs)  # type: ignore[attr-defined]
+            kwargs |= dtypes
         for name in _HUB_OPTIONS:
             kwargs.pop(name, None)
         tensors = read_sparse(files)
         if sparse:
             loaded = _load_sparse(cls, config, tensors, args, kwargs)
         else:
-            _refuse_unfit(_skeleton(cls, config).state_dict(), _named_for(cls, tensors))
+            tensors = _named_for(cls, tensors)
+            _refuse_unfit(_skeleton(cls, config).state_dict(), tensors)
             dense = {name: tensor.to_dense() if isinstance(tensor, Nonzeros) else tensor for name, tensor in tensors.items()}
             del tensors
             loaded = super().from_pretrained(None, *args, config=config, state_dict=dense, **kwargs)  # type: ignore[misc]
@@ -167,10 +175,8 @@ class SparseForm:
         model.freeze_constants()
         model.name_or_path = model.config.name_or_path = str(path)
         if model.can_generate():
-            try:
+            with contextlib.suppress(OSError):  # where there is none, the one made from the config stays
                 model.generation_config = GenerationConfig.from_pretrained(path, **hub)
-            except OSError:
-                pass  # there is none: the one made from the config stays
         return loaded
 
     def _resize_token_embeddings(self, *args: Any, **kwargs: Any):
@@ -268,25 +274,36 @@ def _much_smaller(tensors: dict[str, Stored]) -> bool:
 
 
 def _find_sparse(path: Any, hub: dict[str, Any]) -> list[str | Path] | None:
-    """The files of the sparse checkpoint in a folder or Hub repository, or None where there is none."""
-    folder = Path(path) / hub.get("subfolder", "")
-    if Path(path).is_dir():
-        both = [name for name in ("model.safetensors", "model.safetensors.index.json") if (folder / name).is_file()]
-        found = [name for name in (INDEX_NAME, WEIGHTS_NAME) if (folder / name).is_file()]
-        if found and (both or len(found) > 1):
-            raise ValueError(f"{path} holds both {found[0]} and {(both + found[1:])[0]}; remove the one that is not meant.")
-        if not found:
-            return None
-        return (
-            [folder / WEIGHTS_NAME] if found == [WEIGHTS_NAME] else [folder / n for n in files_from_index(folder / INDEX_NAME)]
-        )
+    """The files of the sparse checkpoint in a folder or Hub repository, or None where it is an ordinary one.
+
+    config.json says which, so that a file that an earlier upload left behind is never taken for the model.
+    """
     # What cannot be reached here is transformers' to explain, when it looks for an ordinary checkpoint.
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    one = cached_file(path, WEIGHTS_NAME, **quiet, **hub)
-    if one is not None:
-        return [one]
+    local = Path(path).is_dir()
+    folder = Path(path) / hub.get("subfolder", "")
+    config = folder / "config.json" if local else cached_file(path, "config.json", **quiet, **hub)
+    try:
+        sparse = config is not None and json.loads(Path(config).read_text(encoding="utf-8")).get("sparse_weights") is True
+    except (OSError, ValueError, AttributeError):
+        return None
+    if local:
+        present = {file.name for file in folder.iterdir()}
+        if not sparse and (
+            not any(SPARSE_FILES.fullmatch(n) for n in present) or any(ORDINARY_FILES.fullmatch(n) for n in present)
+        ):
+            return None
+        if WEIGHTS_NAME not in present and INDEX_NAME not in present:
+            raise FileNotFoundError(f"{path} has no {WEIGHTS_NAME}, which its config.json announces; get the folder again.")
+        return (
+            [folder / WEIGHTS_NAME]
+            if INDEX_NAME not in present
+            else [folder / n for n in files_from_index(folder / INDEX_NAME)]
+        )
+    if not sparse:
+        return None
     index = cached_file(path, INDEX_NAME, **quiet, **hub)
-    return None if index is None else [cached_file(path, name, **hub) for name in files_from_index(index)]
+    return [cached_file(path, name, **hub) for name in ([WEIGHTS_NAME] if index is None else files_from_index(index))]
 
 
 def _named_for(cls: Any, tensors: dict[str, Stored]) -> dict[str, Stored]:
@@ -402,5 +419,5 @@ def _upload(model: Any, folder: Path, options: dict[str, Any]) -> None:
         commit_message=options.get("commit_message") or f"Upload {type(model).__name__}",
         create_pr=options.get("create_pr") or None,
         revision=options.get("revision"),
-        delete_patterns=["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"],
+        ignore_patterns=[".saving-*"],
     )

@@ -165,7 +165,9 @@ def line(label: str, times: dict[str, list[float]], unit: float = 1e3, suffix: s
     for name, t in times.items():
         if name != "sparse":
             each = [slow / fast for slow, fast in zip(t, base)]
-            ratios.append(f"{name} / sparse {statistics.median(t) / statistics.median(base):.1f} ({min(each):.1f} to {max(each):.1f})")
+            ratios.append(
+                f"{name} / sparse {statistics.median(t) / statistics.median(base):.1f} ({min(each):.1f} to {max(each):.1f})"
+            )
     print(f"{label:<34} " + "   ".join(cells) + "   |   " + "   ".join(ratios), flush=True)
 
 
@@ -280,9 +282,15 @@ def decode_parts(sparse: CSPForCausalLM, ids: torch.Tensor, per_token: float) ->
     fused_csp.run = original
     parts = {name: value / runs * 1e3 for name, value in seconds.items()}
     rest = per_token * 1e3 - sum(parts.values())
-    print("  of which, sparse: " + "   ".join(f"{name} {value:.2f} ms" for name, value in parts.items()) + f"   rest {rest:.2f} ms")
+    print(
+        "  of which, sparse: "
+        + "   ".join(f"{name} {value:.2f} ms" for name, value in parts.items())
+        + f"   rest {rest:.2f} ms"
+    )
     speed = bandwidth()
-    nonzeros = sum(m.values.nbytes + m.columns.nbytes + m.row_starts.nbytes for m in sparse.modules() if isinstance(m, SparseMatrix))
+    nonzeros = sum(
+        m.values.nbytes + m.columns.nbytes + m.row_starts.nbytes for m in sparse.modules() if isinstance(m, SparseMatrix)
+    )
     kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     print(
         f"  floor: {nonzeros / 1e6:.1f} MB of nonzeros + {kept / 1e6:.1f} MB of cache at {speed / 1e9:.1f} GB/s = "
@@ -290,20 +298,26 @@ def decode_parts(sparse: CSPForCausalLM, ids: torch.Tensor, per_token: float) ->
     )
 
 
+def repeated(function: Callable[..., Any], repeats: int, *args: Any, **kwargs: Any) -> Callable[[], Any]:
+    def run() -> None:
+        for _ in range(repeats):
+            function(*args, **kwargs)
+
+    return run
+
+
+def sorted_abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
+    index = torch.topk(x.abs(), k, dim=-1).indices
+    return torch.zeros_like(x).scatter_(-1, index, x.gather(-1, index))
+
+
 def abs_topk_rows(rounds: int) -> None:
     for rows, width in ((512, 8192), (512, 2048), (1, 8192), (1, 2048)):
         x, repeats = torch.randn(rows, width), max(1, 100_000 // (rows * width))
-
-        def sorted_topk(x: torch.Tensor, k: int) -> torch.Tensor:
-            index = torch.topk(x.abs(), k, dim=-1).indices
-            return torch.zeros_like(x).scatter_(-1, index, x.gather(-1, index))
-
-        paths = {
-            "topk sorted": lambda: [sorted_topk(x, width // 4) for _ in range(repeats)],
-            "topk unsorted": lambda: [plain_abs_topk(x, width // 4) for _ in range(repeats)],
-            "sparse": lambda: [sparse_csp.abs_topk(x, width // 4) for _ in range(repeats)],
-        }
-        times = rounds_of(paths, 3 * rounds)
+        functions = {"topk sorted": sorted_abs_topk, "topk unsorted": plain_abs_topk, "sparse": sparse_csp.abs_topk}
+        times = rounds_of(
+            {name: repeated(function, repeats, x, width // 4) for name, function in functions.items()}, 3 * rounds
+        )
         line(f"AbsTopK, {rows} x {width}", {n: [v / repeats for v in t] for n, t in times.items()}, 1e6, "us")
 
 
@@ -311,7 +325,7 @@ _LOAD = """
 import sys, time, resource, json
 import torch, transformers, numba
 from sparse_circuits import CSPForCausalLM
-import sparse_circuits.kernels_csp
+import sparse_circuits.block_kernels_csp
 def peak():
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) / 1024
 before = peak()
@@ -336,7 +350,9 @@ def storage(dense: CSPForCausalLM, rounds: int) -> None:
         peaks: dict[str, list[float]] = {"dense": [], "sparse": []}
         for turn in range(rounds + 1):
             for name, path in folders.items():
-                done = subprocess.run([sys.executable, "-c", _LOAD, str(path), name], capture_output=True, text=True, check=True)
+                done = subprocess.run(
+                    [sys.executable, "-c", _LOAD, str(path), name], capture_output=True, text=True, check=True
+                )
                 if turn:
                     result = json.loads(done.stdout.splitlines()[-1])
                     seconds[name].append(result["seconds"])
@@ -353,11 +369,8 @@ def small(rounds: int) -> None:
     for batch, tokens in ((1, 1), (1, 16), (1, 128), (8, 256)):
         ids = torch.randint(0, 2048, (batch, tokens), generator=torch.Generator().manual_seed(3))
         repeats = max(1, 200 // (batch * tokens))
-        paths = {
-            "dense": lambda: [dense(ids, use_cache=False) for _ in range(repeats)],
-            "sparse": lambda: [sparse(ids, use_cache=False) for _ in range(repeats)],
-        }
-        times = rounds_of(paths, 3 * rounds)
+        models = {"dense": dense, "sparse": sparse}
+        times = rounds_of({name: repeated(model, repeats, ids, use_cache=False) for name, model in models.items()}, 3 * rounds)
         line(f"small model, forward {batch} x {tokens}", {n: [v / repeats for v in t] for n, t in times.items()})
     ids = torch.randint(0, 2048, (1, 64), generator=torch.Generator().manual_seed(3))
     paths = {"dense": lambda: generated(dense, ids, 32), "sparse": lambda: generated(sparse, ids, 32)}

@@ -33,7 +33,14 @@ def random(shape, share, generator):
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 150), st.integers(1, 40), st.sampled_from([0.0, 0.25, 1.0]), st.booleans())
+@given(
+    st.integers(1, 2),
+    st.integers(1, 3),
+    st.integers(1, 150),
+    st.integers(1, 40),
+    st.sampled_from([0.0, 0.25, 1.0]),
+    st.booleans(),
+)
 def test_values_and_gradients(batch, heads, tokens, d_head, share, with_sink):
     generator = torch.Generator().manual_seed(tokens)
     # As the model has them: views of one tensor, heads between tokens.

@@ -5,11 +5,12 @@ import platform
 import re
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from sparse_circuits.cli import app
 from sparse_circuits.training.demo import DemoRecipe, run_demo
-from tiny import ROOT
+from tiny import ROOT, tiny_model
 
 runner = CliRunner()
 
@@ -18,7 +19,7 @@ def csp(*words):
     return runner.invoke(app, [str(word) for word in words])
 
 
-@pytest.mark.parametrize("words", [["generate"], ["convert"], ["demo"], ["tokenize", "train"], ["tokenize", "show"]])
+@pytest.mark.parametrize("words", [["generate"], ["info"], ["convert"], ["demo"], ["tokenize", "train"], ["tokenize", "show"]])
 def test_help_has_an_example(words):
     result = csp(*words, "--help")
     assert result.exit_code == 0
@@ -32,6 +33,7 @@ def test_convert(reference, tmp_path):
 
 
 WRONG = [
+    (["info", "./nothing"], "is no folder; give a checkpoint folder"),
     (["convert", "nowhere", "out"], "does not exist; the source must be a folder"),
     (["generate", "/no/such/folder", "x"], "is no folder; give a checkpoint folder"),
     (["generate", "tests/..", ""], "prompt is empty"),
@@ -49,6 +51,39 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(words, message, tmp_path, m
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_info_counts_what_is_there(tmp_path):
+    model = tiny_model(enable_bigram_table=True)
+    with torch.no_grad():
+        mlp = model.transformer.h[0].mlp
+        for parameter in (mlp.c_fc.weight, mlp.c_proj.weight, model.transformer.h[1].attn.c_attn.weight):
+            parameter.mul_(torch.rand(parameter.shape) < 0.1)
+        mlp.c_fc.weight[5] = 0
+        mlp.c_proj.weight[:, 6] = 0
+    for form in ("sparse", "dense"):
+        model.save_pretrained(tmp_path / form, sparse=form == "sparse")
+        shown = csp("info", tmp_path / form, "--json")
+        assert shown.exit_code == 0, shown.output
+        info = json.loads(shown.stdout)
+        for tensor in info["tensors"]:
+            parameter = model.get_parameter(tensor["name"])
+            assert tensor["nonzeros"] == int(parameter.count_nonzero())
+            assert tensor["dense_bytes"] == parameter.nbytes
+        assert len(info["tensors"]) == len(list(model.parameters()))
+        incoming = torch.cat([block.mlp.c_fc.weight.count_nonzero(dim=1) for block in model.transformer.h])
+        degrees = info["degrees"]["neuron, incoming"]
+        assert (degrees["least"], degrees["most"], degrees["none"]) == (
+            int(incoming.min()), int(incoming.max()), int((incoming == 0).sum()),
+        )  # fmt: skip
+        outgoing = torch.cat([block.mlp.c_proj.weight.count_nonzero(dim=0) for block in model.transformer.h])
+        assert info["dead_neurons"] == int(((incoming == 0) | (outgoing == 0)).sum()) >= 2
+        reads = sum(m.weight.count_nonzero(dim=0) for m in (model.transformer.h[0].attn.c_attn, mlp.c_fc))
+        assert info["degrees"]["residual channel, reads"]["most"] >= int(reads.max())
+        assert info["groups"]["embeddings"] == [2 * 97 * 32, 2 * 97 * 32]
+    text = csp("info", tmp_path / "sparse").stdout
+    assert "on disk    dense" in text
+    assert f"dead neurons (nothing in, or nothing out): {info['dead_neurons']}" in text
 
 
 def test_tokenize_train_and_show(tmp_path):

@@ -20,7 +20,17 @@ from tiny import ROOT, tiny_ids, tiny_model
 
 CODE = {
     f"{name}_csp.py"
-    for name in ("configuration", "modeling", "attention", "fused", "kernels", "sparse", "sparse_form", "storage")
+    for name in (
+        "configuration",
+        "modeling",
+        "attention",
+        "fused",
+        "kernels",
+        "block_kernels",
+        "sparse",
+        "sparse_form",
+        "storage",
+    )
 }
 
 

@@ -156,7 +156,9 @@ def test_gradients_in_every_feature(features, path):
     for model in (dense, form):
         activations = {}
         for name, site in model.node_sites().items():
-            site.register_forward_hook(lambda m, a, out, name=name: activations.__setitem__(name, out) or out.retain_grad())
+            site.register_forward_hook(
+                lambda m, a, out, name=name, seen=activations: seen.__setitem__(name, out) or out.retain_grad()
+            )
         model(ids, labels=ids).loss.backward()
         grads.append({name: out.grad for name, out in activations.items()})
         grads[-1]["sink"] = getattr(model.transformer.h[0].attn.sink_bias, "grad", None)

@@ -148,7 +148,10 @@ def info_text(info: ModelInfo) -> str:
     lines += ["", f"on disk    dense {_size(dense)}, sparse {_size(sparse)} (1/{dense / max(1, sparse):.1f})"]
     lines += [f"in memory  dense {_size(info.memory_dense)}, to_sparse() {_size(info.memory_sparse)}; "
               f"cache {info.cache_per_token:,} bytes per token"]  # fmt: skip
-    lines += ["", f"{'weights per unit, over all layers':<34} {'units':>9} {'least':>6} {'median':>7} {'most':>6} {'without any':>12}"]
+    lines += [
+        "",
+        f"{'weights per unit, over all layers':<34} {'units':>9} {'least':>6} {'median':>7} {'most':>6} {'without any':>12}",
+    ]
     lines += [
         f"{kind:<34} {d.units:>9,} {d.least:>6} {d.median:>7g} {d.most:>6} {d.none:>12,}" for kind, d in info.degrees.items()
     ]

@@ -1,0 +1,451 @@
+"""Sparse checkpoints: exact both ways, found wherever they lie, and refused by name when damaged."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from test_hub import run_elsewhere
+from transformers import AutoModel, AutoModelForCausalLM
+
+import sparse_circuits.sparse_form_csp as form_module
+from sparse_circuits import CSPForCausalLM, CSPModel
+from sparse_circuits.sparse_csp import SparseMatrix
+from sparse_circuits.storage_csp import (
+    INDEX_NAME,
+    WEIGHTS_NAME,
+    Nonzeros,
+    compressed,
+    files_from_index,
+    read_sparse,
+    write_sparse,
+)
+from tiny import ROOT, tiny_ids, tiny_model
+
+
+def thinned(share=0.1, **features):
+    model = tiny_model(**features)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and "bigram" not in name and parameter.requires_grad:
+                parameter.mul_((torch.rand(parameter.shape, generator=generator) < share).float().add(0.0))
+                parameter[parameter == 0] = 0.0
+    return model
+
+
+def bits(x):
+    return x.contiguous().view({8: torch.int64, 4: torch.int32, 2: torch.int16}[x.element_size()])
+
+
+# ---------------------------------------------------------------------------------------------------------- tensors
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.data())
+def test_any_tensor_comes_back_bit_for_bit(tmp_path_factory, data):
+    shape = data.draw(st.sampled_from([(1, 1), (1, 300), (300, 1), (7, 5), (40, 70000), (20, 33), (0, 4), (5,), ()]))
+    density = data.draw(st.sampled_from([0.0, 0.02, 0.3, 1.0]))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    x = torch.randn(shape, generator=generator) * (torch.rand(shape, generator=generator) < density)
+    if data.draw(st.booleans()):
+        x = x.bfloat16().float()  # can be narrowed
+    special = data.draw(st.sampled_from([None, -0.0, float("nan"), float("inf"), 1e-45]))
+    if special is not None and x.numel():
+        x.view(-1)[x.numel() // 2] = special
+    x = x.to(data.draw(st.sampled_from(DTYPES)))
+    folder = tmp_path_factory.mktemp("tensors")
+    write_sparse(folder, {"a.weight": compressed(x), "b": torch.arange(3)})
+    back = read_sparse([folder / WEIGHTS_NAME])
+    found = back["a.weight"]
+    found = found.to_dense() if isinstance(found, Nonzeros) else found
+    assert found.dtype == x.dtype
+    assert found.shape == x.shape
+    assert torch.equal(bits(found), bits(x))
+    assert back["b"].tolist() == [0, 1, 2]
+
+
+def test_only_what_is_smaller_is_stored_as_nonzeros(tmp_path):
+    sparse, dense = torch.zeros(64, 64), torch.randn(64, 64)
+    sparse[3, 5] = 1.0
+    assert isinstance(compressed(sparse), Nonzeros)
+    assert isinstance(compressed(dense), torch.Tensor)
+    write_sparse(tmp_path, {"s": compressed(sparse), "d": compressed(dense)})
+    with safe_open(tmp_path / WEIGHTS_NAME, framework="pt") as file:
+        assert set(file.keys()) == {"values::s", "columns::s", "counts::s", "dense::d"}
+        assert file.get_slice("columns::s").get_dtype() == "U8"
+        assert file.get_slice("values::s").get_dtype() == "BF16"  # 1.0 loses nothing there
+        assert len(file.metadata()["sha256"]) == 64
+
+
+# ----------------------------------------------------------------------------------------------------------- models
+
+
+def same(model, other):
+    assert list(model.state_dict()) == list(other.state_dict())
+    for (name, one), two in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert one.dtype == two.dtype, name
+        assert torch.equal(bits(one), bits(two)), name
+        assert one.requires_grad == two.requires_grad, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shards", ["50GB", "4KB"])
+def test_models_come_back_bit_for_bit_in_both_forms(features, dtype, shards, tmp_path):
+    model = thinned(**features).to(dtype)
+    model.generation_config.max_new_tokens = 5
+    model.save_pretrained(tmp_path, sparse=True, max_shard_size=shards)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert (INDEX_NAME in names) == (shards == "4KB")
+    assert not [name for name in names if name.startswith(("model.", "model-", "pytorch_model", ".saving"))]
+    loaded, info = CSPForCausalLM.from_pretrained(tmp_path, dtype=dtype, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    same(model, loaded)
+    assert loaded.generation_config.max_new_tokens == 5
+    assert loaded.config.name_or_path == str(tmp_path)
+    assert not loaded.training
+    loaded(tiny_ids(), labels=tiny_ids()).loss.backward()
+    sparse = CSPForCausalLM.from_pretrained(tmp_path, sparse=True)
+    assert sparse.dtype == dtype
+    assert not any(p.is_meta for p in sparse.parameters())
+    same(model, sparse.to_dense())
+    # From sparse form to file and back.
+    model.to_sparse(max_density=1.0).save_pretrained(tmp_path / "again", sparse=True)
+    same(loaded, CSPForCausalLM.from_pretrained(tmp_path / "again", dtype=dtype))
+    model.save_pretrained(tmp_path / "dense", sparse=False)
+    same(loaded, CSPForCausalLM.from_pretrained(tmp_path / "dense", dtype=dtype))
+    assert "sparse_weights.safetensors" not in os.listdir(tmp_path / "dense")
+
+
+def test_sparse_loading_never_makes_the_dense_matrix(tmp_path, monkeypatch):
+    thinned(share=0.05).save_pretrained(tmp_path, sparse=True)
+    monkeypatch.setattr(Nonzeros, "to_dense", lambda self: pytest.fail("made dense"))
+    model = CSPForCausalLM.from_pretrained(tmp_path, sparse=True)
+    kept = {name for name, module in model.named_modules() if isinstance(module, SparseMatrix)}
+    assert {"transformer.wte.weight", "lm_head.weight", "transformer.h.1.mlp.c_fc.weight"} <= kept
+
+
+def test_the_default_takes_what_pays(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "full")
+    assert (tmp_path / "full" / "model.safetensors").is_file()
+    thinned().save_pretrained(tmp_path / "thin")
+    assert (tmp_path / "thin" / WEIGHTS_NAME).is_file()
+    assert not (tmp_path / "thin" / "model.safetensors").exists()
+    thinned().save_pretrained(tmp_path / "checkpoint-12")  # the Trainer's own, which it reads itself
+    assert (tmp_path / "checkpoint-12" / "model.safetensors").is_file()
+
+
+def test_a_folder_never_holds_two_models(tmp_path):
+    first, second = thinned(), tiny_model(seed=3)
+    first.save_pretrained(tmp_path, sparse=True, max_shard_size="4KB")
+    second.save_pretrained(tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("sparse_weights")]
+    same(second, CSPForCausalLM.from_pretrained(tmp_path))
+    first.save_pretrained(tmp_path, sparse=True)
+    assert [path.name for path in tmp_path.glob("*.safetensors*")] == [WEIGHTS_NAME]
+    same(first, CSPForCausalLM.from_pretrained(tmp_path))
+    # Left behind by other tools: config.json says which file is meant.
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    same(first, CSPForCausalLM.from_pretrained(tmp_path))
+
+
+def test_a_killed_save_leaves_the_last_good_state(tmp_path, monkeypatch):
+    first = thinned()
+    first.save_pretrained(tmp_path, sparse=False)
+    for fails in ("write_sparse", "move_into"):
+        with monkeypatch.context() as patch:
+            original = getattr(form_module, fails)
+
+            def killed(*args, fails=fails, original=original):
+                if fails == "move_into":
+                    for name in (WEIGHTS_NAME,):  # moved, but nothing after it
+                        shutil.copy(args[1] + "/" + name, args[0])
+                raise KeyboardInterrupt
+
+            patch.setattr(form_module, fails, killed)
+            with pytest.raises(KeyboardInterrupt):
+                thinned(share=0.2).save_pretrained(tmp_path, sparse=True)
+        same(first, CSPForCausalLM.from_pretrained(tmp_path))
+    assert not list(tmp_path.glob(".saving*"))
+
+
+def test_no_tensor_looks_like_an_ordinary_one(tmp_path):
+    model = thinned()
+    model.save_pretrained(tmp_path, sparse=True)
+    assert not set(load_file(tmp_path / WEIGHTS_NAME)) & set(model.state_dict())
+
+
+def test_auto_classes_base_models_and_devices(tmp_path):
+    model = thinned()
+    model.save_pretrained(tmp_path, sparse=True)
+    assert type(AutoModelForCausalLM.from_pretrained(tmp_path)) is CSPForCausalLM
+    head = AutoModelForCausalLM.from_pretrained(tmp_path, sparse=True, device_map={"": "cpu"}, attn_implementation="eager")
+    assert head.is_sparse
+    assert head.config._attn_implementation == "eager"
+    for sparse in (False, True):
+        base = AutoModel.from_pretrained(tmp_path, sparse=sparse)
+        assert type(base) is CSPModel
+        assert base.is_sparse == sparse
+        torch.testing.assert_close(base(tiny_ids()).last_hidden_state, model.transformer(tiny_ids()).last_hidden_state)
+    ordinary = CSPForCausalLM.from_pretrained(tmp_path, sparse=True)
+    ordinary.to_dense().save_pretrained(tmp_path / "o", sparse=False)
+    assert CSPForCausalLM.from_pretrained(tmp_path / "o", sparse=True).is_sparse
+    half, info = CSPForCausalLM.from_pretrained(tmp_path, sparse=True, dtype="bfloat16", output_loading_info=True)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    assert not info["missing_keys"]
+
+
+def test_options_that_cannot_be_honoured_are_named(tmp_path):
+    model = thinned()
+    with pytest.raises(ValueError, match="have no variants"):
+        model.save_pretrained(tmp_path, sparse=True, variant="fp16")
+    with pytest.raises(ValueError, match="max_shard_size='much' is no size"):
+        model.save_pretrained(tmp_path, sparse=True, max_shard_size="much")
+    model.save_pretrained(tmp_path, sparse=True)
+    with pytest.raises(ValueError, match="does not take quantization_config"):
+        CSPForCausalLM.from_pretrained(tmp_path, sparse=True, quantization_config={"load_in_8bit": True})
+    with pytest.raises(ValueError, match="spreads a model over devices"):
+        CSPForCausalLM.from_pretrained(tmp_path, sparse=True, device_map={"lm_head": 0, "transformer": 1})
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(NotADirectoryError, match="is a file; give a folder"):
+        model.save_pretrained(tmp_path / "file", sparse=True)
+
+
+def test_push_to_hub(tmp_path, monkeypatch):
+    uploads = []
+
+    class Api:
+        def __init__(self, token=None):
+            self.token = token
+
+        def create_repo(self, repo_id, **kwargs):
+            return SimpleNamespace(repo_id=f"me/{repo_id}")
+
+        def upload_folder(self, folder_path, repo_id, **kwargs):
+            uploads.append((repo_id, sorted(os.listdir(folder_path)), kwargs["commit_message"]))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    thinned().save_pretrained(tmp_path / "thin", sparse=True, push_to_hub=True, commit_message="First", token="hf_x")
+    ((repo, names, message),) = uploads
+    assert (repo, message) == ("me/thin", "First")
+    assert {"config.json", "modeling_csp.py", "storage_csp.py", WEIGHTS_NAME} <= set(names)
+
+
+def test_a_hub_repository_is_read_by_its_config(tmp_path, monkeypatch):
+    """With the client's download replaced: which files are asked for, and that a stale one is not."""
+    model, asked = thinned(), []
+    model.save_pretrained(tmp_path / "repo", sparse=True, max_shard_size="4KB")
+
+    def cached(path, name, **options):
+        asked.append(name)
+        file = tmp_path / "repo" / name
+        return str(file) if file.is_file() else None
+
+    monkeypatch.setattr(form_module, "cached_file", cached)
+    monkeypatch.setattr(form_module.GenerationConfig, "from_pretrained", lambda *a, **k: model.generation_config)
+    loaded = CSPForCausalLM.from_pretrained("me/thin", config=model.config, sparse=True)
+    same(model, loaded.to_dense())
+    config = json.loads((tmp_path / "repo" / "config.json").read_text()) | {"sparse_weights": False}
+    (tmp_path / "repo" / "config.json").write_text(json.dumps(config))
+    asked.clear()
+    assert form_module._find_sparse("me/thin", {}) is None
+    assert asked == ["config.json"]
+
+
+def test_remote_code_reads_sparse_checkpoints(tmp_path):
+    model = thinned(sink=True, position_embedding_type="concatenated", d_pos_emb=6, enable_bigram_table=True)
+    model.save_pretrained(tmp_path / "saved", sparse=True)
+    assert "fine" in run_elsewhere(tmp_path / "saved", model, tmp_path)
+
+
+def test_remote_code_reads_sparse_checkpoints_on_transformers_4_57(tmp_path):
+    compat = ROOT / ".venv-compat"
+    if not (compat / "transformers").is_dir():
+        pytest.skip("needs transformers 4.57; `make compat` installs it beside the environment")
+    model = thinned(sink=True)
+    model.save_pretrained(tmp_path / "saved", sparse=True)
+    assert "transformers 4.57" in run_elsewhere(tmp_path / "saved", model, tmp_path, python_path=str(compat))
+
+
+_SPARSE_ELSEWHERE = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True, sparse=True)
+assert model.is_sparse and type(model).__module__.startswith("transformers_modules.")
+print(model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4, do_sample=False, pad_token_id=0).tolist())
+"""
+
+
+def test_remote_code_runs_sparse(tmp_path):
+    model = thinned(share=0.04)
+    model.save_pretrained(tmp_path / "saved", sparse=True)
+    site = os.path.dirname(os.path.dirname(torch.__file__))
+    env = {**os.environ, "PYTHONPATH": site, "HF_HOME": str(tmp_path / "hf")}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", _SPARSE_ELSEWHERE, str(tmp_path / "saved")], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4, do_sample=False, pad_token_id=0)
+    assert done.stdout.strip().splitlines()[-1] == str(expected.tolist())
+
+
+# ------------------------------------------------------------------------------------------------------ damaged files
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    model = thinned(share=0.05)
+    model.save_pretrained(tmp_path, sparse=True)
+    return tmp_path
+
+
+def rewritten(folder, change, rehash=True):
+    """The checkpoint with its tensors or table changed; with a fitting hash, as a faulty writer would leave it."""
+    from sparse_circuits.storage_csp import _digest
+
+    path = folder / WEIGHTS_NAME
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    table = json.loads(metadata["tensors"])
+    change(tensors, table, metadata)
+    metadata["tensors"] = json.dumps(table, sort_keys=True)
+    if rehash:
+        metadata["sha256"] = _digest(metadata["tensors"], tensors)
+    path.unlink()
+    save_file(tensors, path, metadata=metadata)
+
+
+W = "lm_head.weight"
+
+
+def swap(tensors, *_):
+    columns, counts = tensors[f"columns::{W}"].long(), tensors[f"counts::{W}"].long()
+    row = int((counts >= 2).nonzero()[0])
+    first = int(counts[:row].sum())
+    columns[[first, first + 1]] = columns[[first + 1, first]]
+    tensors[f"columns::{W}"] = columns.to(torch.int32)
+
+
+def put(name, index, value):
+    def change(tensors, table, metadata):
+        changed = tensors[name].long()
+        changed[index] = value
+        tensors[name] = changed.to(torch.int32)
+
+    return change
+
+
+def shorten(name):
+    return lambda tensors, table, metadata: tensors.__setitem__(name, tensors[name][:-1].clone())
+
+
+def cut(name, **entries):
+    return lambda tensors, table, metadata: table[name].update(entries)
+
+
+DAMAGE = {
+    "index out of range": (put(f"columns::{W}", -1, 32), "a column index of lm_head.weight is outside of its 32 columns"),
+    "negative index": (put(f"columns::{W}", 0, -1), "outside of its 32 columns"),
+    "unsorted": (swap, "do not rise within each row"),
+    "counts do not add up": (put(f"counts::{W}", 0, 31), "do not add up"),
+    "negative count": (put(f"counts::{W}", 0, -1), "do not add up"),
+    "too few values": (shorten(f"values::{W}"), "has 1.* values"),
+    "too few rows": (shorten(f"counts::{W}"), "96 rows"),
+    "wrong number of nonzeros": (cut(W, nonzeros=3), "has 1.* values"),
+    "shape of another model": (lambda t, table, m: table[W].update(shape=[97, 33]), "is \\(97, 33\\) in the checkpoint"),
+    "enormous shape": (cut("transformer.h.0.mlp.c_fc.weight", shape=[64, 2**30]), "is \\(64, 1073741824\\) in the checkpoint"),
+    "absurd shape": (cut(W, shape=[97, -3]), "the shape of lm_head.weight is"),
+    "shape of words": (cut(W, shape="wide"), "the shape of lm_head.weight is 'wide'"),
+    "three dimensions": (cut(W, shape=[97, 4, 8]), "not stored as a matrix's nonzeros"),
+    "dtype unknown": (cut(W, dtype="int9"), "which no weights are"),
+    "table lacks a tensor": (lambda t, table, m: table.pop(W), "its table and its tensors differ"),
+    "file lacks a tensor": (lambda t, table, m: t.pop(f"columns::{W}"), "its table and its tensors differ"),
+    "dense of another shape": (cut("transformer.final_norm.weight", shape=[31]), "should be \\[31\\]"),
+    "table is a list": (lambda t, table, m: table.__setitem__(W, 5), "table of tensors cannot be read"),
+    "newer version": (lambda t, table, m: m.update(version="2"), "has version '2' of the format"),
+    "foreign format": (lambda t, table, m: m.update(format="pt"), "is no sparse checkpoint of this package"),
+}
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_inconsistent_files_are_refused_by_name(checkpoint, damage, sparse):
+    change, message = DAMAGE[damage]
+    rewritten(checkpoint, change)
+    with pytest.raises(ValueError, match=message):
+        CSPForCausalLM.from_pretrained(checkpoint, sparse=sparse)
+
+
+def test_a_wrong_hash_is_refused(checkpoint):
+    rewritten(checkpoint, lambda t, table, m: t[f"values::{W}"].view(torch.int16).add_(1), rehash=False)
+    with pytest.raises(ValueError, match="does not have the sha256"):
+        CSPForCausalLM.from_pretrained(checkpoint)
+
+
+def test_fuzzed_files_are_refused_or_unchanged(checkpoint):
+    path, model = checkpoint / WEIGHTS_NAME, CSPForCausalLM.from_pretrained(checkpoint)
+    original, chance, refused = path.read_bytes(), random.Random(0), 0
+    header = int.from_bytes(original[:8], "little")
+    for turn in range(300):
+        data = bytearray(original)
+        place = chance.randrange(8 + header) if turn % 2 else chance.randrange(len(data))
+        data[place] ^= 1 << chance.randrange(8)
+        path.write_bytes(bytes(data))
+        try:
+            tensors = read_sparse([path])
+        except ValueError as error:
+            refused += str(error).startswith(WEIGHTS_NAME)
+        else:  # padding, or a letter of a name that nobody reads
+            for name, parameter in model.named_parameters():
+                found = tensors[name]
+                assert torch.equal(found.to_dense() if isinstance(found, Nonzeros) else found, parameter), name
+    assert refused > 280
+    for size in (0, 7, 8, 100, len(original) // 2, len(original) - 1):
+        path.write_bytes(original[:size])
+        with pytest.raises(ValueError, match="damaged or truncated"):
+            read_sparse([path])
+
+
+def test_incomplete_and_foreign_shards_are_named(tmp_path):
+    thinned().save_pretrained(tmp_path, sparse=True, max_shard_size="4KB")
+    shards = sorted(path for path in tmp_path.glob("*.safetensors"))
+    moved = shards[1].read_bytes()
+    shards[1].unlink()
+    with pytest.raises(FileNotFoundError, match="is missing; the checkpoint is incomplete"):
+        CSPForCausalLM.from_pretrained(tmp_path)
+    shards[1].write_bytes(shards[0].read_bytes())
+    with pytest.raises(ValueError, match="which another shard holds"):
+        CSPForCausalLM.from_pretrained(tmp_path)
+    shards[1].write_bytes(moved)
+    index = tmp_path / INDEX_NAME
+    listed = json.loads(index.read_text())
+    lost = dict(listed["weight_map"])
+    lost = {name: file for name, file in lost.items() if file != shards[-1].name}
+    index.write_text(json.dumps({**listed, "weight_map": lost}))
+    with pytest.raises(ValueError, match="The checkpoint lacks"):
+        CSPForCausalLM.from_pretrained(tmp_path, sparse=True)
+    for wrong in ({"weight_map": {"x": "../../secret.safetensors"}}, {"weight_map": {"x": 5}}):
+        index.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match="which is no shard"):
+            files_from_index(index)
+    for text in ("", "[]", "{}", '{"weight_map": 3}'):
+        index.write_text(text)
+        with pytest.raises(ValueError, match="is damaged"):
+            files_from_index(index)
+
+
+def test_a_folder_without_its_weights_says_so(checkpoint):
+    (checkpoint / WEIGHTS_NAME).unlink()
+    with pytest.raises(FileNotFoundError, match=f"has no {WEIGHTS_NAME}"):
+        CSPForCausalLM.from_pretrained(checkpoint)
