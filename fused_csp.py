@@ -26,7 +26,7 @@ _MODULES = ("NodeSite", "CSPAttention", "CSPMLP", "SparseLinear", "SparseMatrix"
 
 
 def fused_block(
-    block: nn.Module, x: torch.Tensor, positions: torch.Tensor | None, attention_mask: Any, cache: Any, options: dict[str, Any]
+    block: Any, x: torch.Tensor, positions: torch.Tensor | None, attention_mask: Any, cache: Any, options: dict[str, Any]
 ) -> torch.Tensor | None:
     """The block's output [batch, tokens, d_model], or None where its modules must run one by one."""
     if torch.is_grad_enabled() or block.training or attention_mask is not None or options.get("is_causal") is False:
@@ -55,7 +55,7 @@ def _run(attn: Any, plan: _Plan, x: torch.Tensor, positions: torch.Tensor | None
     if positions is not None:
         positions = positions.expand(batch, -1, -1).contiguous()
         stride = positions.shape[-1]
-    words = plan.sizes + [site.k for site in plan.sites] + plan.words
+    words = [*plan.sizes, *(site.k for site in plan.sites), *(plan.words or ())]
     call = [x.data_ptr(), 0 if positions is None else positions.data_ptr(), stride, rows]
     qkv = torch.empty(rows, 3 * heads * d_head)
     run("before_attention", chunks, *words, *call, 0, qkv.data_ptr())

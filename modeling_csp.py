@@ -33,6 +33,7 @@ from .sparse_form_csp import SparseForm
 
 if TYPE_CHECKING:  # never run; but transformers 4.57 copies, of remote code, only the files that this one names
     from .block_kernels_csp import BLOCK_KERNELS  # noqa: F401
+    from .gpu_kernels_csp import ready  # noqa: F401
     from .kernels_csp import KERNELS  # noqa: F401
     from .storage_csp import Stored  # noqa: F401
 
@@ -213,7 +214,7 @@ def with_positions(x: torch.Tensor, norm: nn.Module | None, positions: torch.Ten
 # ------------------------------------------------------------------------------------------------------------- models
 
 
-class CSPPreTrainedModel(SparseForm, PreTrainedModel):
+class CSPPreTrainedModel(SparseForm, PreTrainedModel):  # type: ignore[misc]
     config: CSPConfig
     config_class = CSPConfig
     base_model_prefix = "transformer"
@@ -375,7 +376,7 @@ class CSPModel(CSPPreTrainedModel):
         return x, positions
 
 
-class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):
+class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """The language model: CSPModel, an untied unembedding, a bias on the logits and, where configured, the bigram table."""
 
     _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}

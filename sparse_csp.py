@@ -8,8 +8,9 @@ the reference training run was made so, and departs within a step under any othe
 `sparse_product` multiplies activations with a matrix of which only the nonzeros are kept. Zeros are not multiplied: an infinite or
 NaN activation reaches the outputs that it is connected to, and no others (a dense product would spread it to all as NaN).
 
-Two paths with equal results, up to the order of float32 sums: PyTorch, always there; and Numba (`kernels_csp.py`), where it is
-installed (the extra `fast`), for float32 on CPU outside of torch.compile. CSP_KERNELS=torch in the environment forces the first.
+Three paths with equal results, up to the order of float32 sums: PyTorch, always there; Numba (`kernels_csp.py`), where it is
+installed (the extra `fast`), on CPU; Triton (`gpu_kernels_csp.py`) on GPUs. The latter two serve outside of torch.compile, in
+float32 and narrower. CSP_KERNELS=torch in the environment forces the first.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -63,20 +65,41 @@ def kernels_serve(*tensors: torch.Tensor) -> bool:
     return kernels() is not None
 
 
+def gpu_kernels(x: torch.Tensor) -> Any:
+    """The module `gpu_kernels_csp` for a tensor on a GPU that it can take, or None. (Tested in Triton's interpreter only.)"""
+    if x.device.type != "cuda" or x.dtype not in (torch.float32, torch.float16, torch.bfloat16) or x.numel() == 0:
+        return None
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return None
+    module = _triton_kernels()
+    return module if module is not None and module.ready(x.device) else None
+
+
+@functools.lru_cache(maxsize=1)
+def _triton_kernels() -> Any:
+    if os.environ.get("CSP_KERNELS", "auto") == "torch" or importlib.util.find_spec("triton") is None:
+        return None
+    from .gpu_kernels_csp import __name__ as name
+
+    return sys.modules[name]
+
+
 @functools.cache
 def _entry(name: str) -> tuple[Any, int]:
     """A kernel as a C function, and its address. The first use compiles for seconds; later processes find the result on disk."""
     import numba
+    import numba.core.config as settings
 
     signature, kernel = numba.types.void(numba.types.CPointer(numba.types.int64)), (kernels() or {})[name]
     options: dict[str, Any] = {"nopython": True, "error_model": "numpy", "fastmath": {"contract"}}
-    before, folder = numba.config.CACHE_DIR, _cache_folder()
+    before, folder = settings.CACHE_DIR, _cache_folder()  # type: ignore[attr-defined]
     try:
-        numba.config.CACHE_DIR = folder or before
+        settings.CACHE_DIR = folder or before  # type: ignore[attr-defined]
         function = numba.cfunc(signature, cache=folder is not None, **options)(kernel)
     finally:
-        numba.config.CACHE_DIR = before
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function.address), function.address
+        settings.CACHE_DIR = before  # type: ignore[attr-defined]
+    address: Any = function.address
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address), address
 
 
 @functools.lru_cache(maxsize=1)
@@ -153,10 +176,11 @@ def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
         return torch.where(torch.zeros_like(x, dtype=torch.bool), x, 0)
     if x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cpu" and not torch.compiler.is_compiling():
         return abs_topk(x.float(), k).to(x.dtype)  # the same selection: widening keeps order and ties
-    if kernels_serve(x):
+    gpu = gpu_kernels(x)
+    if kernels_serve(x) or (gpu is not None and width <= gpu.MAX_WIDTH):
         if x.requires_grad and torch.is_grad_enabled():
             return _FastAbsTopK.apply(x, k)
-        return _fast_abs_topk(x, k, None)
+        return _fast_abs_topk(x, k, None) if gpu is None else gpu.abs_topk(x, k)[0]
     return torch.where(abs_topk_mask(x.detach(), k), x, 0)
 
 
@@ -195,8 +219,12 @@ def _fast_abs_topk(x: torch.Tensor, k: int, kept: torch.Tensor | None) -> torch.
 class _FastAbsTopK(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, k: int) -> torch.Tensor:
-        kept = torch.empty(x.shape, dtype=torch.bool)
-        out = _fast_abs_topk(x, k, kept)
+        gpu = gpu_kernels(x)
+        if gpu is not None:
+            out, kept = gpu.abs_topk(x, k)
+        else:
+            kept = torch.empty(x.shape, dtype=torch.bool)
+            out = _fast_abs_topk(x, k, kept)
         ctx.save_for_backward(kept)
         return out
 
@@ -263,7 +291,11 @@ def _product(x: torch.Tensor, values: torch.Tensor, support: Support, bias: torc
     inputs, weights = x.to(wide), values.to(wide)
     if kernels_serve(inputs, weights):
         return _fast_product(inputs, weights, support, bias).to(x.dtype)
-    out = _torch_product(inputs, weights, support)
+    gpu = gpu_kernels(inputs) if weights.numel() else None
+    if gpu is not None and inputs.dtype == torch.float32:
+        out = gpu.product(inputs, support.starts, support.columns, weights)
+    else:
+        out = _torch_product(inputs, weights, support)
     return (out if bias is None else out + bias).to(x.dtype)
 
 
@@ -358,6 +390,7 @@ def _fast_value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Support) ->
 # for matrices of some size.
 KERNEL_DENSITY, KERNEL_NONZEROS = 1 / 16, 1 << 14
 TORCH_DENSITY, TORCH_ENTRIES = 1 / 64, 1 << 18
+GPU_DENSITY = 1 / 100  # where the paper (section 2) sees sparse kernels pay off; not measured here
 
 
 def pays(shape: tuple[int, ...] | torch.Size, count: int, device: torch.device, max_density: float | None = None) -> bool:
@@ -370,7 +403,8 @@ def pays(shape: tuple[int, ...] | torch.Size, count: int, device: torch.device, 
         return count <= max_density * entries
     if device.type == "cpu" and kernels() is not None:
         return count <= KERNEL_DENSITY * entries or (count <= KERNEL_NONZEROS and count <= entries / 4)
-    return count <= TORCH_DENSITY * entries and entries >= TORCH_ENTRIES
+    limit = GPU_DENSITY if device.type == "cuda" else TORCH_DENSITY
+    return count <= limit * entries and entries >= TORCH_ENTRIES
 
 
 class SparseMatrix(nn.Module):

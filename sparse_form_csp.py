@@ -157,7 +157,7 @@ class SparseForm:
             return loaded
         config = kwargs.pop("config", None)
         if config is None or isinstance(config, (str, Path)):
-            dtypes = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
+            dtypes: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
             config, kwargs = cls.config_class.from_pretrained(config or path, return_unused_kwargs=True, **kwargs)  # type: ignore[attr-defined]
             kwargs |= dtypes
         for name in _HUB_OPTIONS:
@@ -255,8 +255,8 @@ def stored_tensors(model: Any, state_dict: dict[str, Any] | None = None, require
         return None
     tensors: dict[str, Stored] = {}
     for name, matrix in _sparse_names(model).items():
-        parts = (state.pop(f"{name}.{part}").detach().cpu() for part in ("values", "row_starts", "columns"))
-        tensors[name] = Nonzeros(*parts, (matrix.shape[0], matrix.shape[1]))
+        values, starts, columns = (state.pop(f"{name}.{part}").detach().cpu() for part in ("values", "row_starts", "columns"))
+        tensors[name] = Nonzeros(values, starts, columns, (matrix.shape[0], matrix.shape[1]))
     tensors |= {name: compressed(tensor) for name, tensor in state.items()}
     order = [name.removesuffix(".values") for name, _ in model.named_parameters(remove_duplicate=False)]
     tensors = {name: tensors.pop(name) for name in order if name in tensors} | tensors
@@ -303,7 +303,7 @@ def _find_sparse(path: Any, hub: dict[str, Any]) -> list[str | Path] | None:
     if not sparse:
         return None
     index = cached_file(path, INDEX_NAME, **quiet, **hub)
-    return [cached_file(path, name, **hub) for name in ([WEIGHTS_NAME] if index is None else files_from_index(index))]
+    return [str(cached_file(path, name, **hub)) for name in ([WEIGHTS_NAME] if index is None else files_from_index(index))]
 
 
 def _named_for(cls: Any, tensors: dict[str, Stored]) -> dict[str, Stored]:

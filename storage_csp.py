@@ -122,7 +122,9 @@ def _digest(table: str, tensors: dict[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())
-        digest.update(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()) if tensor.numel() else b"")
+        if tensor.numel():
+            raw: Any = tensor.contiguous().view(-1).view(torch.uint8).numpy()
+            digest.update(raw)
     return digest.hexdigest()
 
 

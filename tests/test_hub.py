@@ -27,6 +27,7 @@ CODE = {
         "fused",
         "kernels",
         "block_kernels",
+        "gpu_kernels",
         "sparse",
         "sparse_form",
         "storage",

@@ -120,8 +120,9 @@ def _train(
     )  # fmt: skip
     start = trainer.evaluate()["eval_loss"]
     trainer.train()
-    # The table is most of the file: it ships in half precision, as do the weights, and is evaluated as it ships.
-    model.to(torch.bfloat16).to(torch.float32)  # type: ignore[arg-type]
+    # The table is most of the file: it is rounded to what half precision holds, which the file then uses, and evaluated so.
+    table = model.bigram_table.logit_bias.data  # type: ignore[union-attr]
+    table.copy_(table.to(torch.bfloat16))
     report = {"dense start": start, "sparse": trainer.evaluate()["eval_loss"], **measured(sparse_tensors(model))}
     # The control: what the trained table scores when the sparse network says nothing.
     unembedding = model.lm_head.weight.detach().clone()
@@ -136,7 +137,7 @@ def _save(model: CSPForCausalLM, tokenizer: CSPTokenizer, recipe: DemoRecipe, re
         "recipe": "csp demo", "corpus": f"standard library of Python {sys.version.split()[0]}", "steps": recipe.steps,
         "tokens": recipe.steps * recipe.batch * recipe.block, "density": recipe.density, "seed": recipe.seed,
     }  # fmt: skip
-    model.eval().to(torch.bfloat16).save_pretrained(folder)
+    model.eval().save_pretrained(folder)
     tokenizer.model_max_length = model.config.block_size
     tokenizer.save_pretrained(folder)
     rows = {

@@ -76,14 +76,14 @@ def model_info(model: Any) -> ModelInfo:
     Raises:
         ValueError: if the model is not ours.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) != "csp":
         raise ValueError(f"{type(model).__name__} is no CSP model, whose weights csp info knows how to read.")
     stored = stored_tensors(model) or {}
     rule, parameters = csp_rule(config), dict(model.named_parameters())
     tensors, memory_sparse = [], 0
     for name, tensor in stored.items():
-        parameter = parameters.get(name) if name in parameters else parameters[f"{name}.values"]
+        parameter = parameters[name if name in parameters else f"{name}.values"]
         group = (rule(name, parameter) or ("dense", None))[0]
         count = tensor.values.count_nonzero() if isinstance(tensor, Nonzeros) else tensor.count_nonzero()
         dense = torch.Size(tensor.shape).numel() * tensor.dtype.itemsize
