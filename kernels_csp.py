@@ -134,21 +134,15 @@ def _threshold(magnitudes, width, k, guess):
 
 
 @compiled
-def _top_k_row(source, row, width, k, magnitudes, guess):
-    """AbsTopK of `source` into `row`, which may be the same; returns the threshold, the next row's guess. `magnitudes` is scratch."""
-    if k == 0:
-        for i in range(width):
-            row[i] = np.float32(0)
-        return guess
-    for i in range(width):
-        magnitudes[i] = bits_of(source[i]) & np.int32(_MAX_BITS)
+def _select(row, width, k, magnitudes, guess):
+    """AbsTopK of one row in place, given its magnitudes; 0 < k < width. Returns the threshold, the next row's guess."""
     if guess < 0:
-        guess = _first_guess(source, width, k)
+        guess = _first_guess(row, width, k)
     guess, count = _threshold(magnitudes, width, k, guess)
     t = np.int32(guess)
     if count == k:
         for i in range(width):
-            row[i] = source[i] if magnitudes[i] >= t else np.float32(0)
+            row[i] = row[i] if magnitudes[i] >= t else np.float32(0)
         return guess
     room = np.int64(k)  # for entries tied at the threshold, from the left
     for i in range(width):
@@ -156,17 +150,26 @@ def _top_k_row(source, row, width, k, magnitudes, guess):
     for i in range(width):
         tied = magnitudes[i] == t and room > 0
         room -= np.int64(tied)
-        row[i] = source[i] if tied or magnitudes[i] > t else np.float32(0)
+        row[i] = row[i] if tied or magnitudes[i] > t else np.float32(0)
     return guess
 
 
 @compiled
 def top_k_in_place(row, width, k, magnitudes, guess):
-    return _top_k_row(row, row, width, k, magnitudes, guess) if k < width else guess
+    """AbsTopK of one row in place, 0 <= k <= width; returns the threshold, the next row's guess. `magnitudes` is scratch."""
+    if k >= width:
+        return guess
+    if k == 0:
+        for i in range(width):
+            row[i] = np.float32(0)
+        return guess
+    for i in range(width):
+        magnitudes[i] = bits_of(row[i]) & np.int32(_MAX_BITS)
+    return _select(row, width, k, magnitudes, guess)
 
 
 def abs_topk_kernel(job):
-    """x, out, kept (0: not wanted), rows, width, k (less than width), rows per chunk."""
+    """x, out, kept (0: not wanted), rows, width, k (from 1 to width - 1), rows per chunk."""
     arguments = carray(job, (9,))
     x, out = floats(arguments[2]), floats(arguments[3])
     wanted, kept = arguments[4] != 0, carray(_u8_at(arguments[4]), (FAR,))
@@ -178,7 +181,11 @@ def abs_topk_kernel(job):
             return
         guess = np.int64(NO_GUESS)
         for r in range(chunk * per_chunk, min(rows, (chunk + 1) * per_chunk)):
-            guess = _top_k_row(x[r * width :], out[r * width :], width, k, magnitudes, guess)
+            source, row = x[r * width :], out[r * width :]
+            for i in range(width):
+                row[i] = source[i]
+                magnitudes[i] = bits_of(source[i]) & np.int32(_MAX_BITS)
+            guess = _select(row, width, k, magnitudes, guess)
             if wanted:
                 _mark_kept(magnitudes, width, k, guess, kept[r * width :])
 

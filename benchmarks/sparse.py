@@ -1,7 +1,7 @@
 """Sparse execution and storage at the shape of csp_yolo2: plain, our dense and our sparse path, side by side in one run.
 
-    python benchmarks/sparse.py            # the table of the README; about ten minutes and 6 GB on 2 cores
-    python benchmarks/sparse.py --layers 2 --rounds 3      # a quick look
+    python benchmarks/sparse.py                          # the table of the README; some eight minutes and 6 GB on 2 cores
+    python benchmarks/sparse.py --layers 1 --rounds 1    # a quick look
 
 Random weights at csp_yolo2's shape and densities (419 M parameters; blocks 1/1024, embeddings 1/128, dense bigram table), float32.
 "plain" is written here the way released code works: dense products, `torch.topk` + scatter, the sink through a materialised mask,
@@ -322,7 +322,7 @@ def abs_topk_rows(rounds: int) -> None:
 
 
 _LOAD = """
-import sys, time, resource, json
+import sys, time, json
 import torch, transformers, numba
 from sparse_circuits import CSPForCausalLM
 import sparse_circuits.block_kernels_csp
@@ -331,6 +331,9 @@ def peak():
 before = peak()
 begun = time.perf_counter()
 model = CSPForCausalLM.from_pretrained(sys.argv[1], sparse=sys.argv[2] == "sparse")
+with torch.no_grad():
+    for parameter in model.parameters():
+        parameter.sum()  # a memory-mapped weight is loaded when it is first read
 loaded = time.perf_counter() - begun
 ids = torch.randint(0, 2048, (1, 256), generator=torch.Generator().manual_seed(2))
 model.generate(ids, max_new_tokens=64, do_sample=False, pad_token_id=0)
@@ -346,19 +349,27 @@ def storage(dense: CSPForCausalLM, rounds: int) -> None:
         sizes = {name: sum(f.stat().st_size for f in path.glob("*.safetensors")) for name, path in folders.items()}
         print(f"{'checkpoint':<34} dense {sizes['dense'] / 1e6:.1f} MB   sparse {sizes['sparse'] / 1e6:.1f} MB   |   "
               f"dense / sparse {sizes['dense'] / sizes['sparse']:.1f}")  # fmt: skip
-        seconds: dict[str, list[float]] = {"dense": [], "sparse": []}
         peaks: dict[str, list[float]] = {"dense": [], "sparse": []}
-        for turn in range(rounds + 1):
-            for name, path in folders.items():
-                done = subprocess.run(
-                    [sys.executable, "-c", _LOAD, str(path), name], capture_output=True, text=True, check=True
-                )
-                if turn:
+        for cold in (True, False):
+            seconds: dict[str, list[float]] = {"dense": [], "sparse": []}
+            for _ in range(rounds):
+                for name, path in folders.items():
+                    for file in path.glob("*.safetensors"):
+                        forget(file) if cold else file.read_bytes()
+                    done = subprocess.run([sys.executable, "-c", _LOAD, path, name], capture_output=True, text=True, check=True)
                     result = json.loads(done.stdout.splitlines()[-1])
                     seconds[name].append(result["seconds"])
                     peaks[name].append(result["MB"])
-        line("load", seconds)
+            line(f"load, {'from disk' if cold else 'from the page cache'}", seconds)
         line("peak memory, load + decoding", peaks, 1, "MB")
+
+
+def forget(path: Path) -> None:
+    """Drops a file from the page cache, so that it is read from disk next time."""
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(handle)
 
 
 @torch.no_grad()

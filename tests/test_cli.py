@@ -133,6 +133,6 @@ def test_a_short_demo_end_to_end(tmp_path):
     assert "bigram baseline" in text
     assert "nonzeros" in text
     names = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert names >= {"config.json", "model.safetensors", "tokenizer.json", "README.md", "modeling_csp.py"}
+    assert names >= {"config.json", "sparse_weights.safetensors", "tokenizer.json", "README.md", "modeling_csp.py"}
     assert not [name for name in names if name.endswith(".pt")]
     assert str(tmp_path) not in (tmp_path / "demo" / "README.md").read_text() + (tmp_path / "demo" / "config.json").read_text()
