@@ -44,6 +44,7 @@ def _cast(name: str, source: Any, target: Any, operation: str) -> Any:
 
 _f32_at = _cast("f32_at", types.int64, types.CPointer(types.float32), "inttoptr")
 _i32_at = _cast("i32_at", types.int64, types.CPointer(types.int32), "inttoptr")
+_i64_at = _cast("i64_at", types.int64, types.CPointer(types.int64), "inttoptr")
 _u8_at = _cast("u8_at", types.int64, types.CPointer(types.uint8), "inttoptr")
 bits_of = _cast("bits_of", types.float32, types.int32, "bitcast")
 float_of = _cast("float_of", types.int32, types.float32, "bitcast")
@@ -65,8 +66,13 @@ def floats(address):
 
 
 @compiled
-def _ints(address):
+def ints(address):
     return carray(_i32_at(address), (FAR,))
+
+
+@compiled
+def longs(address):
+    return carray(_i64_at(address), (FAR,))
 
 
 # ---------------------------------------------------------------------------------------------------------------- AbsTopK
@@ -363,7 +369,7 @@ def _product_of_one(x, starts, columns, values, bias, biased, rows, out):
 @compiled
 def _product_of_lanes(lanes, count, matrix, rows, out, stride, tokens, sums):
     """out[token, row] for up to `count` tokens (LANES, or four times as many), LANES rows at a time. By addresses, but for sums."""
-    starts, bias, biased, block = _ints(matrix[0]), floats(matrix[3]), matrix[3] != 0, floats(sums)
+    starts, bias, biased, block = ints(matrix[0]), floats(matrix[3]), matrix[3] != 0, floats(sums)
     target = floats(out)
     for first in range(0, rows, LANES):
         last = min(rows, first + LANES)
@@ -389,7 +395,7 @@ def _product_of_lanes(lanes, count, matrix, rows, out, stride, tokens, sums):
 def product_rows(x, tokens, width, matrix, rows, out, out_stride, lanes, count, sums):
     """out = x @ W.T + bias for up to `count` tokens; matrix = addresses of (row starts, columns, values, bias or 0)."""
     if tokens == 1:
-        starts, columns, values, bias = _ints(matrix[0]), _ints(matrix[1]), floats(matrix[2]), floats(matrix[3])
+        starts, columns, values, bias = ints(matrix[0]), ints(matrix[1]), floats(matrix[2]), floats(matrix[3])
         _product_of_one(floats(x), starts, columns, values, bias, matrix[3] != 0, rows, floats(out))
         return
     for lane in range(0, count, LANES):
@@ -420,7 +426,7 @@ def value_gradient_kernel(job):
     arguments = carray(job, (12,))
     dy, x, partial = arguments[2], arguments[3], floats(arguments[4])
     tokens, rows, width = arguments[5], arguments[6], arguments[7]
-    row_of, columns, nonzeros, per_chunk = _ints(arguments[8]), _ints(arguments[9]), arguments[10], arguments[11]
+    row_of, columns, nonzeros, per_chunk = ints(arguments[8]), ints(arguments[9]), arguments[10], arguments[11]
     left, right = np.empty((rows, LANES), np.float32), np.empty((width, LANES), np.float32)
     while True:
         chunk = draw(job)
@@ -448,8 +454,8 @@ def _dot(left, right):
 def embedding_kernel(job):
     """ids (int32), out, tokens, width, row starts, columns, values."""
     arguments = carray(job, (9,))
-    ids, out, width = _ints(arguments[2]), floats(arguments[3]), arguments[5]
-    starts, columns, values = _ints(arguments[6]), _ints(arguments[7]), floats(arguments[8])
+    ids, out, width = ints(arguments[2]), floats(arguments[3]), arguments[5]
+    starts, columns, values = ints(arguments[6]), ints(arguments[7]), floats(arguments[8])
     while True:
         t = draw(job)
         if t >= arguments[1]:

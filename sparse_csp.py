@@ -21,6 +21,7 @@ import hashlib
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -85,29 +86,30 @@ def _triton_kernels() -> Any:
 
 
 @functools.cache
-def _entry(name: str) -> tuple[Any, int]:
+def _entry(kernel: str | Callable[..., None]) -> tuple[Any, int]:
     """A kernel as a C function, and its address. The first use compiles for seconds; later processes find the result on disk."""
     import numba
     import numba.core.config as settings
 
-    signature, kernel = numba.types.void(numba.types.CPointer(numba.types.int64)), (kernels() or {})[name]
+    signature = numba.types.void(numba.types.CPointer(numba.types.int64))
+    source = (kernels() or {})[kernel] if isinstance(kernel, str) else kernel
     options: dict[str, Any] = {"nopython": True, "error_model": "numpy", "fastmath": {"contract"}}
-    before, folder = settings.CACHE_DIR, _cache_folder()  # type: ignore[attr-defined]
+    before, folder = settings.CACHE_DIR, _cache_folder(source.__code__.co_filename)  # type: ignore[attr-defined]
     try:
         settings.CACHE_DIR = folder or before  # type: ignore[attr-defined]
-        function = numba.cfunc(signature, cache=folder is not None, **options)(kernel)
+        function = numba.cfunc(signature, cache=folder is not None, **options)(source)
     finally:
         settings.CACHE_DIR = before  # type: ignore[attr-defined]
     address: Any = function.address
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address), address
 
 
-@functools.lru_cache(maxsize=1)
-def _cache_folder() -> str | None:
+@functools.cache
+def _cache_folder(file: str) -> str | None:
     """Where compiled kernels are kept: beside this file, or in the user's cache; None where neither can be written. The name has a hash
     of the kernels' sources, since Numba itself notices changes of a kernel's own file only, not of those that it is made from."""
     here = Path(__file__).resolve().parent
-    sources = b"".join((here / name).read_bytes() for name in ("kernels_csp.py", "block_kernels_csp.py"))
+    sources = b"".join(path.read_bytes() for path in (here / "kernels_csp.py", here / "block_kernels_csp.py", Path(file)))
     name = f"kernels-{hashlib.sha256(sources).hexdigest()[:16]}"
     for parent in (here / "__pycache__", Path.home() / ".cache" / "sparse_circuits"):
         try:
@@ -140,9 +142,10 @@ def _words(count: int) -> Any:
     return ctypes.c_int64 * count
 
 
-def run(name: str, chunks: int, *arguments: int) -> None:
-    """Runs the chunks of a kernel (`kernels_csp.py`) on as many threads as PyTorch may use; returns when all are done."""
-    function, address = _entry(name)
+def run(kernel: str | Callable[..., None], chunks: int, *arguments: int) -> None:
+    """Runs the chunks of a kernel (one of `kernels()`, or its function) on as many threads as PyTorch may use; returns when all are
+    done."""
+    function, address = _entry(kernel)
     job = _words(len(arguments) + 2)(0, chunks, *arguments)
     threads = min(chunks, torch.get_num_threads()) if chunks > 1 else 1
     if threads == 1:

@@ -86,7 +86,16 @@ def test_keys_of_transformers_are_not_misspellings():
 def test_features_of_the_fixtures_cover_every_setting():
     changed = {key for settings in FEATURES.values() for key in settings}
     fixed = {"vocab_size", "block_size", "n_layer", "n_head", "d_head", "d_model", "d_mlp", "use_cache", "initializer_range"}
-    fixed |= {"bos_token_id", "eos_token_id", "pad_token_id", "tokenizer_name", "provenance", "dropout", "ln_bias", "sparse_weights"}
+    fixed |= {
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "tokenizer_name",
+        "provenance",
+        "dropout",
+        "ln_bias",
+        "sparse_weights",
+    }
     own = set(inspect.signature(CSPConfig.__init__).parameters) - {"self", "kwargs"}
     assert own - fixed - changed == {"learnable_bigram_table"}
 

@@ -11,7 +11,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
 from .gradients import normalize_gradients_
-from .projection import Rule, SparseTensor, project_tensors_, refuse_impossible, sparse_tensors
+from .projection import Rule, SparseTensor, nonzero_count, project_tensors_, refuse_impossible, sparse_tensors
 from .schedules import SparsityConfig
 
 logger = logging.get_logger(__name__)
@@ -144,7 +144,7 @@ def measured(tensors: list[SparseTensor]) -> dict[str, float]:
     nonzero: dict[str, int] = {}
     entries: dict[str, int] = {}
     for tensor in tensors:
-        nonzero[tensor.group] = nonzero.get(tensor.group, 0) + int(tensor.parameter.count_nonzero())
+        nonzero[tensor.group] = nonzero.get(tensor.group, 0) + nonzero_count(tensor.parameter)
         entries[tensor.group] = entries.get(tensor.group, 0) + tensor.parameter.numel()
     densities: dict[str, float] = {f"density/{group}": nonzero[group] / entries[group] for group in nonzero}
     return densities | {"l0": sum(nonzero.values())}

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from .projection import local_part
+
 RMS_EPS = 1e-5
 
 
@@ -14,7 +16,7 @@ RMS_EPS = 1e-5
 def normalize_gradients_(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
     """Divides all gradients, in place, by their global root mean square + 1e-5 (paper, appendix on training; release's script).
 
-    Every trainable parameter counts in the mean, those without a gradient as zeros.
+    Every trainable parameter counts in the mean, those without a gradient as zeros. Sharded ones (DTensor) count over all ranks.
 
     Returns:
         The root mean square before the division, a scalar tensor; no host synchronisation.
@@ -24,9 +26,14 @@ def normalize_gradients_(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
     if not grads:
         raise ValueError("There are no gradients to normalise; call backward first.")
     wide = torch.promote_types(grads[0].dtype, torch.float32)
-    norms = torch.stack([torch.linalg.vector_norm(g, dtype=wide) for g in grads])
-    rms = torch.linalg.vector_norm(norms) / sum(p.numel() for p in trainable) ** 0.5
-    torch._foreach_div_(grads, rms + RMS_EPS)
+    parts = [local_part(grad) for grad in grads]
+    whole = [torch.linalg.vector_norm(local, dtype=wide) for local, shards in parts if shards is None]
+    cut = [torch.linalg.vector_norm(local, dtype=wide) for local, shards in parts if shards is not None]
+    if cut:
+        shards = next(shards for _, shards in parts if shards is not None)
+        whole.append(shards.total(torch.stack(cut).square().sum()).sqrt())
+    rms = torch.linalg.vector_norm(torch.stack(whole)) / sum(p.numel() for p in trainable) ** 0.5
+    torch._foreach_div_([local for local, _ in parts], rms + RMS_EPS)
     return rms
 
 

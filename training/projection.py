@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from ..configuration_csp import CSPConfig
-from ..sparse_csp import largest_mask, magnitude_bits
+from ..sparse_csp import magnitude_bits
 from .schedules import SparsityConfig
+from .selection import Shards, select_in_place, top_mask
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def sparse_tensors(model: nn.Module, rule: Rule | None = None) -> list[SparseTen
         rule: (name, parameter) -> (group, neuron_dim) or None. Default: `csp_rule`, for our own models only.
 
     Raises:
-        ValueError: if the model is not ours and no rule is given, or its parameters are sharded.
+        ValueError: if the model is not ours and no rule is given, or its parameters are sharded otherwise than along dimension 0.
     """
     if rule is None:
         config: Any = getattr(model, "config", None)
@@ -79,11 +80,10 @@ def sparse_tensors(model: nn.Module, rule: Rule | None = None) -> list[SparseTen
         )
     found = []
     for name, parameter in model.named_parameters():
-        if hasattr(parameter, "placements"):
-            raise ValueError(f"{name} is sharded (DTensor); the projection of sharded parameters is not supported yet.")
         placed = rule(name, parameter)
         if placed is None:
             continue
+        local_part(parameter, name)  # refuses a layout that the projection cannot handle
         if placed[1] is not None and parameter.dim() != 2:
             raise ValueError(
                 f"{name} has shape {list(parameter.shape)} and no neurons to count; flattened shards are not supported."
@@ -116,25 +116,49 @@ def refuse_impossible(tensors: list[SparseTensor], densities: Mapping[str, float
 def project_tensor_(weight: torch.Tensor, k: int, *, min_alive: int = 0, neuron_dim: int | None = None) -> None:
     """Zeroes, in place, all but exactly k positions of a tensor: the largest by magnitude.
 
-    With a minimum, the `min_alive` largest of each neuron are kept first and count inside k. Ties go to the lower index.
+    With a minimum, the `min_alive` largest of each neuron are kept first and count inside k. Ties go to the lower index. Of a DTensor that
+    is cut along dimension 0, as FSDP2 does, every rank projects its part as it would be projected in the whole; all ranks must call.
 
     Raises:
         ValueError: if the minimum does not fit into k.
     """
     if k >= weight.numel():
         return
-    keys = magnitude_bits(weight.detach().contiguous())
-    if min_alive and neuron_dim is not None:
-        if min_alive * weight.shape[neuron_dim] > k:
-            raise ValueError(f"min_alive={min_alive} in each of {weight.shape[neuron_dim]} neurons exceeds k={k}.")
-        rows = keys if neuron_dim == 0 else keys.t()  # one neuron's own weights each
-        forced = largest_mask(rows, min_alive)
-        keys = keys.masked_fill(forced if neuron_dim == 0 else forced.t(), torch.iinfo(keys.dtype).max)
+    minimum = min_alive if neuron_dim is not None else 0
+    if minimum and minimum * weight.shape[neuron_dim or 0] > k:
+        raise ValueError(f"min_alive={min_alive} in each of {weight.shape[neuron_dim or 0]} neurons exceeds k={k}.")
+    local, shards = local_part(weight)
     if k == 0:
-        weight.zero_()
-        return
-    mask = largest_mask(keys.view(1, -1), k).view(weight.shape)
-    weight.masked_fill_(~mask, 0)
+        local.zero_()
+    elif shards is not None or not select_in_place(local, k, neuron_dim, minimum):
+        keys = magnitude_bits(local.detach().contiguous())
+        local.masked_fill_(~top_mask(keys, k, neuron_dim=neuron_dim, at_least=minimum, shards=shards), 0)
+
+
+def local_part(tensor: torch.Tensor, name: str = "The tensor") -> tuple[torch.Tensor, Shards | None]:
+    """A tensor itself, or this rank's part of a DTensor and where the others are (None if every rank has all of it).
+
+    Raises:
+        ValueError: if it is sharded otherwise than along dimension 0 of a one-dimensional mesh.
+    """
+    placements: Any = getattr(tensor, "placements", None)
+    if placements is None:
+        return tensor, None
+    mesh, local = tensor.device_mesh, tensor._local_tensor  # type: ignore[attr-defined]
+    if all(placement.is_replicate() for placement in placements):
+        return local, None
+    if mesh.ndim != 1 or not placements[0].is_shard(0):
+        raise ValueError(
+            f"{name} is sharded as {tuple(placements)}; the projection is exact for FSDP2, which shards along dimension 0 of one mesh."
+        )
+    return local, Shards(mesh.get_group(), mesh.get_local_rank(), mesh.size())
+
+
+def nonzero_count(tensor: torch.Tensor) -> int:
+    """Nonzeros of a tensor, over all its shards; all ranks must call."""
+    local, shards = local_part(tensor)
+    count = local.count_nonzero()
+    return int(count if shards is None else shards.total(count))
 
 
 def project_tensors_(tensors: list[SparseTensor], densities: Mapping[str, float], min_alive: int) -> None:
