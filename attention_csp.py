@@ -117,8 +117,8 @@ def fast_attention(
     """Causal attention [batch, heads, tokens, d_head] -> out [batch, tokens, heads, d_head], and the log of the softmax' denominator,
     sink included, [batch, heads, tokens]. The channels of the query must lie side by side. Keys and values are taken by their nonzeros, which AbsTopK makes few."""
     batch, heads, tokens, d_head = query.shape
-    out = query.new_empty(batch, tokens, heads, d_head)
-    sums = query.new_empty(batch, heads, tokens) if lse else None
+    out = torch.empty(batch, tokens, heads, d_head, dtype=torch.float32)
+    sums = torch.empty(batch, heads, tokens, dtype=torch.float32) if lse else None
     run(
         "attention", batch * heads, query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr(),
         0 if sums is None else sums.data_ptr(), 0 if sink is None else sink.data_ptr(), heads, tokens, key.shape[2], d_head,

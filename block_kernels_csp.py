@@ -382,14 +382,14 @@ def before_attention_kernel(job):
     wide = d_model + d_pos
     inputs = np.empty((LANES, wide), np.float32)
     lanes, sums = np.empty((wide if tokens > 1 else 1) * LANES, np.float32), np.empty(LANES * LANES, np.float32)
-    magnitudes = np.empty(max(wide, width), np.int32)
+    magnitudes, guesses = np.empty(max(wide, width), np.int32), np.empty(4, np.int64)
     while True:
         chunk = draw(job)
         if chunk >= a[1]:
             return
         first = chunk * LANES
         count = min(LANES, tokens - first)
-        guesses = np.full(4, NO_GUESS, np.int64)
+        guesses[:] = NO_GUESS
         for t in range(count):
             _normed_input(
                 x[(first + t) * d_model :], d_model, a[PLAN_NORMS : PLAN_NORMS + 4], positions[(first + t) * stride :], d_pos,
@@ -427,14 +427,14 @@ def after_attention_kernel(job):
     deltas, inputs = np.empty((LANES, d_model), np.float32), np.empty((LANES, wide), np.float32)
     hidden, sums = np.empty((LANES, d_mlp), np.float32), np.empty(LANES * LANES, np.float32)
     lanes = np.empty((widest if tokens > 1 else 1) * LANES, np.float32)
-    magnitudes = np.empty(widest, np.int32)
+    magnitudes, guesses = np.empty(widest, np.int32), np.empty(6, np.int64)
     while True:
         chunk = draw(job)
         if chunk >= a[1]:
             return
         first = chunk * LANES
         count = min(LANES, tokens - first)
-        guesses = np.full(6, NO_GUESS, np.int64)
+        guesses[:] = NO_GUESS
         # Addresses are taken anew for each chunk: an array lives until its last mention.
         lanes_at, sums_at = lanes.ctypes.data, sums.ctypes.data
         product_rows(

@@ -22,6 +22,7 @@ _SITES = (
     "attn.act_in", "attn.q", "attn.k", "attn.v", "attn.resid_delta",
     "resid_mid", "mlp.act_in", "mlp.post_act", "mlp.resid_delta", "resid_post",
 )  # fmt: skip
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MODULES = ("NodeSite", "CSPAttention", "CSPMLP", "SparseLinear", "SparseMatrix", "RMSNorm", "LayerNorm", "Dropout")
 
 
@@ -34,6 +35,8 @@ def fused_block(
     if not kernels_serve(x) or block.attn.config._attn_implementation != "sdpa" or torch.is_autocast_enabled("cpu"):
         return None
     attn = block.attn
+    if not isinstance(attn.c_attn, SparseLinear) or not _positions_fit(block, x, positions):
+        return None
     past = 0 if cache is None else cache.get_seq_length(attn.layer_idx)
     if not isinstance(past, int) or (past and x.shape[1] != 1):
         return None
@@ -47,6 +50,13 @@ def fused_block(
     return _run(attn, plan, x.contiguous(), positions, cache, past)
 
 
+def _positions_fit(block: Any, x: torch.Tensor, positions: torch.Tensor | None) -> bool:
+    if positions is None or block.attn_pos_norm is None:
+        return positions is None and block.attn_pos_norm is None
+    fits = positions.shape[:-1] in ((1, x.shape[1]), (x.shape[0], x.shape[1])) and kernels_serve(positions)
+    return fits and positions.shape[-1] == block.attn_pos_norm.weight.shape[0]
+
+
 def _run(attn: Any, plan: _Plan, x: torch.Tensor, positions: torch.Tensor | None, cache: Any, past: int) -> torch.Tensor:
     batch, tokens, _ = x.shape
     rows, chunks = batch * tokens, -(-batch * tokens // LANES)
@@ -57,9 +67,9 @@ def _run(attn: Any, plan: _Plan, x: torch.Tensor, positions: torch.Tensor | None
         stride = positions.shape[-1]
     words = [*plan.sizes, *(site.k for site in plan.sites), *(plan.words or ())]
     call = [x.data_ptr(), 0 if positions is None else positions.data_ptr(), stride, rows]
-    qkv = torch.empty(rows, 3 * heads * d_head)
+    qkv = torch.empty(rows, 3 * heads * d_head, dtype=torch.float32)
     run("before_attention", chunks, *words, *call, 0, qkv.data_ptr())
-    layer = _dynamic_layer(cache, attn.layer_idx) if past else None
+    layer = _dynamic_layer(cache, attn.layer_idx, (batch, heads, past, d_head)) if past else None
     if layer is not None:
         y = _attention_of_one(attn, qkv, layer, heads, past)
     else:
@@ -82,31 +92,44 @@ class _Plan:
             (group, name, tensor, 0 if tensor is None else tensor.data_ptr())
             for m in modules for group in (m._parameters, m._buffers) for name, tensor in group.items()
         ]  # fmt: skip
-        self._hooks = [
-            hooks
-            for m in modules
-            for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)
-        ]
-        self._attributes = [m.__dict__ for m in modules]
+        self._modules = modules
+        self._dropouts = [m for m in modules if isinstance(m, nn.Dropout) and m.p > 0]
+        self._forwards = {type(m): type(m).forward for m in modules}
+        self._norms = [n for n in (block.attn_norm, block.attn_pos_norm, block.mlp_norm, block.mlp_pos_norm) if n is not None]
+        self._block, self._settings = block, self._settings_of(block)
         self.sites = [block.get_submodule(name) for name in _SITES]
         self.sizes, self.words = self._describe(block, modules)
 
     def is_current(self) -> bool:
-        """Whether the block still has the modules and tensors that the plan was made for."""
-        return all(group.get(name) is child for group, name, child in self._children) and all(
-            group.get(name) is tensor and (tensor is None or tensor.data_ptr() == address)
-            for group, name, tensor, address in self._tensors
+        """Whether the block still has the modules, tensors and settings that the plan was made for."""
+        return (
+            all(group.get(name) is child for group, name, child in self._children)
+            and all(
+                group.get(name) is tensor and (tensor is None or tensor.data_ptr() == address)
+                for group, name, tensor, address in self._tensors
+            )
+            and self._settings == self._settings_of(self._block)
         )
 
+    def _settings_of(self, block: Any) -> tuple[Any, ...]:
+        return block.residual_activation_type, block.mlp.activation_type, *(norm.eps for norm in self._norms)
+
     def is_observed(self) -> bool:
-        """Whether anyone would notice that the modules do not run: a hook, or a forward that was replaced."""
-        for hooks in self._hooks:
-            # transformers' recorder of attention weights, once set up, stays; SDPA has no weights to give it.
-            if hooks and any(getattr(hook, "__name__", "") != "output_capturing_hook" for hook in hooks.values()):
+        """Whether anyone would notice that the modules do not run: a hook, a forward that was replaced, dropout left on."""
+        for module in self._modules:
+            names = module.__dict__
+            for kind in _HOOKS:
+                # transformers' recorder of attention weights, once set up, stays; SDPA has no weights to give it.
+                hooks = names[kind]
+                if hooks and any(getattr(hook, "__name__", "") != "output_capturing_hook" for hook in hooks.values()):
+                    return True
+            if "forward" in names:
                 return True
-        return any("forward" in names for names in self._attributes) or bool(
-            nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks
-        )
+        if any(cls.forward is not forward for cls, forward in self._forwards.items()):
+            return True
+        if any(dropout.training for dropout in self._dropouts):
+            return True
+        return bool(nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks)
 
     @staticmethod
     def _describe(block: Any, modules: list[nn.Module]) -> tuple[list[int], list[int] | None]:
@@ -114,6 +137,9 @@ class _Plan:
         matrices = [attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj]
         if any(type(module).__name__ not in _MODULES for module in modules):
             return [], None
+        for cls in {type(module) for module in modules if type(module).__name__ != "SparseMatrix"}:  # which has no forward
+            if cls.forward.__qualname__ != f"{cls.__name__}.forward" or hasattr(cls.forward, "__wrapped__"):
+                return [], None  # patched for the whole class
         if not all(isinstance(matrix, SparseLinear) for matrix in matrices) or block.resid_in.k < block.resid_in.width:
             return [], None
         tensors = [p for m in modules for p in m._parameters.values() if p is not None]
@@ -142,20 +168,23 @@ def _norm_words(norm: Any) -> list[int]:
 
 # --------------------------------------------------------------------------------------------------- a cache with room to grow
 
-_Room = tuple[torch.Tensor, torch.Tensor]
+_Room = tuple[torch.Tensor, torch.Tensor, int]  # keys, values, tokens written so far
 _rooms: WeakKeyDictionary[Any, _Room] = WeakKeyDictionary()
 
 
-def _dynamic_layer(cache: Any, layer_idx: int) -> Any:
+def _dynamic_layer(cache: Any, layer_idx: int, shape: tuple[int, ...]) -> Any:
+    """The layer, if its keys and values are of this model and batch; else its own `update` has to say what is wrong."""
     layer = cache.layers[layer_idx]
-    return layer if type(layer).__name__ == "DynamicLayer" and kernels_serve(layer.keys, layer.values) else None
+    if type(layer).__name__ != "DynamicLayer" or not kernels_serve(layer.keys, layer.values):
+        return None
+    return layer if tuple(layer.keys.shape) == tuple(layer.values.shape) == shape else None
 
 
 def _attention_of_one(attn: Any, qkv: torch.Tensor, layer: Any, heads: int, past: int) -> torch.Tensor:
     """One new token per text: stores its key and value in the cache, and attends to all that are there."""
     batch, d_head, seen = qkv.shape[0], attn.d_head, past + 1
     keys, values = _room_for(layer, seen)
-    y = torch.empty(batch, heads * d_head)
+    y = torch.empty(batch, heads * d_head, dtype=torch.float32)
     total = batch * heads
     per_chunk = -(-total // 8) if total * seen * d_head > 1 << 17 else total
     sink = 0 if attn.sink_bias is None else attn.sink_bias.data_ptr()
@@ -167,19 +196,23 @@ def _attention_of_one(attn: Any, qkv: torch.Tensor, layer: Any, heads: int, past
     return y
 
 
-def _room_for(layer: Any, seen: int) -> _Room:
+def _room_for(layer: Any, seen: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Storage for at least `seen` tokens of which the layer's keys and values are the first: keys by channel [batch, heads, d_head,
-    room], values by token [batch, heads, room, d_head]. Known by the layer's own tensors, so a cache that was cropped, reordered or
-    copied gets storage of its own."""
+    room], values by token [batch, heads, room, d_head].
+
+    Only what was never handed out is written, so tensors that someone took from the cache do not change; a cache that was cropped,
+    reordered or copied gets storage of its own."""
     room = _rooms.get(layer)
-    if room is not None and room[0].shape[-1] >= seen and room[0].shape[0] == layer.keys.shape[0]:
+    if room is not None and room[0].shape[-1] >= seen and room[2] == seen - 1:
         same = layer.keys.data_ptr() == room[0].data_ptr() and layer.values.data_ptr() == room[1].data_ptr()
-        if same and layer.keys.stride(-1) == room[0].shape[-1]:
-            return room
+        if same and layer.keys.shape[0] == room[0].shape[0] and layer.keys.stride(-1) == room[0].shape[-1]:
+            _rooms[layer] = *room[:2], seen
+            return room[:2]
     batch, heads, past, d_head = layer.keys.shape
     size = ((seen + seen // 4 + 64) // 16 | 1) * 16  # an odd number of cache lines: powers of two would alias in the cache
-    keys, values = torch.empty(batch, heads, d_head, size), torch.empty(batch, heads, size, d_head)
+    keys = torch.empty(batch, heads, d_head, size, dtype=torch.float32)
+    values = torch.empty(batch, heads, size, d_head, dtype=torch.float32)
     keys[..., :past] = layer.keys.transpose(2, 3)
     values[:, :, :past] = layer.values
-    _rooms[layer] = keys, values
+    _rooms[layer] = keys, values, seen
     return keys, values

@@ -7,8 +7,10 @@ device, before they are used: where one fails or differs, PyTorch serves instead
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
+from typing import Any
 
 import torch
 
@@ -68,25 +70,33 @@ def _product_of_one_kernel(x, starts, columns, values, out, BLOCK: tl.constexpr)
     tl.store(out + row, tl.sum(total))
 
 
+def _on(device: torch.device) -> Any:
+    """Triton launches on the current device, which need not be the tensor's."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
 def abs_topk(x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(AbsTopK over the last dimension, bool mask of what it keeps); float32, float16 or bfloat16, 0 < k < width <= MAX_WIDTH."""
     x, width = x.contiguous(), x.shape[-1]
     out, kept = torch.empty_like(x), torch.empty(x.shape, dtype=torch.bool, device=x.device)
     block = triton.next_power_of_2(width)
     grid = (x.numel() // width,)
-    _abs_topk_kernel[grid](x, out, kept.view(torch.int8), width, k, BLOCK=block, num_warps=max(1, min(16, block // 512)))
+    with _on(x.device):
+        _abs_topk_kernel[grid](x, out, kept.view(torch.int8), width, k, BLOCK=block, num_warps=max(1, min(16, block // 512)))
     return out, kept
 
 
 def product(x: torch.Tensor, starts: torch.Tensor, columns: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """x [tokens, width] @ W.T in float32, for W [rows, width] by its nonzeros (CSR, int32)."""
     rows, tokens = starts.shape[0] - 1, x.shape[0]
-    out = torch.empty(rows, tokens, device=x.device)
+    out = torch.empty(rows, tokens, device=x.device, dtype=torch.float32)
     if tokens == 1:
-        _product_of_one_kernel[(rows,)](x.contiguous(), starts, columns, values.contiguous(), out, BLOCK=32, num_warps=1)
+        with _on(x.device):
+            _product_of_one_kernel[(rows,)](x.contiguous(), starts, columns, values.contiguous(), out, BLOCK=32, num_warps=1)
         return out.view(1, rows)
     grid = (rows, triton.cdiv(tokens, TOKENS))
-    _product_kernel[grid](x.t().contiguous(), starts, columns, values.contiguous(), out, tokens, BLOCK=TOKENS, num_warps=2)
+    with _on(x.device):
+        _product_kernel[grid](x.t().contiguous(), starts, columns, values.contiguous(), out, tokens, BLOCK=TOKENS, num_warps=2)
     return out.t().contiguous()
 
 

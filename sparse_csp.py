@@ -21,6 +21,7 @@ import hashlib
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 _SAME_WIDTH_INT = {
@@ -48,9 +50,12 @@ def kernels() -> dict[str, Any] | None:
     """The kernels by name, or None where Numba is not installed or not wanted."""
     if os.environ.get("CSP_KERNELS", "auto") == "torch" or importlib.util.find_spec("numba") is None:
         return None
-    from .block_kernels_csp import BLOCK_KERNELS
-    from .kernels_csp import KERNELS
-
+    try:
+        from .block_kernels_csp import BLOCK_KERNELS
+        from .kernels_csp import KERNELS
+    except ImportError as error:
+        warnings.warn(f"Numba cannot be used ({error}); PyTorch serves instead, slower.", stacklevel=2)
+        return None
     return KERNELS | BLOCK_KERNELS
 
 
@@ -61,18 +66,24 @@ def kernels_serve(*tensors: torch.Tensor) -> bool:
             return False
         if type(x) is not torch.Tensor and type(x) is not nn.Parameter:
             return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None:
-        return False
-    return kernels() is not None
+    return not _is_transformed() and kernels() is not None
+
+
+def _is_transformed() -> bool:
+    """Whether something other than plain execution and reverse-mode gradients is going on: tracing, torch.func, forward-mode AD."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+    )
 
 
 def gpu_kernels(x: torch.Tensor) -> Any:
     """The module `gpu_kernels_csp` for a tensor on a GPU that it can take, or None. (Tested in Triton's interpreter only.)"""
     if x.device.type != "cuda" or x.dtype not in (torch.float32, torch.float16, torch.bfloat16) or x.numel() == 0:
         return None
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None:
-        return None
-    module = _triton_kernels()
+    module = None if _is_transformed() else _triton_kernels()
     return module if module is not None and module.ready(x.device) else None
 
 
@@ -111,13 +122,14 @@ def _cache_folder(file: str) -> str | None:
     here = Path(__file__).resolve().parent
     sources = b"".join(path.read_bytes() for path in (here / "kernels_csp.py", here / "block_kernels_csp.py", Path(file)))
     name = f"kernels-{hashlib.sha256(sources).hexdigest()[:16]}"
-    for parent in (here / "__pycache__", Path.home() / ".cache" / "sparse_circuits"):
+    for parent in (here / "__pycache__", Path("~/.cache/sparse_circuits")):
         try:
-            (parent / name).mkdir(parents=True, exist_ok=True)
-        except OSError:
+            folder = parent.expanduser() / name
+            folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, RuntimeError):  # not writable; no home
             continue
-        if os.access(parent / name, os.W_OK):
-            return str(parent / name)
+        if os.access(folder, os.W_OK):
+            return str(folder)
     return None
 
 
@@ -155,6 +167,10 @@ def run(kernel: str | Callable[..., None], chunks: int, *arguments: int) -> None
     else:
         for other in [_pool().submit(function, ctypes.addressof(job)) for _ in range(threads)]:
             other.result()
+    if job[0] < chunks:  # kernels take all their memory before they draw the first chunk
+        raise MemoryError(
+            "There is not enough memory for the scratch space of a kernel; use shorter sequences or smaller batches."
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------------- AbsTopK
@@ -236,7 +252,11 @@ class _FastAbsTopK(torch.autograd.Function):
         (kept,), gradient = ctx.saved_tensors, gradients[0]
         if torch.is_grad_enabled() or not kernels_serve(gradient):  # a second derivative is wanted, or it is no plain tensor
             return torch.where(kept, gradient, 0), None
-        gradient, out, count = gradient.contiguous(), torch.empty(gradient.shape), gradient.numel()
+        gradient, out, count = (
+            gradient.contiguous(),
+            torch.empty_like(gradient, memory_format=torch.contiguous_format),
+            gradient.numel(),
+        )
         chunks = -(-count // _ENTRIES_PER_CHUNK)
         run("masked", chunks, gradient.data_ptr(), kept.data_ptr(), out.data_ptr(), count, _ENTRIES_PER_CHUNK)
         return out, None
@@ -255,6 +275,10 @@ class Support:
     @functools.cached_property
     def row_of(self) -> torch.Tensor:
         """int32 [nonzeros]: the row of each nonzero."""
+        return self.count_rows()
+
+    def count_rows(self) -> torch.Tensor:
+        """`row_of`, made anew: what is made inside of a transformation of torch.func must not outlive it."""
         counts = (self.starts[1:] - self.starts[:-1]).long()
         return torch.arange(self.shape[0], device=counts.device, dtype=torch.int32).repeat_interleave(counts)
 
@@ -282,11 +306,20 @@ def sparse_product(x: torch.Tensor, values: torch.Tensor, support: Support, bias
     if x.shape[-1] != support.shape[1]:
         raise ValueError(f"Inputs of width {x.shape[-1]} do not fit a matrix of {support.shape[0]} x {support.shape[1]}.")
     flat = x.reshape(-1, x.shape[-1])
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return _transformable_product(x, values, support, bias)
     if torch.is_grad_enabled():
         out = _SparseProduct.apply(flat, values, support, bias)
     else:
         out = _product(flat, values, support, bias)
     return out.view(*x.shape[:-1], support.shape[0])
+
+
+def _transformable_product(x: torch.Tensor, values: torch.Tensor, support: Support, bias: torch.Tensor | None) -> torch.Tensor:
+    """The same in operations that torch.func and forward-mode AD know, at the cost of a [..., nonzeros] tensor."""
+    terms = x[..., support.columns.long()] * values.to(x.dtype)
+    out = torch.zeros_like(x[..., :1]).expand(*x.shape[:-1], support.shape[0]).index_add(-1, support.count_rows().long(), terms)
+    return out if bias is None else out + bias
 
 
 def _product(x: torch.Tensor, values: torch.Tensor, support: Support, bias: torch.Tensor | None) -> torch.Tensor:
@@ -361,7 +394,7 @@ def _torch_product(x: torch.Tensor, values: torch.Tensor, support: Support) -> t
 def _fast_product(x: torch.Tensor, values: torch.Tensor, support: Support, bias: torch.Tensor | None) -> torch.Tensor:
     rows, width = support.shape
     x, values = x.contiguous(), values.contiguous()
-    out = torch.empty(x.shape[0], rows)
+    out = torch.empty(x.shape[0], rows, dtype=torch.float32)  # whatever the default dtype is meanwhile
     kept_alive = None if bias is None else bias.to(torch.float32).contiguous()
     # Four groups of lanes share each weight that is read, as long as their inputs fit the second-level cache.
     per_chunk = 4 * LANES if x.shape[0] >= 8 * LANES and width <= 4096 else LANES
@@ -378,7 +411,7 @@ def _fast_value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Support) ->
     nonzeros = support.columns.shape[0]
     per_chunk = -(-tokens // (16 * LANES)) * LANES  # at most 16 chunks, each with a row of partial sums
     chunks = -(-tokens // per_chunk)
-    partial = torch.empty(chunks, nonzeros)
+    partial = torch.empty(chunks, nonzeros, dtype=torch.float32)
     run(
         "value_gradient", chunks, dy.data_ptr(), x.data_ptr(), partial.data_ptr(), tokens, *support.shape,
         support.row_of.data_ptr(), support.columns.data_ptr(), nonzeros, per_chunk,
@@ -425,7 +458,7 @@ class SparseMatrix(nn.Module):
         self.values = nn.Parameter(values)
         self.register_buffer("row_starts", row_starts.to(torch.int32))
         self.register_buffer("columns", columns.to(torch.int32))
-        self._support: Support | None = None
+        self._support: tuple[Any, Support] | None = None
 
     @classmethod
     def from_dense(cls, weight: torch.Tensor) -> SparseMatrix:
@@ -442,15 +475,51 @@ class SparseMatrix(nn.Module):
 
     @property
     def support(self) -> Support:
-        # Moving the module to another device makes new buffers.
-        if self._support is None or self._support.columns is not self.columns:
-            self._support = Support(self.row_starts, self.columns, self.shape[1])
-        return self._support
+        # Moving the module to another device makes new buffers, loading a state dict writes into the old ones.
+        starts, columns = self.row_starts, self.columns
+        state = (
+            (id(starts), id(columns)) if starts.is_inference() else (id(starts), id(columns), starts._version, columns._version)
+        )
+        if self._support is None or self._support[0] != state:
+            self._support = state, Support(starts, columns, self.shape[1])
+        return self._support[1]
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        starts, columns = (state_dict.get(prefix + name) for name in ("row_starts", "columns"))
+        if all(isinstance(each, torch.Tensor) and not each.is_meta for each in (starts, columns)):
+            fault = csr_fault(starts, columns, self.shape)
+            if fault:
+                raise ValueError(f"{prefix[:-1]} of the state dict is damaged: {fault}")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         rows, width = self.shape
         count = self.columns.shape[0]
         return f"{rows} x {width}, nonzeros={count}, density={count / max(1, rows * width):.2g}"
+
+
+def csr_fault(starts: torch.Tensor, columns: torch.Tensor, shape: tuple[int, ...] | torch.Size) -> str:
+    """What is wrong with the row starts and columns of a matrix; "" if nothing is. Kernels read by them without a check."""
+    rows, width = shape
+    if any(part.dim() != 1 or part.is_floating_point() or part.dtype == torch.bool for part in (starts, columns)):
+        return "its indices are no vectors of whole numbers."
+    starts, columns = starts.to(torch.int64), columns.to(torch.int64)
+    if starts.shape[0] != rows + 1:
+        return f"it has {starts.shape[0] - 1} rows and should have {rows}."
+    if columns.shape[0] >= 1 << 31:
+        return "it has more nonzeros than 32-bit indices can count."
+    counts = starts.diff()
+    if int(starts[0]) != 0 or int(starts[-1]) != columns.shape[0] or bool(((counts < 0) | (counts > width)).any()):
+        return f"its rows do not add up to its {columns.shape[0]} nonzeros."
+    if columns.numel():
+        if int(columns.min()) < 0 or int(columns.max()) >= width:
+            return f"a column index is outside of its {width} columns."
+        rising = columns[1:] > columns[:-1]
+        firsts = starts[1:-1][(starts[1:-1] > 0) & (starts[1:-1] < columns.shape[0])]
+        rising[firsts - 1] = True
+        if not bool(rising.all()):
+            return "its columns do not rise within each row."
+    return ""
 
 
 def nonzeros(dense: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -508,6 +577,8 @@ class SparseEmbedding(_SparseModule):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         values, support = self.weight.values, self.weight.support
+        if ids.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"Token ids are {ids.dtype}; an embedding takes int64 or int32.")
         flat, width = ids.reshape(-1), self.embedding_dim
         if flat.numel() and not torch.compiler.is_compiling() and flat.device.type == "cpu":
             low, high = int(flat.min()), int(flat.max())
@@ -515,7 +586,7 @@ class SparseEmbedding(_SparseModule):
                 raise IndexError(f"Token ids run from {low} to {high}; this embedding has 0 to {self.num_embeddings - 1}.")
         wanted = values.requires_grad and torch.is_grad_enabled()
         if flat.numel() and kernels_serve(values) and not wanted:
-            out, small = torch.empty(flat.shape[0], width), flat.to(torch.int32)
+            out, small = torch.empty(flat.shape[0], width, dtype=torch.float32), flat.to(torch.int32)
             run(
                 "embedding", flat.shape[0], small.data_ptr(), out.data_ptr(), flat.shape[0], width,
                 support.starts.data_ptr(), support.columns.data_ptr(), values.data_ptr(),

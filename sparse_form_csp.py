@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import re
 import tempfile
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import GenerationConfig
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from .sparse_csp import SparseEmbedding, SparseLinear, SparseMatrix, pays
 from .storage_csp import (
@@ -24,13 +25,15 @@ from .storage_csp import (
     Nonzeros,
     Stored,
     compressed,
-    files_from_index,
     move_into,
+    read_index,
     read_sparse,
     remove_weights,
     stored_bytes,
     write_sparse,
 )
+
+logger = logging.get_logger(__name__)
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 # Options of from_pretrained that change nothing here.
@@ -65,6 +68,8 @@ class SparseForm:
             raise ValueError(f"max_density is {max_density!r}; it must be a density in [0, 1].")
         for name, module in _matrices(self):
             weight = module.weight
+            if weight.is_meta:
+                raise ValueError(f"{name} has no values (it is on the meta device); load the weights first.")
             if pays(weight.shape, int((weight != 0).sum()), weight.device, max_density):
                 _replace(self, name, _sparse_module(module, SparseMatrix.from_dense(weight)))
         _share_tied(self)
@@ -93,8 +98,8 @@ class SparseForm:
         """transformers' own, and with `sparse=True` only the nonzeros (`storage_csp.py`), exact to the bit.
 
         sparse=None, the default, takes the sparse form where it is much smaller, except in a Trainer's `checkpoint-N` folders,
-        which the Trainer itself must be able to read. Every file appears whole or not at all; config.json, which says of what form the
-        weights are, comes last.
+        which the Trainer itself must be able to read. Files of the sparse form appear whole or not at all, and take the place of an
+        earlier save only when all of them are there.
         """
         folder = Path(save_directory)
         if sparse is None:
@@ -107,13 +112,16 @@ class SparseForm:
         tensors = None if sparse is False else stored_tensors(self, state_dict, required=bool(sparse))
         if tensors is None or (sparse is None and not _much_smaller(tensors)):
             dense = dense_state_dict(self, state_dict)
-            self.config.sparse_weights = False  # type: ignore[attr-defined]
+            if not (kwargs.get("variant") or getattr(self, "_hf_peft_config_loaded", False)):
+                self.config.sparse_weights = False  # type: ignore[attr-defined]
             result = super().save_pretrained(  # type: ignore[misc]
                 save_directory, is_main_process=is_main_process, state_dict=dense, push_to_hub=push_to_hub,
                 max_shard_size=max_shard_size, **kwargs,
             )  # fmt: skip
-            if is_main_process:
-                remove_weights(folder, SPARSE_FILES)
+            if is_main_process and any(ORDINARY_FILES.fullmatch(path.name) for path in folder.iterdir()):
+                remove_weights(
+                    folder, SPARSE_FILES
+                )  # unless this save was of a variant or an adapter, which stand beside the model
             return result
         if folder.is_file():
             raise NotADirectoryError(f"{folder} is a file; give a folder to save into.")
@@ -131,7 +139,10 @@ class SparseForm:
             super().save_pretrained(scratch, state_dict={"none": torch.zeros(1, dtype=torch.uint8)})  # type: ignore[misc]
             remove_weights(scratch, ORDINARY_FILES)
             weights = write_sparse(scratch, tensors, max_shard_size)
-            move_into(folder, scratch, [*weights, "config.json"])
+            move_into(folder, scratch, weights)
+            if INDEX_NAME not in weights:  # until here, the index of an earlier save says what is read
+                (folder / INDEX_NAME).unlink(missing_ok=True)
+            move_into(folder, scratch, ["config.json"])
         remove_weights(folder, SPARSE_FILES, keep=weights)
         remove_weights(folder, ORDINARY_FILES)
 
@@ -147,8 +158,9 @@ class SparseForm:
         """
         hub = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
         path = pretrained_model_name_or_path
-        files = None if path is None or kwargs.get("state_dict") is not None else _find_sparse(path, hub)
-        if files is None:
+        ordinary = path is None or kwargs.get("state_dict") is not None or kwargs.get("variant")
+        found = None if ordinary else _find_sparse(path, hub)
+        if found is None:
             loaded = super().from_pretrained(path, *args, **kwargs)  # type: ignore[misc]
             model = loaded[0] if isinstance(loaded, tuple) else loaded
             model.freeze_constants()
@@ -162,12 +174,11 @@ class SparseForm:
             kwargs |= dtypes
         for name in _HUB_OPTIONS:
             kwargs.pop(name, None)
-        tensors = read_sparse(files)
+        config, tensors = copy.deepcopy(config), read_sparse(*found)
         if sparse:
             loaded = _load_sparse(cls, config, tensors, args, kwargs)
         else:
-            tensors = _named_for(cls, tensors)
-            _refuse_unfit(_skeleton(cls, config).state_dict(), tensors)
+            tensors = _fitting(_skeleton(cls, config, args), tensors)
             dense = {name: tensor.to_dense() if isinstance(tensor, Nonzeros) else tensor for name, tensor in tensors.items()}
             del tensors
             loaded = super().from_pretrained(None, *args, config=config, state_dict=dense, **kwargs)  # type: ignore[misc]
@@ -200,6 +211,8 @@ def _matrices(model: Any) -> list[tuple[str, Any]]:
 def _replace(model: Any, name: str, module: nn.Module) -> None:
     parent, _, own = name.rpartition(".")
     module.train(model.get_submodule(name).training)
+    for each in model.modules():  # plans of fused blocks hold what they were made from
+        each.__dict__.pop("_fused_plan", None)
     setattr(model.get_submodule(parent), own, module)
 
 
@@ -273,8 +286,8 @@ def _much_smaller(tensors: dict[str, Stored]) -> bool:
 # ------------------------------------------------------------------------------------------------------------- loading
 
 
-def _find_sparse(path: Any, hub: dict[str, Any]) -> list[str | Path] | None:
-    """The files of the sparse checkpoint in a folder or Hub repository, or None where it is an ordinary one.
+def _find_sparse(path: Any, hub: dict[str, Any]) -> tuple[list[str | Path], dict[str, str] | None] | None:
+    """The files and index of the sparse checkpoint in a folder or Hub repository, or None where it is an ordinary one.
 
     config.json says which, so that a file that an earlier upload left behind is never taken for the model.
     """
@@ -295,23 +308,17 @@ def _find_sparse(path: Any, hub: dict[str, Any]) -> list[str | Path] | None:
             return None
         if WEIGHTS_NAME not in present and INDEX_NAME not in present:
             raise FileNotFoundError(f"{path} has no {WEIGHTS_NAME}, which its config.json announces; get the folder again.")
-        return (
-            [folder / WEIGHTS_NAME]
-            if INDEX_NAME not in present
-            else [folder / n for n in files_from_index(folder / INDEX_NAME)]
-        )
+        if INDEX_NAME not in present:
+            return [folder / WEIGHTS_NAME], None
+        weight_map = read_index(folder / INDEX_NAME)
+        return [folder / name for name in sorted(set(weight_map.values()))], weight_map
     if not sparse:
         return None
     index = cached_file(path, INDEX_NAME, **quiet, **hub)
-    return [str(cached_file(path, name, **hub)) for name in ([WEIGHTS_NAME] if index is None else files_from_index(index))]
-
-
-def _named_for(cls: Any, tensors: dict[str, Stored]) -> dict[str, Stored]:
-    """A head's checkpoint read by the base model: without the head, and without the prefix."""
-    prefix = cls.base_model_prefix + "."
-    if hasattr(cls, "prepare_inputs_for_generation") or not any(name.startswith(prefix) for name in tensors):
-        return tensors
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    if index is None:
+        return [str(cached_file(path, WEIGHTS_NAME, **hub))], None
+    weight_map = read_index(index)
+    return [str(cached_file(path, name, **hub)) for name in sorted(set(weight_map.values()))], weight_map
 
 
 def _skeleton(cls: Any, config: Any, args: Any = ()) -> Any:
@@ -319,14 +326,42 @@ def _skeleton(cls: Any, config: Any, args: Any = ()) -> Any:
         return cls(config, *args)
 
 
-def _refuse_unfit(expected: dict[str, torch.Tensor], tensors: dict[str, Stored]) -> None:
-    """Refuses tensors whose shape is not the config's, before anything of that size is made."""
-    for name, tensor in tensors.items():
-        if name in expected and tuple(tensor.shape) != tuple(expected[name].shape):
+def _fitting(model: Any, tensors: dict[str, Stored], strict: bool = False) -> dict[str, Stored]:
+    """A checkpoint's tensors for a model that is only a skeleton, before anything of their size is made.
+
+    What belongs to the base model must be there, exactly; so must the head, if the model is of the class that was saved, or if `strict`.
+    Otherwise the head is transformers' to make anew, as ever when a task changes.
+
+    Raises:
+        ValueError: naming a tensor that is missing, not asked for, or of another shape or kind than the config's.
+    """
+    expected, prefix = model.state_dict(), model.base_model_prefix + "."
+    is_base = not hasattr(model, model.base_model_prefix)
+    if is_base and any(name.startswith(prefix) for name in tensors):  # saved with a head
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    elif not is_base and not any(name.startswith(prefix) for name in tensors):  # saved without one
+        tensors = {prefix + name: tensor for name, tensor in tensors.items()}
+    if model.config.tie_word_embeddings and "lm_head.weight" in expected and f"{prefix}wte.weight" in tensors:
+        tensors["lm_head.weight"] = tensors[f"{prefix}wte.weight"]
+    strict = strict or is_base or type(model).__name__ in (model.config.architectures or ())
+    for name in sorted(set(expected) ^ set(tensors)):
+        if strict or name.startswith(prefix):
             raise ValueError(
-                f"{name} is {tuple(tensor.shape)} in the checkpoint and {tuple(expected[name].shape)} by its config; "
+                f"The checkpoint {'lacks ' + name if name in expected else 'holds ' + name + ', which its config does not ask for'}; "
                 f"config.json and the weights are not of one model."
             )
+    unused = sorted(set(tensors) - set(expected))
+    if unused:
+        logger.warning(f"{type(model).__name__} does not use {', '.join(unused)} of the checkpoint, which is of another head.")
+    for name in sorted(set(expected) & set(tensors)):
+        if tuple(tensors[name].shape) != tuple(expected[name].shape):
+            raise ValueError(
+                f"{name} is {tuple(tensors[name].shape)} in the checkpoint and {tuple(expected[name].shape)} by its config; "
+                f"config.json and the weights are not of one model."
+            )
+        if not tensors[name].dtype.is_floating_point:
+            raise ValueError(f"{name} is {tensors[name].dtype} in the checkpoint, which no weights are.")
+    return {name: tensor for name, tensor in tensors.items() if name in expected}
 
 
 def _load_sparse(cls: Any, config: Any, tensors: dict[str, Stored], args: Any, options: dict[str, Any]) -> Any:
@@ -340,18 +375,8 @@ def _load_sparse(cls: Any, config: Any, tensors: dict[str, Stored], args: Any, o
         raise ValueError(f"from_pretrained(..., sparse=True) does not take {odd[0]}; leave it out, or load dense.")
     if attention is not None:
         config._attn_implementation = attention
-    tensors = _named_for(cls, tensors)
     model = _skeleton(cls, config, args)
-    expected = model.state_dict()
-    _refuse_unfit(expected, tensors)
-    if config.tie_word_embeddings and hasattr(model, "lm_head"):
-        tensors["lm_head.weight"] = tensors.get("transformer.wte.weight", tensors.get("lm_head.weight"))  # type: ignore[assignment]
-    missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
-    if missing or extra:
-        raise ValueError(
-            f"The checkpoint {'lacks ' + missing[0] if missing else 'holds ' + extra[0] + ', which its config does not ask for'}; "
-            f"config.json and the weights are not of one model."
-        )
+    tensors = _fitting(model, tensors, strict=True)
     wanted = None if dtype in (None, "auto") else getattr(torch, dtype) if isinstance(dtype, str) else dtype
     _fill(model, tensors, wanted, device)
     model.config.dtype = model.dtype

@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .sparse_csp import nonzeros
+from .sparse_csp import csr_fault, nonzeros
 
 WEIGHTS_NAME = "sparse_weights.safetensors"
 INDEX_NAME = "sparse_weights.safetensors.index.json"
@@ -38,9 +38,9 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 _NAME_OF = {dtype: name for name, dtype in _DTYPES.items()}
-_BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+_BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
 _INDEX_TYPES = ((torch.uint8, 1 << 8), (torch.uint16, 1 << 16), (torch.int32, 1 << 31))
-SPARSE_FILES = re.compile(r"sparse_weights(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+SPARSE_FILES = re.compile(r"sparse_weights(-[0-9a-f]{8}-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 ORDINARY_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 
 
@@ -75,7 +75,7 @@ def compressed(tensor: Stored) -> Stored:
     if isinstance(tensor, Nonzeros):
         return tensor
     tensor = tensor.detach()
-    if tensor.dim() != 2 or not tensor.is_floating_point() or 0 in tensor.shape:
+    if tensor.dim() != 2 or tensor.dtype not in _NAME_OF or 0 in tensor.shape:
         return tensor.cpu().contiguous()
     wanted = tensor.contiguous().view(_BITS[tensor.element_size()]) != 0
     if int(wanted.sum()) * (tensor.element_size() + 1) >= tensor.numel() * tensor.element_size():
@@ -88,7 +88,7 @@ def compressed(tensor: Stored) -> Stored:
 
 def _narrowed(values: torch.Tensor) -> torch.Tensor:
     """In the smallest type that gives back every bit."""
-    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+    for dtype in (torch.bfloat16, torch.float16, torch.float32) if values.dtype in _NAME_OF else ():
         if dtype.itemsize < values.element_size():
             narrow, bits = values.to(dtype), _BITS[values.element_size()]
             if torch.equal(narrow.to(values.dtype).view(bits), values.view(bits)):
@@ -147,21 +147,26 @@ def _shards(tensors: dict[str, Stored], limit: int) -> list[dict[str, Stored]]:
 
 
 def write_sparse(folder: str | Path, tensors: dict[str, Stored], max_shard_size: int = 50 * 10**9) -> list[str]:
-    """Writes the files of a sparse checkpoint; returns their names, the last one first to be read. Each appears whole or not at all."""
+    """Writes the files of a sparse checkpoint; returns their names, the last one first to be read. Each appears whole or not at all.
+
+    Shards are named by a hash of their content, so that those of another save are never overwritten, nor mixed up with them.
+    """
     folder, shards = Path(folder), _shards(tensors, max_shard_size)
+    tables = [json.dumps({key: _described(tensor) for key, tensor in shard.items()}, sort_keys=True) for shard in shards]
+    every = [{key: part for name, t in shard.items() for key, part in _parts(name, t).items()} for shard in shards]
+    digests = [_digest(table, parts) for table, parts in zip(tables, every, strict=True)]
     names = [WEIGHTS_NAME]
     if len(shards) > 1:
         stem, end = WEIGHTS_NAME.split(".")
-        names = [f"{stem}-{i:05d}-of-{len(shards):05d}.{end}" for i in range(1, len(shards) + 1)]
-    for name, shard in zip(names, shards, strict=True):
-        table = json.dumps({key: _described(tensor) for key, tensor in shard.items()}, sort_keys=True)
-        parts = {key: part for stored, tensor in shard.items() for key, part in _parts(stored, tensor).items()}
-        metadata = {"format": FORMAT, "version": VERSION, "tensors": table, "sha256": _digest(table, parts)}
+        save = hashlib.sha256("".join(digests).encode()).hexdigest()[:8]
+        names = [f"{stem}-{save}-{i:05d}-of-{len(shards):05d}.{end}" for i in range(1, len(shards) + 1)]
+    for name, table, parts, digest in zip(names, tables, every, digests, strict=True):
+        metadata = {"format": FORMAT, "version": VERSION, "tensors": table, "sha256": digest}
         with _appearing(folder / name) as partial:
             save_file(parts, partial, metadata=metadata)
     if len(shards) > 1:
-        index = {"metadata": {"format": FORMAT, "version": VERSION}, "weight_map": {}}
-        index["weight_map"] = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}  # type: ignore[assignment]
+        index: dict[str, Any] = {"metadata": {"format": FORMAT, "version": VERSION}}
+        index["weight_map"] = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         with _appearing(folder / INDEX_NAME) as partial:
             Path(partial).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         names.append(INDEX_NAME)
@@ -191,8 +196,8 @@ def remove_weights(folder: str | Path, pattern: re.Pattern[str], keep: tuple[str
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def read_sparse(files: list[str | Path]) -> dict[str, Stored]:
-    """All tensors of the files of a sparse checkpoint, checked.
+def read_sparse(files: list[str | Path], weight_map: dict[str, str] | None = None) -> dict[str, Stored]:
+    """All tensors of the files of a sparse checkpoint, checked; with the index' `weight_map`, if there is one.
 
     Raises:
         ValueError: naming the file and what is wrong with it: not a sparse checkpoint, of a newer version, truncated, of other content
@@ -204,6 +209,13 @@ def read_sparse(files: list[str | Path]) -> dict[str, Stored]:
             if name in tensors:
                 raise ValueError(f"{Path(path).name} holds {name} again, which another shard holds; the checkpoint is damaged.")
             tensors[name] = tensor
+            if weight_map is not None and weight_map.get(name) != Path(path).name:
+                raise ValueError(
+                    f"{Path(path).name} holds {name}, which its index does not list there; get the checkpoint again."
+                )
+    lost = sorted(set(weight_map or ()) - set(tensors))
+    if lost:
+        raise ValueError(f"The index lists {lost[0]}, which no shard holds; get the checkpoint again.")
     return tensors
 
 
@@ -230,7 +242,7 @@ def _read_file(path: Path) -> dict[str, Stored]:
     try:
         entries = json.loads(table)
         return {name: _stored(name, entry, parts) for name, entry in entries.items()} if _complete(entries, parts) else {}
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"{damaged}: its table of tensors cannot be read ({type(error).__name__}: {error}).") from None
     except ValueError as error:
         raise ValueError(f"{damaged}: {error}") from None
@@ -259,39 +271,36 @@ def _stored(name: str, entry: dict[str, Any], parts: dict[str, torch.Tensor]) ->
         raise ValueError(f"the values of {name} are {entry['dtype']!r}, which no weights are.")
     if len(shape) != 2 or any(part.dim() != 1 or part.is_floating_point() for part in (columns, counts)) or values.dim() != 1:
         raise ValueError(f"{name} is not stored as a matrix's nonzeros.")
-    columns, counts = columns.to(torch.int64), counts.to(torch.int64)
     rows, width = shape
     if counts.shape[0] != rows or values.shape != columns.shape or values.shape[0] != entry["nonzeros"]:
         raise ValueError(f"{name} has {values.shape[0]} values, {columns.shape[0]} columns and {counts.shape[0]} rows.")
-    if bool((counts < 0).any()) or int(counts.sum()) != values.shape[0]:
+    counts = counts.to(torch.int64)
+    if bool(((counts < 0) | (counts > width)).any()):  # before they are summed, which could wrap around
         raise ValueError(f"the rows of {name} do not add up to its {values.shape[0]} nonzeros.")
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    if columns.numel():
-        if int(columns.min()) < 0 or int(columns.max()) >= width:
-            raise ValueError(f"a column index of {name} is outside of its {width} columns.")
-        rising = columns[1:] > columns[:-1]
-        firsts = starts[1:-1][(starts[1:-1] > 0) & (starts[1:-1] < values.shape[0])]
-        rising[firsts - 1] = True
-        if not bool(rising.all()):
-            raise ValueError(f"the columns of {name} do not rise within each row.")
+    fault = csr_fault(starts, columns, (rows, width))
+    if fault:
+        raise ValueError(f"{name}: {fault}")
     return Nonzeros(values.to(dtype), starts.to(torch.int32), columns.to(torch.int32), (rows, width))
 
 
-def files_from_index(path: str | Path) -> list[str]:
-    """Names of the shards that an index lists; plain names only, so that a file cannot point elsewhere."""
+def read_index(path: str | Path) -> dict[str, str]:
+    """Tensor -> shard, as an index lists them; plain names only, so that a file cannot point elsewhere."""
     try:
-        names = sorted(set(json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        weight_map = dict(json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"].items())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"{Path(path).name} is damaged ({type(error).__name__}); get it again.") from None
-    for name in names:
+    if not weight_map:
+        raise ValueError(f"{Path(path).name} is damaged (it lists nothing); get it again.")
+    for name in weight_map.values():
         if not isinstance(name, str) or not SPARSE_FILES.fullmatch(name):
             raise ValueError(f"{Path(path).name} lists {name!r}, which is no shard of a sparse checkpoint.")
-    return names
+    return weight_map
 
 
 def move_into(folder: str | Path, scratch: str | Path, last: list[str]) -> None:
-    """Moves every file of a scratch folder into a folder, those named in `last` at the end, each at once."""
-    names = [path.name for path in Path(scratch).iterdir()]
+    """Moves the files of a scratch folder into a folder, those named in `last` at the end, each at once; config.json only if named."""
+    names = [path.name for path in Path(scratch).iterdir() if path.name != "config.json" or path.name in last]
     for name in sorted(names, key=lambda name: (name in last, last.index(name) if name in last else 0)):
         target = Path(folder) / name
         if target.is_dir():

@@ -371,3 +371,213 @@ def test_a_state_dict_of_another_support_is_refused():
     other, _ = sparse_pair(seed=5)
     with pytest.raises(ValueError, match="has nonzeros in the checkpoint where this model, in sparse form, has none"):
         form.load_state_dict(other.state_dict())
+
+
+# ------------------------------------------------------------------- what a hostile review found, each with a test of its own
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_of_the_process_does_not_matter(dtype):
+    """transformers changes it while it builds a model, in whatever thread."""
+    dense, form = sparse_pair(afrac=dict.fromkeys(ALL_SITES, 0.5), sink=True)
+    ids = tiny_ids(2, 20)
+    expected = [form(ids).logits.detach(), form.generate(ids[:1, :5], max_new_tokens=6, do_sample=False, pad_token_id=0)]
+    dense(ids, labels=ids).loss.backward()
+    gradient = dense.transformer.h[0].mlp.c_fc.weight.grad.clone()
+    dense.zero_grad()
+    torch.set_default_dtype(dtype)
+    try:
+        found = [form(ids).logits.detach(), form.generate(ids[:1, :5], max_new_tokens=6, do_sample=False, pad_token_id=0)]
+        with torch.no_grad():
+            assert torch.equal(form(ids).logits, form(ids).logits)
+        dense(ids, labels=ids).loss.backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found[0].dtype == torch.float32
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    torch.testing.assert_close(dense.transformer.h[0].mlp.c_fc.weight.grad, gradient)
+
+
+@torch.no_grad()
+def test_a_cache_of_another_batch_or_model_is_refused_as_ever():
+    dense, form = sparse_pair()
+    ids = tiny_ids(3, 10)
+    for model in (dense, form):
+        cache = model(ids[:1], use_cache=True).past_key_values
+        with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+            model(ids[:, :1], past_key_values=cache)
+
+
+@torch.no_grad()
+def test_tensors_taken_from_a_cache_do_not_change():
+    _, form = sparse_pair()
+    ids = tiny_ids(1, 20)
+    cache = form(ids[:, :10], use_cache=True).past_key_values
+    form(ids[:, 10:11], past_key_values=cache)
+    taken = [(layer.keys, layer.values, layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
+    cache.crop(-3)
+    for i in range(4):
+        form(ids[:, i : i + 1], past_key_values=cache)
+    for keys, values, keys_then, values_then in taken:
+        assert torch.equal(keys, keys_then)
+        assert torch.equal(values, values_then)
+
+
+def test_another_support_of_equal_size_is_loaded_whole():
+    first, second = (sparse_pair()[0] for _ in range(2))
+    with torch.no_grad():
+        for name, parameter in second.named_parameters():
+            if parameter.dim() == 2:
+                order = torch.randperm(parameter.numel(), generator=torch.Generator().manual_seed(len(name)))
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    first, second_form = first.to_sparse(max_density=1.0), copy.deepcopy(second).to_sparse(max_density=1.0)
+    ids = tiny_ids(2, 20)
+    first(ids, labels=ids).loss.backward()  # makes the transposed support
+    first.load_state_dict(second_form.state_dict())
+    embeds = second.transformer.wte(ids).detach()
+    grads = []
+    for model in (first, second_form):
+        leaf = embeds.clone().requires_grad_()
+        model(ids, inputs_embeds=leaf, labels=ids).loss.backward()
+        grads.append(leaf.grad)
+    assert torch.equal(*grads)
+    for (name, parameter), other in zip(first.to_dense().named_parameters(), second.parameters(), strict=True):
+        assert torch.equal(parameter, other), name
+
+
+@pytest.mark.parametrize("part", ["columns", "row_starts"])
+def test_damaged_indices_in_a_state_dict_are_refused(part):
+    _, form = sparse_pair()
+    state = form.state_dict()
+    state[f"lm_head.weight.{part}"] = state[f"lm_head.weight.{part}"] + 10**9
+    with pytest.raises(ValueError, match=r"lm_head.weight of the state dict is damaged"):
+        form.load_state_dict(state)
+
+
+@torch.no_grad()
+def test_positions_are_taken_as_the_modules_take_them():
+    dense, form = sparse_pair(position_embedding_type="concatenated", d_pos_emb=6)
+    ids = tiny_ids(2, 20)
+    one = torch.tensor([[3]])
+    torch.testing.assert_close(form(ids, position_ids=one).logits, dense(ids, position_ids=one).logits, atol=1e-5, rtol=1e-5)
+    for model in (dense, form):
+        with pytest.raises(RuntimeError):
+            model(ids, position_ids=torch.arange(5)[None])
+    for model in (dense, form):
+        model.transformer.wpe.to(torch.bfloat16)
+        for block in model.transformer.h:
+            block.attn_pos_norm.to(torch.bfloat16)
+            block.mlp_pos_norm.to(torch.bfloat16)
+    torch.testing.assert_close(form(ids).logits, dense(ids).logits, atol=1e-3, rtol=1e-3)
+
+
+def test_transformations_of_torch_func():
+    dense, form = sparse_pair(afrac=dict.fromkeys(ALL_SITES, 0.5), sink=True)
+    ids = tiny_ids(1, 6)
+    embeds = dense.transformer.wte(ids).detach()
+    direction = torch.randn(embeds.shape, generator=torch.Generator().manual_seed(3))
+
+    def logits(model):
+        model.set_attn_implementation("eager")  # fused attention has no forward-mode derivative
+        return lambda x: model(ids, inputs_embeds=x, use_cache=False).logits
+
+    upstream = torch.randn(1, 6, 97, generator=torch.Generator().manual_seed(4))
+    for model in (dense, form):
+        run = logits(model)
+        _, found = torch.func.jvp(run, (embeds,), (direction,))
+        leaf = embeds.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad((run(leaf) * upstream).sum(), leaf)  # by the kernels
+        torch.testing.assert_close((found * upstream).sum(), (gradient * direction).sum(), atol=1e-3, rtol=1e-3)
+        with torch.autograd.forward_ad.dual_level():
+            dual = run(torch.autograd.forward_ad.make_dual(embeds, direction))
+            torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, found)
+    grads = []
+    for model in (dense, form):
+        run = logits(model)
+        grads.append(torch.func.grad(lambda x, run=run: run(x).square().sum())(embeds))
+    torch.testing.assert_close(*grads, atol=1e-2, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_whoever_looks_at_a_module_sees_it_run():
+    _, form = sparse_pair(dropout=0.5)
+    ids = tiny_ids(1, 20)
+
+    def differ(change, undo):
+        before = form(ids).logits
+        change()
+        after = form(ids).logits
+        undo()
+        assert torch.equal(form(ids).logits, before)
+        return not torch.equal(before, after)
+
+    site = form.transformer.h[0].mlp.post_act
+    form(ids)
+    from collections import OrderedDict
+
+    site._forward_hooks = OrderedDict()  # an idiom for removing all hooks
+    handles = []
+    assert differ(lambda: handles.append(site.register_forward_hook(lambda m, a, out: out * 0)), lambda: handles.pop().remove())
+    dropout = form.transformer.h[1].mlp.dropout
+    assert differ(dropout.train, dropout.eval)
+    kind = type(form.transformer.h[0].mlp)
+    original = kind.forward
+    assert differ(
+        lambda: setattr(kind, "forward", lambda self, x: original(self, x) * 0), lambda: setattr(kind, "forward", original)
+    )
+    norm = form.transformer.h[0].attn_norm
+    assert differ(lambda: setattr(norm, "eps", 1.0), lambda: setattr(norm, "eps", 1.1920929e-07))
+    mlp = form.transformer.h[0].mlp
+    assert differ(lambda: setattr(mlp, "activation_type", "relu"), lambda: setattr(mlp, "activation_type", "gelu"))
+
+
+def test_a_kernel_without_memory_says_so(monkeypatch):
+    monkeypatch.setattr(sparse, "_entry", lambda name: (lambda job: None, 0))  # as one does that could not take its memory
+    with pytest.raises(MemoryError, match="scratch space of a kernel"):
+        sparse.abs_topk(torch.randn(3, 8), 2)
+
+
+def test_dense_weights_are_freed():
+    import gc
+    import weakref
+
+    model = sparse_pair()[0]
+    with torch.no_grad():
+        model(tiny_ids(1, 20))
+    watched = [weakref.ref(model.transformer.h[0].mlp.c_fc.weight), weakref.ref(model.lm_head.weight)]
+    model.to_sparse(max_density=1.0)
+    gc.collect()
+    assert not any(ref() is not None for ref in watched)
+
+
+def test_what_else_is_refused():
+    _, form = sparse_pair()
+    with pytest.raises(TypeError, match=r"Token ids are torch.float32"):
+        form.transformer.wte(torch.zeros(1, 3))
+    with torch.device("meta"):
+        empty = CSPForCausalLM(form.config)
+    with pytest.raises(ValueError, match="has no values"):
+        empty.to_sparse()
+
+
+def test_numba_that_cannot_be_imported_is_no_numba():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, importlib.util, warnings, torch\n"
+        "class Broken:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'numba' and path is None and sys._getframe(1).f_code.co_name != 'find_spec':\n"
+        "            raise ImportError('Numba needs NumPy 2.2 or less')\n"
+        "import sparse_circuits.sparse_csp as s\n"
+        "sys.modules['numba'] = None\n"
+        "importlib.util.find_spec = lambda name, *a: object()\n"
+        "with warnings.catch_warnings(record=True) as seen:\n"
+        "    warnings.simplefilter('always')\n"
+        "    assert s.abs_topk(torch.tensor([1.0, -3.0]), 1).tolist() == [0.0, -3.0]\n"
+        "assert 'PyTorch serves instead' in str(seen[0].message)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

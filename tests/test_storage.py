@@ -1,5 +1,6 @@
 """Sparse checkpoints: exact both ways, found wherever they lie, and refused by name when damaged."""
 
+import copy
 import json
 import os
 import random
@@ -25,7 +26,7 @@ from sparse_circuits.storage_csp import (
     WEIGHTS_NAME,
     Nonzeros,
     compressed,
-    files_from_index,
+    read_index,
     read_sparse,
     write_sparse,
 )
@@ -350,16 +351,39 @@ def shorten(name):
     return lambda tensors, table, metadata: tensors.__setitem__(name, tensors[name][:-1].clone())
 
 
+def wrap(tensors, table, metadata):
+    counts = tensors[f"counts::{W}"].long()
+    nonzeros = int(counts.sum())
+    counts[:] = 0
+    counts[:5] = torch.tensor([2**62 + 10**9, 2**62, 2**62, 2**62 - 10**9, nonzeros])
+    tensors[f"counts::{W}"] = counts
+
+
+def whole(tensors, table):
+    name = "transformer.final_norm.weight"
+    tensors[f"dense::{name}"] = torch.ones(32, dtype=torch.int64)
+    table[name]["dtype"] = "int64"
+
+
+def extra(tensors, table, metadata):
+    table["extra.weight"] = {"shape": [1000, 2**31 - 1], "dtype": "float32", "nonzeros": 0}
+    tensors["values::extra.weight"], tensors["columns::extra.weight"] = torch.zeros(0), torch.zeros(0, dtype=torch.int32)
+    tensors["counts::extra.weight"] = torch.zeros(1000, dtype=torch.uint8)
+
+
 def cut(name, **entries):
     return lambda tensors, table, metadata: table[name].update(entries)
 
 
 DAMAGE = {
-    "index out of range": (put(f"columns::{W}", -1, 32), "a column index of lm_head.weight is outside of its 32 columns"),
+    "index out of range": (put(f"columns::{W}", -1, 32), "lm_head.weight: a column index is outside of its 32 columns"),
     "negative index": (put(f"columns::{W}", 0, -1), "outside of its 32 columns"),
     "unsorted": (swap, "do not rise within each row"),
     "counts do not add up": (put(f"counts::{W}", 0, 31), "do not add up"),
     "negative count": (put(f"counts::{W}", 0, -1), "do not add up"),
+    "counts that wrap around": (wrap, "do not add up"),
+    "weights of whole numbers": (lambda t, table, m: whole(t, table), "which no weights are"),
+    "a tensor too many": (extra, "holds extra.weight, which its config does not ask for"),
     "too few values": (shorten(f"values::{W}"), "has 1.* values"),
     "too few rows": (shorten(f"counts::{W}"), "96 rows"),
     "wrong number of nonzeros": (cut(W, nonzeros=3), "has 1.* values"),
@@ -425,7 +449,7 @@ def test_incomplete_and_foreign_shards_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="is missing; the checkpoint is incomplete"):
         CSPForCausalLM.from_pretrained(tmp_path)
     shards[1].write_bytes(shards[0].read_bytes())
-    with pytest.raises(ValueError, match="which another shard holds"):
+    with pytest.raises(ValueError, match=r"which another shard holds|does not list there"):
         CSPForCausalLM.from_pretrained(tmp_path)
     shards[1].write_bytes(moved)
     index = tmp_path / INDEX_NAME
@@ -433,19 +457,109 @@ def test_incomplete_and_foreign_shards_are_named(tmp_path):
     lost = dict(listed["weight_map"])
     lost = {name: file for name, file in lost.items() if file != shards[-1].name}
     index.write_text(json.dumps({**listed, "weight_map": lost}))
-    with pytest.raises(ValueError, match="The checkpoint lacks"):
-        CSPForCausalLM.from_pretrained(tmp_path, sparse=True)
+    for sparse in (False, True):
+        with pytest.raises(ValueError, match="The checkpoint lacks"):
+            CSPForCausalLM.from_pretrained(tmp_path, sparse=sparse)
+    more = {**listed["weight_map"], "extra.weight": shards[0].name}
+    index.write_text(json.dumps({**listed, "weight_map": more}))
+    with pytest.raises(ValueError, match=r"lists extra.weight, which no shard holds"):
+        CSPForCausalLM.from_pretrained(tmp_path)
     for wrong in ({"weight_map": {"x": "../../secret.safetensors"}}, {"weight_map": {"x": 5}}):
         index.write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match="which is no shard"):
-            files_from_index(index)
-    for text in ("", "[]", "{}", '{"weight_map": 3}'):
+            read_index(index)
+    for text in ("", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {}}', "[" * 100_000):
         index.write_text(text)
         with pytest.raises(ValueError, match="is damaged"):
-            files_from_index(index)
+            read_index(index)
 
 
 def test_a_folder_without_its_weights_says_so(checkpoint):
     (checkpoint / WEIGHTS_NAME).unlink()
     with pytest.raises(FileNotFoundError, match=f"has no {WEIGHTS_NAME}"):
         CSPForCausalLM.from_pretrained(checkpoint)
+
+
+# ------------------------------------------------------------------------------------- saves that meet other saves
+
+
+@pytest.mark.parametrize(("before", "after"), [("4KB", "4KB"), ("4KB", "50GB"), ("50GB", "4KB"), ("50GB", "50GB")])
+def test_a_save_killed_at_any_move_leaves_one_of_the_two_models(before, after, tmp_path, monkeypatch):
+    first, second = thinned(), tiny_model(seed=9)
+    with torch.no_grad():
+        for mine, theirs in zip(second.parameters(), first.parameters(), strict=True):
+            mine.mul_(theirs != 0)
+            mine[mine == 0] = 0.0
+    original, outcomes = os.replace, []
+    for kill_at in range(40):
+        folder = tmp_path / str(kill_at)
+        first.save_pretrained(folder, sparse=True, max_shard_size=before)
+        moves = iter(range(1000))
+
+        def replace(source, target, kill_at=kill_at, moves=moves):
+            if ".saving" in str(source) and next(moves) == kill_at:
+                raise KeyboardInterrupt
+            return original(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            try:
+                second.save_pretrained(folder, sparse=True, max_shard_size=after)
+                done = True
+            except KeyboardInterrupt:
+                done = False
+        loaded = CSPForCausalLM.from_pretrained(folder)
+        outcomes.append([torch.equal(loaded.lm_head.weight, m.lm_head.weight) for m in (first, second)])
+        same(first if outcomes[-1][0] else second, loaded)
+        if done:
+            assert outcomes[-1] == [False, True]
+            break
+    assert done
+    assert [True, False] in outcomes
+
+
+def test_variants_and_adapters_stand_beside_the_model(tmp_path):
+    model = thinned()
+    model.save_pretrained(tmp_path, sparse=True)
+    model.save_pretrained(tmp_path, variant="fp16")
+    assert {WEIGHTS_NAME, "model.fp16.safetensors"} <= set(os.listdir(tmp_path))
+    same(model, CSPForCausalLM.from_pretrained(tmp_path))
+    other = tiny_model(seed=4)
+    other.save_pretrained(tmp_path, variant="fp16")
+    assert torch.equal(CSPForCausalLM.from_pretrained(tmp_path, variant="fp16").lm_head.weight, other.lm_head.weight)
+    same(model, CSPForCausalLM.from_pretrained(tmp_path))
+
+
+def test_other_heads_keep_their_weights(tmp_path):
+    from transformers.modeling_layers import GenericForSequenceClassification
+
+    from sparse_circuits.modeling_csp import CSPPreTrainedModel
+
+    class CSPForSequenceClassification(GenericForSequenceClassification, CSPPreTrainedModel):
+        base_model_prefix = "transformer"
+
+    causal = thinned()
+    config = causal.config
+    config.num_labels, config.pad_token_id = 3, 0
+    model = CSPForSequenceClassification(config)
+    model.transformer.load_state_dict(causal.transformer.state_dict())
+    model.save_pretrained(tmp_path / "head", sparse=True)
+    loaded, info = CSPForSequenceClassification.from_pretrained(tmp_path / "head", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert torch.equal(loaded.score.weight, model.score.weight)
+    # From one task to another: the base is taken, the head is new, and transformers says so.
+    causal.save_pretrained(tmp_path / "causal", sparse=True)
+    fresh, info = CSPForSequenceClassification.from_pretrained(tmp_path / "causal", output_loading_info=True)
+    assert set(info["missing_keys"]) == {"score.weight"}
+    assert torch.equal(fresh.transformer.h[0].mlp.c_fc.weight, causal.transformer.h[0].mlp.c_fc.weight)
+
+
+def test_the_config_that_is_given_is_not_changed(tmp_path):
+    model = thinned()
+    model.save_pretrained(tmp_path, sparse=True)
+    config = copy.deepcopy(model.config)
+    first = CSPForCausalLM.from_pretrained(tmp_path, config=config, sparse=True, attn_implementation="eager")
+    second = CSPForCausalLM.from_pretrained(tmp_path, config=config, sparse=True, dtype="bfloat16")
+    assert first.config._attn_implementation == "eager"
+    assert second.config._attn_implementation == "sdpa"
+    assert first.dtype == torch.float32
