@@ -165,6 +165,35 @@ def convert(
     typer.echo(f"Wrote {convert_openai_checkpoint(source, dest, tokenizer=tokenizer)}")
 
 
+@command(app, "train")
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of the run; new or empty, unless --resume.")],
+    preset: Annotated[str, typer.Option(help="tiny, small, paper-1x ... paper-16x, or dense- before one of them.")] = "tiny",
+    recipe: Annotated[Path | None, typer.Option(help="YAML file with sections model, sparsity, arguments, ...")] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(help="Source, or source=weight; several are mixed. stdlib, idioms, a folder or glob, hf:NAME."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="arguments.max_steps.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any setting, such as model.d_model=128.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last complete checkpoint in the folder.")] = False,
+) -> None:
+    """Train a weight-sparse model, or its dense twin, by a preset, a file and single settings, in this order.
+
+    Example: csp train --preset tiny --corpus idioms --out runs/tiny
+    """
+    from .training.recipes import make_recipe
+    from .training.train import train as run
+
+    given = list(settings or [])
+    if corpus:
+        weighed = [source.rpartition("=") if source.rpartition("=")[1] else (source, "", "1") for source in corpus]
+        given.append("corpora={" + ", ".join(f"{name!r}: {weight}" for name, _, weight in weighed) + "}")
+    if steps is not None:
+        given.append(f"arguments.max_steps={steps}")
+    run(make_recipe(preset, recipe, given), out, resume=resume, say=typer.echo)
+
+
 @command(app, "demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")] = Path("runs/demo"),

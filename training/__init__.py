@@ -2,7 +2,7 @@
 
 from .callback import WeightSparsityCallback, measured
 from .gradients import adamw_groups, normalize_gradients_
-from .projection import SparseTensor, project_, project_tensor_, project_tensors_, sparse_tensors
+from .projection import SparseTensor, module_rule, project_, project_tensor_, project_tensors_, sparse_tensors
 from .schedules import SparsityConfig, sharkfin_lr
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "WeightSparsityCallback",
     "adamw_groups",
     "measured",
+    "module_rule",
     "normalize_gradients_",
     "project_",
     "project_tensor_",

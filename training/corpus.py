@@ -56,7 +56,7 @@ def read_sources(corpus: str | Path = "stdlib") -> SourceFiles:
             continue
         if corpus == "stdlib" and _TESTS & set(parts):
             continue
-        reason = _read_one(path, name, found.texts, seen)
+        reason = read_one(path, name, found.texts, seen)
         if reason:
             found.left_out[name] = reason
     if not found.texts:
@@ -64,7 +64,7 @@ def read_sources(corpus: str | Path = "stdlib") -> SourceFiles:
     return found
 
 
-def _read_one(path: Path, name: str, texts: dict[str, str], seen: set[str]) -> str | None:
+def read_one(path: Path, name: str, texts: dict[str, str], seen: set[str]) -> str | None:
     """Adds the file to texts, or says why not."""
     if not path.is_file():
         return "no file"

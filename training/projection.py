@@ -59,6 +59,40 @@ def csp_rule(config: CSPConfig) -> Rule:
     return rule
 
 
+def module_rule(model: nn.Module, neurons: Mapping[str, str] | None = None) -> Rule:
+    """A rule for any transformers model: linear maps (Linear, Conv1D) are "weights", embeddings and the unembedding "embeddings", the
+    biases of linear maps "biases"; everything else stays dense.
+
+    Args:
+        neurons: end of a module's name -> "outputs" or "inputs": which side of a linear map are the neurons that keep `min_alive` weights.
+            For GPT-2: {"mlp.c_fc": "outputs", "attn.c_attn": "outputs", "c_proj": "inputs"}. The orientation of the stored matrix
+            (Conv1D's is the transpose of Linear's) follows from the module's class. Maps that are not named have no minimum.
+
+    Raises:
+        ValueError: if a name fits no linear map, or a side is neither.
+    """
+    declared, used = dict(neurons or {}), set()
+    for side in declared.values():
+        if side not in ("outputs", "inputs"):
+            raise ValueError(f"neurons has {side!r}; a linear map's neurons are its 'outputs' or its 'inputs'.")
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    placed: dict[str, tuple[str, int | None]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) or (head is not None and module is head):
+            placed[f"{name}.weight"] = ("embeddings", None)
+        elif isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
+            end = max((key for key in declared if f".{name}".endswith(f".{key}")), key=len, default=None)
+            used.add(end)
+            rows_are_outputs = isinstance(module, nn.Linear)
+            side = None if end is None else int((declared[end] == "outputs") != rows_are_outputs)
+            placed[f"{name}.weight"] = ("weights", side)
+            placed[f"{name}.bias"] = ("biases", None)
+    lost = sorted(set(declared) - used)
+    if lost:
+        raise ValueError(f"neurons names {lost[0]!r}, which no Linear or Conv1D of {type(model).__name__} ends with.")
+    return lambda name, parameter: placed.get(name)
+
+
 def sparse_tensors(model: nn.Module, rule: Rule | None = None) -> list[SparseTensor]:
     """The tensors under the projection, in `named_parameters` order.
 
@@ -71,7 +105,9 @@ def sparse_tensors(model: nn.Module, rule: Rule | None = None) -> list[SparseTen
     if rule is None:
         config: Any = getattr(model, "config", None)
         if getattr(config, "model_type", None) != "csp":
-            raise ValueError(f"{type(model).__name__} is no CSP model: pass a rule that says which tensors are sparse.")
+            raise ValueError(
+                f"{type(model).__name__} is no CSP model: pass a rule that says which tensors are sparse, such as module_rule(model)."
+            )
         rule = csp_rule(config)
     if getattr(model, "is_sparse", False):
         raise ValueError(

@@ -1,0 +1,36 @@
+"""One rank of a run for test_distributed.py: python -m torch.distributed.run ... _distributed.py MODE MODEL OUT (or plain python)."""
+
+import sys
+
+import torch
+import torch.distributed as dist
+from transformers import Trainer, TrainingArguments, default_data_collator
+
+from sparse_circuits import CSPForCausalLM, SparsityConfig, WeightSparsityCallback
+from sparse_circuits.training.corpus import TokenBlocks
+
+mode, source, out, dtype = sys.argv[1:5]
+torch.set_num_threads(1)
+blocks = torch.randint(0, 97, (160, 16), generator=torch.Generator().manual_seed(5))
+options = {}
+if mode == "fsdp":
+    from transformers.distributed import DistributedConfig
+
+    options["distributed_config"] = DistributedConfig(fsdp_size=2)
+model = CSPForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), **options)
+per_rank = {"one": 8, "accumulated": 1}.get(mode, 4)
+arguments = TrainingArguments(
+    out, max_steps=20, learning_rate=0.02, adam_epsilon=0.1, per_device_train_batch_size=per_rank, lr_scheduler_type="linear",
+    gradient_accumulation_steps=8 if mode == "accumulated" else 1, weight_decay=0.1, max_grad_norm=0.0, save_strategy="no", seed=3,
+    report_to="none", use_cpu=True, disable_tqdm=True, logging_strategy="no", ddp_backend="gloo", save_only_model=True,
+)  # fmt: skip
+sparsity = SparsityConfig(density=0.3, min_alive=4, anneal_start=0.1, anneal_stop=0.6)
+Trainer(
+    model, arguments, train_dataset=TokenBlocks(blocks), data_collator=default_data_collator, callbacks=[WeightSparsityCallback(sparsity)]
+).train()  # fmt: skip
+state = {
+    name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone().contiguous()
+    for name, p in model.named_parameters()
+}
+rank = dist.get_rank() if dist.is_initialized() else 0
+torch.save({name.removeprefix("module."): tensor for name, tensor in state.items()}, f"{out}-{rank}.pt")

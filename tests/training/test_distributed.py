@@ -1,0 +1,52 @@
+"""Two processes on CPU: DDP and FSDP2 end with the weights of one process; accumulation changes nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiny import tiny_model
+
+SCRIPT = Path(__file__).with_name("_distributed.py")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model(n_layer=2, sink=True).save_pretrained(folder, sparse=False)
+    return folder
+
+
+def run(mode, source, out, dtype="float64"):
+    ranks = 2 if mode in ("ddp", "fsdp") else 1
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if ranks == 2 else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, str(SCRIPT), mode, str(source), str(out), dtype]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(f"{out}-{rank}.pt", weights_only=True) for rank in range(ranks)]
+
+
+@pytest.fixture(scope="module")
+def one(source, tmp_path_factory):
+    return run("one", source, tmp_path_factory.mktemp("one") / "run")[0]
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp", "accumulated"])
+def test_the_same_weights_as_in_one_process(mode, source, one, tmp_path):
+    for found in run(mode, source, tmp_path / mode):
+        assert set(found) == set(one)
+        for name, expected in one.items():
+            assert torch.equal(found[name] != 0, expected != 0), name
+            assert (found[name] - expected).abs().max() <= 1e-9, name
+    matrix = one["transformer.h.0.mlp.c_fc.weight"]
+    assert int((matrix != 0).sum()) <= int(0.3 * matrix.numel())
+
+
+def test_ranks_of_ddp_are_equal_bit_for_bit_in_float32(source, tmp_path):
+    first, second = run("ddp", source, tmp_path / "ddp", "float32")
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name

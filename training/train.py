@@ -1,0 +1,234 @@
+"""`train`: one recipe, from corpus to a saved model, under the stock Trainer; stopped and resumed at will."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator, set_seed
+
+from ..configuration_csp import CSPConfig
+from ..modeling_csp import CSPForCausalLM
+from ..tokenization_csp import CSPTokenizer
+from .callback import WeightSparsityCallback, measured
+from .corpora import mix
+from .corpus import TokenBlocks
+from .demo import start_from_bigrams_
+from .folder import write_card
+from .metrics import RunMetrics, write_curves
+from .ngrams import bigram_log_probabilities, ngram_losses
+from .projection import sparse_tensors
+from .recipes import Recipe
+from .schedules import SparsityConfig
+
+RECIPE, BLOCKS, CURVES, REPORT = "recipe.yaml", "blocks.safetensors", "curves.png", "report.json"
+
+
+def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Trains a model by a recipe and saves it in `out`, with its tokenizer, card, curves and report.
+
+    Checkpoints lie in `out` too; with `resume`, the last complete one is taken up, and the run ends with the weights, bit for bit on
+    CPU, that it would have had uninterrupted. SIGTERM and Ctrl-C save a checkpoint and end the run; NaN ends it before it reaches
+    the weights.
+
+    Returns:
+        held-out losses in nats per token, densities, nonzeros, tokens; `finished` tells whether the run came to its end.
+
+    Raises:
+        FileExistsError: if `out` has a run already and `resume` is not given.
+        ValueError: for settings that cannot work, before any work is done, and on resume for a recipe that differs.
+        FloatingPointError: when gradients stop being finite.
+    """
+    out = Path(out)
+    tokenizer = CSPTokenizer.from_folder(recipe.tokenizer or Path(__file__).resolve().parent.parent)
+    sparsity, arguments = SparsityConfig(**recipe.sparsity), _arguments(recipe, out)
+    config = _config(recipe, tokenizer)
+    _prepare_folder(recipe, out, resume)
+    blocks = _blocks(recipe, tokenizer, out, say)
+    set_seed(arguments.seed)
+    model = CSPForCausalLM(config)
+    report: dict[str, Any] = ngram_losses(blocks["train"], blocks["held_out"], len(tokenizer))
+    if recipe.start == "bigrams" and model.bigram_table is not None:
+        start_from_bigrams_(model, bigram_log_probabilities(blocks["train"], len(tokenizer)))
+    callback, stop = WeightSparsityCallback(sparsity), StopCleanly(say)
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=TokenBlocks(blocks["train"]), eval_dataset=TokenBlocks(blocks["held_out"]),
+        data_collator=default_data_collator, callbacks=[callback, RunMetrics(recipe.block), RefuseNonFinite(), stop],
+    )  # fmt: skip
+    callback.lead(trainer)
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=_last_complete(out) if resume else None)
+    write_curves(trainer.state.log_history, out / CURVES)
+    finished = trainer.state.global_step >= trainer.state.max_steps
+    report |= {"finished": finished, "steps": trainer.state.global_step}
+    if not finished:
+        say(f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; --resume goes on from there.")
+        return report
+    report |= {"held out": trainer.evaluate()["eval_loss"], **measured(sparse_tensors(model))}
+    report["tokens"] = arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps * recipe.block
+    if trainer.is_world_process_zero():
+        _save(model, tokenizer, recipe, report, out)
+    say(f"Held-out loss {report['held out']:.3f} nats per token (bigram baseline {report['bigram']:.3f}); saved to {out}")
+    return report
+
+
+def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
+    file = out / RECIPE
+    if resume:
+        if not file.is_file():
+            raise FileNotFoundError(f"{out} has no {RECIPE}, so there is no run to resume; leave out --resume to start one.")
+        saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for section, value in recipe.to_dict().items():
+            if saved.get(section) != value:
+                raise ValueError(
+                    f"{section} of this recipe differs from the run's in {file}; resume with the same settings, or start in another folder."
+                )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(
+            f"{out} exists and is not empty; add --resume to go on with the run there, or choose another folder."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
+
+
+def _arguments(recipe: Recipe, out: Path) -> TrainingArguments:
+    given = dict(recipe.arguments)
+    if given.get("max_steps", -1) <= 0:
+        raise ValueError(
+            f"arguments.max_steps is {given.get('max_steps')!r}; density and learning rate need the number of steps."
+        )
+    warmup = given.pop("warmup_ratio", 0.0)
+    given.setdefault("warmup_steps", int(warmup * given["max_steps"]))
+    given.setdefault("logging_steps", max(1, given["max_steps"] // 50))
+    given.setdefault("save_steps", max(1, given["max_steps"] // 10))
+    given.setdefault("eval_strategy", "steps")
+    given.setdefault("eval_steps", max(1, given["max_steps"] // 10))
+    given.setdefault("logging_nan_inf_filter", False)
+    given.setdefault("prediction_loss_only", True)
+    given.setdefault("dataloader_pin_memory", torch.cuda.is_available())
+    if given.pop("output_dir", None) is not None:
+        raise ValueError("arguments.output_dir is the folder given as --out; leave it out.")
+    try:
+        return TrainingArguments(output_dir=str(out), remove_unused_columns=False, **given)
+    except TypeError as error:
+        raise ValueError(f"arguments cannot be used: {str(error).removeprefix('TrainingArguments.__init__() ')}.") from None
+
+
+def _config(recipe: Recipe, tokenizer: Any) -> CSPConfig:
+    end = tokenizer.eos_token_id
+    own = {"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    clash = sorted(set(own) & set(recipe.model))
+    if clash:
+        raise ValueError(f"model.{clash[0]} comes from the tokenizer; leave it out.")
+    return CSPConfig(**{"block_size": max(1024, recipe.block), **recipe.model, **own})
+
+
+def _blocks(recipe: Recipe, tokenizer: Any, out: Path, say: Callable[[str], None]) -> dict[str, torch.Tensor]:
+    """The run's own copy of its data, so that a resumed run sees the same whatever has become of the sources."""
+    file = out / BLOCKS
+    if not file.is_file():
+        mixture = mix(recipe.corpora, tokenizer, recipe.block, int(recipe.arguments.get("seed", 0)))
+        for line in mixture.said:
+            say(line)
+        partial = file.with_suffix(".partial")
+        save_file(
+            {"train": mixture.train.contiguous(), "held_out": mixture.held_out[: recipe.eval_blocks].contiguous()}, partial
+        )
+        partial.replace(file)
+    return load_file(file)
+
+
+def _last_complete(out: Path) -> str | None:
+    """The newest checkpoint that was written to its end (the Trainer's state comes last); later ones, torn by a kill, are removed."""
+    found = [path for path in out.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            return str(path)
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+    return None
+
+
+def _save(model: CSPForCausalLM, tokenizer: Any, recipe: Recipe, report: dict[str, Any], out: Path) -> None:
+    model.config.provenance = {
+        "recipe": "csp train", "corpora": ", ".join(f"{source} x {weight:g}" for source, weight in recipe.corpora.items()),
+        "steps": report["steps"], "tokens": report["tokens"], "density": recipe.sparsity["density"], "seed": recipe.arguments.get("seed", 0),
+    }  # fmt: skip
+    model.eval().save_pretrained(out)
+    tokenizer.model_max_length = model.config.block_size
+    tokenizer.save_pretrained(out)
+    rows = {f"held-out loss, {name}": f"{report[name]:.3f} nats per token" for name in ("unigram", "bigram", "held out")}
+    rows |= {
+        f"nonzero fraction of {key.partition('/')[2]}": f"{v:.4f}" for key, v in report.items() if key.startswith("density/")
+    }
+    write_card(
+        out,
+        model,
+        title="A weight-sparse model",
+        rows=rows,
+        description="Trained by `csp train`; `recipe.yaml` has the settings.",
+    )
+    (out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+class StopCleanly(TrainerCallback):
+    """On SIGTERM or Ctrl-C: ends the step that is under way, saves a checkpoint, and ends the run. A second Ctrl-C ends it at once."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.asked, self._say = False, say
+
+    def listening(self):
+        return _Listening(self)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+        return control
+
+
+class _Listening:
+    def __init__(self, stop: StopCleanly):
+        self.stop, self.before = stop, {}  # type: ignore[var-annotated]
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():  # elsewhere signals cannot be received
+            self.before = {kind: signal.signal(kind, self._ask) for kind in (signal.SIGTERM, signal.SIGINT)}
+
+    def _ask(self, kind, frame):
+        if self.stop.asked and kind == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.stop.asked = True
+        self.stop._say("Stopping: a checkpoint is saved after this step.")
+
+    def __exit__(self, *error):
+        for kind, handler in self.before.items():
+            signal.signal(kind, handler)
+
+
+class RefuseNonFinite(TrainerCallback):
+    """Stops before the optimizer spreads gradients that are not finite over the weights."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        # One number for all gradients; on a GPU reading it waits for the device, so only where the loss is read anyway.
+        if args.device.type != "cpu" and (state.global_step + 1) % max(1, int(args.logging_steps)):
+            return
+        total = sum(float(p.grad.detach().float().abs().sum()) for p in model.parameters() if p.grad is not None)
+        if not math.isfinite(total):
+            bad = [n for n, p in model.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
+            raise FloatingPointError(
+                f"Gradients are not finite at step {state.global_step + 1} (in {bad[0] if bad else 'their sum'}); the weights are those of the "
+                f"step before, the last checkpoint is intact. The likely cause is the learning rate (now "
+                f"{state.log_history[-1].get('learning_rate', args.learning_rate) if state.log_history else args.learning_rate}): lower "
+                f"arguments.learning_rate, or anneal over more steps, and start anew."
+            )
