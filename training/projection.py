@@ -84,8 +84,8 @@ def module_rule(model: nn.Module, neurons: Mapping[str, str] | None = None) -> R
             end = max((key for key in declared if f".{name}".endswith(f".{key}")), key=len, default=None)
             used.add(end)
             rows_are_outputs = isinstance(module, nn.Linear)
-            side = None if end is None else int((declared[end] == "outputs") != rows_are_outputs)
-            placed[f"{name}.weight"] = ("weights", side)
+            dim = None if end is None else int((declared[end] == "outputs") != rows_are_outputs)
+            placed[f"{name}.weight"] = ("weights", dim)
             placed[f"{name}.bias"] = ("biases", None)
     lost = sorted(set(declared) - used)
     if lost:

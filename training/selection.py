@@ -36,7 +36,8 @@ class Shards:
 
     def gathered(self, tensor: torch.Tensor) -> torch.Tensor:
         """[shards, ...] of tensors of one shape."""
-        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        tensor = tensor.int() if tensor.dtype == torch.int16 else tensor  # which gloo does not send
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
         torch.distributed.all_gather(parts, tensor.contiguous(), group=self.group)
         return torch.stack(parts)
 
@@ -95,7 +96,7 @@ def _forced(keys: torch.Tensor, minimum: int, by_row: bool, shards: Shards | Non
     own = largest_mask(columns, minimum)
     place = own.nonzero()[:, 1].view(-1, minimum)  # rising, so ties keep their order
     best = shards.gathered(columns.gather(1, place))  # [shards, neurons, minimum]
-    chosen = largest_mask(best.permute(1, 0, 2).flatten(1) + 1, minimum).view(-1, shards.size, minimum)[:, shards.rank]
+    chosen = largest_mask(best.permute(1, 0, 2).flatten(1), minimum).view(-1, shards.size, minimum)[:, shards.rank]
     forced = torch.zeros_like(columns, dtype=torch.bool).scatter_(1, place, chosen)
     return forced[:, : keys.shape[0]].t()
 
@@ -122,8 +123,8 @@ def select_in_place(weight: torch.Tensor, k: int, neuron_dim: int | None, at_lea
     for _ in range(12):
         low, high = _bracket(weight, max(1, k - extra), margin)
         found = _collect(weight, low, high, neuron_dim if minimum else None)
-        if found.overflow:
-            return False
+        if found.overflow:  # the bracket is wide, as for a small sample
+            found = _collect_by_torch(weight, low, high, neuron_dim if minimum else None)
         above, reached = found.selected(high, minimum), found.selected(low, minimum)
         if above < k <= reached:
             _apply(weight, k, minimum, neuron_dim, found)

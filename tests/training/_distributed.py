@@ -22,7 +22,7 @@ per_rank = {"one": 8, "accumulated": 1}.get(mode, 4)
 arguments = TrainingArguments(
     out, max_steps=20, learning_rate=0.02, adam_epsilon=0.1, per_device_train_batch_size=per_rank, lr_scheduler_type="linear",
     gradient_accumulation_steps=8 if mode == "accumulated" else 1, weight_decay=0.1, max_grad_norm=0.0, save_strategy="no", seed=3,
-    report_to="none", use_cpu=True, disable_tqdm=True, logging_strategy="no", ddp_backend="gloo", save_only_model=True,
+    report_to="none", use_cpu=True, disable_tqdm=True, logging_strategy="no", ddp_backend="gloo" if mode in ("ddp", "fsdp") else None, save_only_model=True,
 )  # fmt: skip
 sparsity = SparsityConfig(density=0.3, min_alive=4, anneal_start=0.1, anneal_stop=0.6)
 Trainer(
