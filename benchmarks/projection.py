@@ -49,6 +49,12 @@ def without_numba(tensors, densities, min_alive) -> None:
         selection.kernels_serve = kernels_serve
 
 
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two projections are equal, but for which of several entries of the one magnitude at the threshold were kept."""
+    odd = one != other
+    return int(one.count_nonzero()) == int(other.count_nonzero()) and len((one[odd] - other[odd]).abs().unique()) <= 1
+
+
 def seconds(function: Callable, tensors, saved, densities, min_alive) -> float:
     for tensor, weight in zip(tensors, saved, strict=True):
         tensor.parameter.data.copy_(weight)
@@ -80,7 +86,7 @@ def compare(layers: int, rounds: int) -> None:
                     times[name].append(took)
                 else:
                     results[name] = [tensor.parameter.detach().clone() for tensor in tensors[:6]]
-        equal = all(torch.equal(a, b) for name in paths for a, b in zip(results["ours"], results[name], strict=True))
+        equal = all(same(a, b) for name in paths for a, b in zip(results["ours"], results[name], strict=True))
         medians = {name: statistics.median(t) for name, t in times.items()}
         cells = "   ".join(f"{name} {value:7.3f} s" for name, value in medians.items())
         ratios = [slow / fast for slow, fast in zip(times["torch.topk"], times["ours"])]

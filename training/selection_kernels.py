@@ -3,37 +3,86 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
 
-from ..kernels_csp import bits_of, compiled, draw, floats, ints, longs
+from ..kernels_csp import LANES, bits_of, compiled, draw, floats, ints, longs
 
 _MAX_BITS = 0x7FFFFFFF
-BLOCK = 16
+WIDE = 64  # entries that are compared together, to the bits of one word
+
+
+@intrinsic
+def _reaching(typing, address, bound):
+    """Bit i of the result: whether the magnitude of float i of the WIDE at an address, as bits, is at least a bound."""
+
+    def generate(context, builder, signature, arguments):
+        address, bound = arguments
+        word, vector = ir.IntType(32), ir.VectorType(ir.IntType(32), LANES)
+        every = ir.Constant(vector, [0] * LANES)
+
+        def spread(scalar):
+            one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(word, 0))
+            return builder.shuffle_vector(one, one, every)
+
+        bounds, magnitude, mask = spread(bound), ir.Constant(vector, [_MAX_BITS] * LANES), context.get_constant(types.int64, 0)
+        for part in range(WIDE // LANES):
+            place = builder.add(address, context.get_constant(types.int64, 4 * LANES * part))
+            bits = builder.load(builder.inttoptr(place, vector.as_pointer()), align=4, typ=vector)
+            reached = builder.icmp_signed(">=", builder.and_(bits, magnitude), bounds)
+            few = builder.zext(builder.bitcast(reached, ir.IntType(LANES)), ir.IntType(64))
+            mask = builder.or_(mask, builder.shl(few, context.get_constant(types.int64, LANES * part)))
+        return mask
+
+    return types.int64(types.int64, types.int32), generate
+
+
+@intrinsic
+def _ones(typing, bits):
+    def generate(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def _lowest(typing, bits):
+    """Place of the lowest bit that is set; 64 if none is."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.int64), generate
 
 
 @compiled
-def _collect_row(weights, width, low, high, first, room, keys, index, count, columns, by_column):
+def _take(weights, i, first, room, keys, index, count):
+    if count < room:
+        keys[count] = bits_of(weights[i]) & np.int32(_MAX_BITS)
+        index[count] = np.int32(first + i)
+    return count + 1
+
+
+@compiled
+def _collect_row(address, width, low, high, first, room, keys, index, count, columns, by_column):
     """Counts the entries of one row at or above `high`; appends those from `low` on and below it. Returns both counts."""
-    above = np.int64(0)
-    for start in range(0, width, BLOCK):
-        stop = min(width, start + BLOCK)
-        some, reached = np.int32(0), np.int32(0)
-        for i in range(start, stop):
-            key = bits_of(weights[i]) & np.int32(_MAX_BITS)
-            some = np.int32(some + np.int32(key >= low))
-            reached = np.int32(reached + np.int32(key >= high))
-        above += np.int64(reached)
-        if by_column and reached > 0:
-            for i in range(start, stop):
-                columns[i] = np.int32(columns[i] + np.int32((bits_of(weights[i]) & np.int32(_MAX_BITS)) >= high))
-        if some != reached:
-            for i in range(start, stop):
-                key = bits_of(weights[i]) & np.int32(_MAX_BITS)
-                if key >= low and key < high:
-                    if count < room:
-                        keys[count] = key
-                        index[count] = np.int32(first + i)
-                    count += 1
+    weights, above, whole = floats(address), np.int64(0), width // WIDE * WIDE
+    for start in range(0, whole, WIDE):
+        reached = _reaching(address + 4 * start, high)
+        inside = _reaching(address + 4 * start, low) ^ reached
+        above += _ones(reached)
+        while inside != 0:
+            count = _take(weights, start + _lowest(inside), first, room, keys, index, count)
+            inside &= inside - 1
+    for i in range(whole, width):
+        key = bits_of(weights[i]) & np.int32(_MAX_BITS)
+        above += np.int64(key >= high)
+        if key >= low and key < high:
+            count = _take(weights, i, first, room, keys, index, count)
+    if by_column and above > 0:
+        for i in range(width):
+            columns[i] = np.int32(columns[i] + np.int32((bits_of(weights[i]) & np.int32(_MAX_BITS)) >= high))
     return above, count
 
 
@@ -41,7 +90,7 @@ def collect_kernel(job):
     """weights, entries, rows, width, rows per chunk, low, high, room per chunk, counts by row, counts by chunk and column (0: not wanted),
     keys and index [chunks, room], collected [chunks] (more than room: some are missing)."""
     a = carray(job, (15,))
-    weights, entries, rows, width, per_chunk = floats(a[2]), a[3], a[4], a[5], a[6]
+    weights, entries, rows, width, per_chunk = a[2], a[3], a[4], a[5], a[6]
     high = np.int32(a[8])
     low, room, by_row, by_column = np.int32(a[7]), a[9], ints(a[10]), a[11] != 0
     while True:
@@ -55,7 +104,7 @@ def collect_kernel(job):
             size = min(width, entries - r * width)
             first = (r - chunk * per_chunk) * width
             above, count = _collect_row(
-                weights[r * width :], size, low, high, first, room, keys, index, count, columns, by_column
+                weights + 4 * r * width, size, low, high, first, room, keys, index, count, columns, by_column
             )
             by_row[r] = np.int32(above)
         longs(a[14])[chunk] = count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import shutil
@@ -67,7 +68,10 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
     callback.lead(trainer)
     with stop.listening():
         trainer.train(resume_from_checkpoint=_last_complete(out) if resume else None)
-    write_curves(trainer.state.log_history, out / CURVES)
+    if importlib.util.find_spec("matplotlib") is None:
+        say("No picture of the curves: pip install 'sparse-circuits[train]' for matplotlib.")
+    else:
+        write_curves(trainer.state.log_history, out / CURVES)
     finished = trainer.state.global_step >= trainer.state.max_steps
     report |= {"finished": finished, "steps": trainer.state.global_step}
     if not finished:

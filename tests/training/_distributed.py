@@ -1,5 +1,6 @@
 """One rank of a run for test_distributed.py: python -m torch.distributed.run ... _distributed.py MODE MODEL OUT (or plain python)."""
 
+import os
 import sys
 
 import torch
@@ -34,3 +35,6 @@ state = {
 }
 rank = dist.get_rank() if dist.is_initialized() else 0
 torch.save({name.removeprefix("module."): tensor for name, tensor in state.items()}, f"{out}-{rank}.pt")
+if dist.is_initialized():
+    dist.barrier()
+    os._exit(0)  # gloo's threads may abort a process that ends in the ordinary way
