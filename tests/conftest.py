@@ -32,3 +32,15 @@ def reference() -> Path:
 @pytest.fixture(params=FEATURES.values(), ids=FEATURES.keys())
 def features(request) -> dict:
     return dict(request.param)
+
+
+@pytest.fixture(params=["kernels", "torch"])
+def path(request, monkeypatch):
+    """The fast path and PyTorch's in turn; the second by making the first unavailable."""
+    import sparse_circuits.sparse_csp as sparse
+
+    if request.param == "torch":
+        monkeypatch.setattr(sparse, "kernels", lambda: None)
+    else:
+        assert sparse.kernels() is not None, "Numba is part of the test environment"
+    return request.param

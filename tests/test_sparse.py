@@ -17,16 +17,6 @@ INF, NAN = float("inf"), float("nan")
 VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, INF, -INF, NAN, 1e-45, -1e-45]) | st.floats(width=16)
 
 
-@pytest.fixture(params=["torch", "numba"])
-def path(request, monkeypatch):
-    """Each path in turn; the first by making the second unavailable."""
-    if request.param == "torch":
-        monkeypatch.setattr(sparse, "kernels", lambda: None)
-    else:
-        assert sparse.kernels() is not None, "Numba is part of the test environment"
-    return request.param
-
-
 def brute_force(row, k):
     """Indices kept of one row: NaN above infinity above the rest, ties to the lower index."""
 

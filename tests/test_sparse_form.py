@@ -28,15 +28,6 @@ def sparse_pair(share=0.3, seed=0, **features):
     return dense, copy.deepcopy(dense).to_sparse(max_density=1.0)
 
 
-@pytest.fixture(params=["kernels", "torch"])
-def path(request, monkeypatch):
-    if request.param == "torch":
-        monkeypatch.setattr(sparse, "kernels", lambda: None)
-    else:
-        assert sparse.kernels() is not None, "Numba is part of the test environment"
-    return request.param
-
-
 @pytest.fixture
 def fused_runs(monkeypatch):
     """Counts the blocks that ran fused."""

@@ -53,8 +53,13 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
     tokenizer = CSPTokenizer.from_folder(recipe.tokenizer or Path(__file__).resolve().parent.parent)
     sparsity, arguments = SparsityConfig(**recipe.sparsity), _arguments(recipe, out)
     config = _config(recipe, tokenizer)
-    _prepare_folder(recipe, out, resume)
-    blocks = _blocks(recipe, tokenizer, out, say)
+    first = arguments.process_index == 0
+    say = say if first else lambda text: None
+    with arguments.main_process_first(local=False):  # the other processes find what the first has written
+        if first:
+            _prepare_folder(recipe, out, resume)
+        blocks = _blocks(recipe, tokenizer, out, say)
+        checkpoint = _last_complete(out) if resume else None
     set_seed(arguments.seed)
     model = CSPForCausalLM(config)
     report: dict[str, Any] = ngram_losses(blocks["train"], blocks["held_out"], len(tokenizer))
@@ -63,15 +68,16 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
     callback, stop = WeightSparsityCallback(sparsity), StopCleanly(say)
     trainer = Trainer(
         model=model, args=arguments, train_dataset=TokenBlocks(blocks["train"]), eval_dataset=TokenBlocks(blocks["held_out"]),
-        data_collator=default_data_collator, callbacks=[callback, RunMetrics(recipe.block), RefuseNonFinite(), stop],
+        data_collator=default_data_collator, callbacks=[callback, RunMetrics(recipe.block), stop],
     )  # fmt: skip
     callback.lead(trainer)
+    trainer.callback_handler.callbacks.insert(
+        0, RefuseNonFinite()
+    )  # before gradients are normalised, which spreads a NaN to all
     with stop.listening():
-        trainer.train(resume_from_checkpoint=_last_complete(out) if resume else None)
-    if importlib.util.find_spec("matplotlib") is None:
-        say("No picture of the curves: pip install 'sparse-circuits[train]' for matplotlib.")
-    else:
-        write_curves(trainer.state.log_history, out / CURVES)
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if first:
+        _draw_curves(trainer.state.log_history, out, say)
     finished = trainer.state.global_step >= trainer.state.max_steps
     report |= {"finished": finished, "steps": trainer.state.global_step}
     if not finished:
@@ -83,6 +89,13 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
         _save(model, tokenizer, recipe, report, out)
     say(f"Held-out loss {report['held out']:.3f} nats per token (bigram baseline {report['bigram']:.3f}); saved to {out}")
     return report
+
+
+def _draw_curves(log: list[dict[str, Any]], out: Path, say: Callable[[str], None]) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        say("No picture of the curves: pip install 'sparse-circuits[train]' for matplotlib.")
+    else:
+        write_curves(log, out / CURVES)
 
 
 def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
