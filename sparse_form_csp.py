@@ -73,6 +73,7 @@ class SparseForm:
             if pays(weight.shape, int((weight != 0).sum()), weight.device, max_density):
                 _replace(self, name, _sparse_module(module, SparseMatrix.from_dense(weight)))
         _share_tied(self)
+        _forget_plans(self)
         return self
 
     def to_dense(self):
@@ -81,6 +82,7 @@ class SparseForm:
             if isinstance(module, (SparseLinear, SparseEmbedding)):
                 _replace(self, name, _dense_module(module))
         _share_tied(self)
+        _forget_plans(self)
         return self
 
     # ---------------------------------------------------------------------------------------------------------- saving
@@ -211,9 +213,13 @@ def _matrices(model: Any) -> list[tuple[str, Any]]:
 def _replace(model: Any, name: str, module: nn.Module) -> None:
     parent, _, own = name.rpartition(".")
     module.train(model.get_submodule(name).training)
-    for each in model.modules():  # plans of fused blocks hold what they were made from
-        each.__dict__.pop("_fused_plan", None)
     setattr(model.get_submodule(parent), own, module)
+
+
+def _forget_plans(model: Any) -> None:
+    """Plans of fused blocks hold the weights that they were made from."""
+    for module in model.modules():
+        module.__dict__.pop("_fused_plan", None)
 
 
 def _sparse_module(module: Any, matrix: SparseMatrix) -> nn.Module:
@@ -244,6 +250,12 @@ def _sparse_names(model: Any) -> dict[str, SparseMatrix]:
     return {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, SparseMatrix)}
 
 
+def _popped(state: dict[str, Any], name: str, matrix: SparseMatrix) -> Nonzeros:
+    """A sparse matrix taken out of a state dict, on CPU."""
+    values, starts, columns = (state.pop(f"{name}.{part}").detach().cpu() for part in ("values", "row_starts", "columns"))
+    return Nonzeros(values, starts, columns, (matrix.shape[0], matrix.shape[1]))
+
+
 def dense_state_dict(model: Any, state_dict: dict[str, Any] | None = None) -> dict[str, Any] | None:
     """The state dict of a model in sparse form as that of its dense form; that of a dense model as it is."""
     matrices = _sparse_names(model)
@@ -251,8 +263,7 @@ def dense_state_dict(model: Any, state_dict: dict[str, Any] | None = None) -> di
         return state_dict
     state = dict(model.state_dict() if state_dict is None else state_dict)
     for name, matrix in matrices.items():
-        values, starts, columns = (state.pop(f"{name}.{part}") for part in ("values", "row_starts", "columns"))
-        state[name] = Nonzeros(values.cpu(), starts.cpu(), columns.cpu(), (matrix.shape[0], matrix.shape[1])).to_dense()
+        state[name] = _popped(state, name, matrix).to_dense()
     return state
 
 
@@ -266,10 +277,7 @@ def stored_tensors(model: Any, state_dict: dict[str, Any] | None = None, require
         if required:
             raise ValueError("Weights that are sharded or offloaded cannot be saved sparse; pass sparse=False.")
         return None
-    tensors: dict[str, Stored] = {}
-    for name, matrix in _sparse_names(model).items():
-        values, starts, columns = (state.pop(f"{name}.{part}").detach().cpu() for part in ("values", "row_starts", "columns"))
-        tensors[name] = Nonzeros(values, starts, columns, (matrix.shape[0], matrix.shape[1]))
+    tensors: dict[str, Stored] = {name: _popped(state, name, matrix) for name, matrix in _sparse_names(model).items()}
     tensors |= {name: compressed(tensor) for name, tensor in state.items()}
     order = [name.removesuffix(".values") for name, _ in model.named_parameters(remove_duplicate=False)]
     tensors = {name: tensors.pop(name) for name in order if name in tensors} | tensors

@@ -8,7 +8,6 @@ to stop after so many, which then are streamed).
 from __future__ import annotations
 
 import glob
-import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .corpus import LARGEST_FILE, SourceFiles, read_one, read_sources, split_blocks
+from .corpus import LARGEST_FILE, SourceFiles, add_text, read_one, read_sources, split_blocks
 from .idioms import programs
 
 IDIOMS = 20_000
@@ -86,15 +85,14 @@ def _documents(texts: Iterable[object], source: str) -> SourceFiles:
     found, seen = SourceFiles(), set()  # type: ignore[var-annotated]
     for i, text in enumerate(texts):
         name = f"{source}/{i}"
-        if not isinstance(text, str) or not text.strip():
-            found.left_out[name] = "empty" if isinstance(text, str) else "no text"
-            continue
-        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-        if len(text) > LARGEST_FILE or digest in seen:
-            found.left_out[name] = "over 1 MB" if len(text) > LARGEST_FILE else "a copy of another document"
-            continue
-        seen.add(digest)
-        found.texts[name] = text
+        if not isinstance(text, str):
+            reason: str | None = "no text"
+        elif len(text) > LARGEST_FILE:
+            reason = "over 1 MB"
+        else:
+            reason = add_text(name, text, found.texts, seen, "document")
+        if reason:
+            found.left_out[name] = reason
     if not found.texts:
         raise ValueError(f"{source} holds no text.")
     return found

@@ -76,9 +76,14 @@ def read_one(path: Path, name: str, texts: dict[str, str], seen: set[str]) -> st
         return "not UTF-8"
     except OSError:
         return "unreadable"
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    return add_text(name, text, texts, seen, "file")
+
+
+def add_text(name: str, text: str, texts: dict[str, str], seen: set[str], kind: str) -> str | None:
+    """Adds a text that is neither empty nor a copy to texts, or says why not."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     if not text.strip() or digest in seen:
-        return "empty" if not text.strip() else "a copy of another file"
+        return "empty" if not text.strip() else f"a copy of another {kind}"
     seen.add(digest)
     texts[name] = text
     return None
