@@ -26,7 +26,7 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable[..., Any]], Cal
         def run(*args: Any, **kwargs: Any) -> Any:
             try:
                 return function(*args, **kwargs)
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, FloatingPointError) as error:
                 # transformers' messages run over many lines; the first says what is wrong.
                 typer.echo(f"csp: {next(iter(str(error).strip().splitlines()), type(error).__name__)}", err=True)
                 raise typer.Exit(2) from None

@@ -28,7 +28,9 @@ def test_python_blocks_run_one_after_the_other(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "for i in range(" in done.stdout
     assert re.search(r"torch.Size\(\[1, \d+, 384\]\)", done.stdout)
-    assert 2 < float(done.stdout.strip().splitlines()[-1]) < 4.5
+    moving, frozen = (float(line) for line in done.stdout.splitlines() if re.fullmatch(r"\d\.\d+", line))
+    assert moving < 4.15  # 4.37 before; the README gives the figures
+    assert frozen < 4.25
 
 
 @pytest.mark.parametrize("line", [line for line in BASH if not line.startswith("make ")])

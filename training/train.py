@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator, set_seed
 
@@ -48,6 +49,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
         FileExistsError: if `out` has a run already and `resume` is not given.
         ValueError: for settings that cannot work, before any work is done, and on resume for a recipe that differs.
         FloatingPointError: when gradients stop being finite.
+        OSError: when a checkpoint cannot be written; the one before it is kept.
     """
     out = Path(out)
     tokenizer = CSPTokenizer.from_folder(recipe.tokenizer or Path(__file__).resolve().parent.parent)
@@ -75,7 +77,11 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
         0, RefuseNonFinite()
     )  # before gradients are normalised, which spreads a NaN to all
     with stop.listening():
-        trainer.train(resume_from_checkpoint=checkpoint)
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        except (OSError, RuntimeError, SafetensorError) as error:  # as Python, torch and safetensors say that a disk is full
+            _explain_failed_write(out, trainer.state.global_step, error)
+            raise
     if first:
         _draw_curves(trainer.state.log_history, out, say)
     finished = trainer.state.global_step >= trainer.state.max_steps
@@ -83,12 +89,31 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
     if not finished:
         say(f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; --resume goes on from there.")
         return report
-    report |= {"held out": trainer.evaluate()["eval_loss"], **measured(sparse_tensors(model))}
-    report["tokens"] = arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps * recipe.block
-    if trainer.is_world_process_zero():
+    report |= {"held out": trainer.evaluate()["eval_loss"]}
+    report["tokens"] = (
+        arguments.max_steps
+        * arguments.train_batch_size
+        * arguments.gradient_accumulation_steps
+        * arguments.world_size
+        * recipe.block
+    )
+    weights = gathered(trainer.model)
+    if first:
+        model = CSPForCausalLM(config)  # the trained one may be in shards, or wrapped
+        model.load_state_dict(weights)
+        report |= measured(sparse_tensors(model))
         _save(model, tokenizer, recipe, report, out)
     say(f"Held-out loss {report['held out']:.3f} nats per token (bigram baseline {report['bigram']:.3f}); saved to {out}")
     return report
+
+
+@torch.no_grad()
+def gathered(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The weights, whole and on CPU, also of a model in FSDP2 shards; there every process must call it."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        state[name] = (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().cpu()
+    return state
 
 
 def _draw_curves(log: list[dict[str, Any]], out: Path, say: Callable[[str], None]) -> None:
@@ -177,6 +202,15 @@ def _last_complete(out: Path) -> str | None:
     return None
 
 
+def _explain_failed_write(out: Path, step: int, error: Exception) -> None:
+    """Raises in one sentence if it was the checkpoint of this step that could not be written; what there is of it is removed."""
+    torn = out / f"checkpoint-{step}"
+    before = _last_complete(out) if torn.is_dir() else str(torn)
+    if before != str(torn):
+        rest = f"the one before is intact: --resume goes on from {Path(before).name}" if before else "there is none before it"
+        raise OSError(f"{torn.name} could not be written ({error}); free some disk space; {rest}.") from error
+
+
 def _save(model: CSPForCausalLM, tokenizer: Any, recipe: Recipe, report: dict[str, Any], out: Path) -> None:
     model.config.provenance = {
         "recipe": "csp train", "corpora": ", ".join(f"{source} x {weight:g}" for source, weight in recipe.corpora.items()),
@@ -240,8 +274,8 @@ class RefuseNonFinite(TrainerCallback):
         # One number for all gradients; on a GPU reading it waits for the device, so only where the loss is read anyway.
         if args.device.type != "cpu" and (state.global_step + 1) % max(1, int(args.logging_steps)):
             return
-        total = sum(float(p.grad.detach().float().abs().sum()) for p in model.parameters() if p.grad is not None)
-        if not math.isfinite(total):
+        total = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        if not math.isfinite(float(total)):
             bad = [n for n, p in model.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())]
             raise FloatingPointError(
                 f"Gradients are not finite at step {state.global_step + 1} (in {bad[0] if bad else 'their sum'}); the weights are those of the "

@@ -9,6 +9,7 @@ from transformers import Trainer, TrainingArguments, default_data_collator
 
 from sparse_circuits import CSPForCausalLM, SparsityConfig, WeightSparsityCallback
 from sparse_circuits.training.corpus import TokenBlocks
+from sparse_circuits.training.train import gathered
 
 mode, source, out, dtype = sys.argv[1:5]
 torch.set_num_threads(1)
@@ -26,15 +27,12 @@ arguments = TrainingArguments(
     report_to="none", use_cpu=True, disable_tqdm=True, logging_strategy="no", ddp_backend="gloo" if mode in ("ddp", "fsdp") else None, save_only_model=True,
 )  # fmt: skip
 sparsity = SparsityConfig(density=0.3, min_alive=4, anneal_start=0.1, anneal_stop=0.6)
-Trainer(
+trainer = Trainer(
     model, arguments, train_dataset=TokenBlocks(blocks), data_collator=default_data_collator, callbacks=[WeightSparsityCallback(sparsity)]
-).train()  # fmt: skip
-state = {
-    name: (p.full_tensor() if hasattr(p, "full_tensor") else p).detach().clone().contiguous()
-    for name, p in model.named_parameters()
-}
+)  # fmt: skip
+trainer.train()
 rank = dist.get_rank() if dist.is_initialized() else 0
-torch.save({name.removeprefix("module."): tensor for name, tensor in state.items()}, f"{out}-{rank}.pt")
+torch.save({name: tensor.clone() for name, tensor in gathered(trainer.model).items()}, f"{out}-{rank}.pt")
 if dist.is_initialized():
     dist.barrier()
     os._exit(0)  # gloo's threads may abort a process that ends in the ordinary way

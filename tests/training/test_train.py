@@ -58,6 +58,15 @@ if kind == "state":  # in the middle of the last file of checkpoint `place`
             open(path, "w").write(text[: len(text) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
     TrainerState.save_to_json = save
+if kind == "full":  # from checkpoint `place` on, no file may grow beyond 60 kB
+    import resource
+    from transformers import Trainer
+    original = Trainer._save_checkpoint
+    def save(self, *args, **kwargs):
+        if self.state.global_step == int(place):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+        original(self, *args, **kwargs)
+    Trainer._save_checkpoint = save
 run.train(make_recipe("tiny", None, settings), folder, resume=resume)
 """
 
@@ -110,6 +119,50 @@ def test_a_killed_run_ends_with_the_weights_of_the_one_that_was_not(kill, whole,
     again = run(tmp_path / "run", resume=True)
     assert again.returncode == 0, again.stderr[-2000:]
     assert same_weights(whole, tmp_path / "run")
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path):
+    full = run(tmp_path / "run", kill="full:12")
+    assert full.returncode == 1, full.stderr[-2000:]
+    last = full.stderr.strip().splitlines()[-1]
+    assert "checkpoint-12 could not be written" in last, last
+    assert "--resume goes on from" in last
+    assert _last_complete(tmp_path / "run").endswith("checkpoint-8")
+    assert run(tmp_path / "run", resume=True).returncode == 0
+    assert same_weights(whole, tmp_path / "run")
+
+
+def test_two_processes_train_as_one(whole, tmp_path):
+    words = [
+        "train",
+        "--preset",
+        "tiny",
+        "--out",
+        str(tmp_path / "run"),
+        "--set",
+        "arguments.ddp_backend=gloo",
+        "--set",
+        "arguments.use_cpu=true",
+    ]
+    settings = [s for s in SMALL if "batch_size" not in s] + ["arguments.per_device_train_batch_size=2"]
+    words += [word for setting in settings for word in ("--set", setting)]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "sparse_circuits.cli",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, *words], capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (json.loads((folder / "report.json").read_text()) for folder in (whole, tmp_path / "run"))
+    assert two["tokens"] == one["tokens"]
+    assert two["l0"] == one["l0"]
+    assert abs(two["held out"] - one["held out"]) < 0.05  # float32 sums in another order move the support
 
 
 def test_sigterm_saves_and_ends_cleanly(whole, tmp_path):
