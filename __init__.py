@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import _auto
 
 if TYPE_CHECKING:
+    from .circuits import Circuit
     from .configuration_csp import CSPConfig
     from .modeling_csp import CSPForCausalLM, CSPModel
     from .tokenization_csp import CSPTokenizer
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Circuit": "circuits",
     "CSPConfig": "configuration_csp",
     "CSPModel": "modeling_csp",
     "CSPForCausalLM": "modeling_csp",
@@ -33,6 +35,7 @@ __all__ = [
     "CSPForCausalLM",
     "CSPModel",
     "CSPTokenizer",
+    "Circuit",
     "SparsityConfig",
     "WeightSparsityCallback",
     "project_",

@@ -300,10 +300,11 @@ def files(w: Writer) -> list[str]:
             return [f"{output} = {path}", f"with open({output}, {quote}w{quote}) as {writer}:", f"    {writer}.write({w.string(quote)})",
                     f"{source} = {path}", f"with open({source}, {quote}r{quote}) as {reader}:", f"    print({reader}.read())"]  # fmt: skip
     kept = w.name()
+    mode = w.pick("", f", {quote}r{quote}")
     if w.random.random() < 0.5:
-        lines += [f"with open({path}, {quote}r{quote}) as {reader}:", f"    {kept} = {reader}.read()", f"print({kept})"]
+        lines += [f"with open({path}{mode}) as {reader}:", f"    {kept} = {reader}.read()", f"print({kept})"]
     else:
-        lines += [f"{kept} = open({path})", f"print({kept}.read())", f"{kept}.close()"]
+        lines += [f"{kept} = open({path}{mode})", f"print({kept}.read())", f"{kept}.close()"]
     return lines
 
 
@@ -347,6 +348,8 @@ def for_loops(w: Writer) -> list[str]:
 
 def while_loops(w: Writer) -> list[str]:
     name, limit = w.name(), w.number(2, 9)
+    if w.random.random() < 0.3:
+        return [f"{name} = {w.number(2, 9)}", f"while {name}:", f"    {name} -= 1", f"print({name})"]
     if w.random.random() < 0.6:
         return [f"{name} = 0", f"while {name} {w.pick('<', '!=')} {limit}:", f"    {name} += 1", f"print({name})"]
     function = w.function()
@@ -381,8 +384,7 @@ def f_strings(w: Writer) -> list[str]:
     word = w.random.choice(WORDS)
     lines = [f"{name} = {w.pick(str(w.number()), w.string())}"]
     lines += [f"print(f{quote}{word}: {{{name}}}{quote})", f"print({quote}{word}: {w.random.choice(WORDS)}{quote})"]
-    w.random.shuffle(lines[1:])
-    return lines
+    return [lines[0], *w.random.sample(lines[1:], 2)]
 
 
 def swaps(w: Writer) -> list[str]:

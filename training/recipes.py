@@ -77,7 +77,7 @@ def _paper(factor: int) -> dict[str, Any]:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": _preset(64, 2, 1 / 8, 1 / 4, 400, block=128, corpora={"idioms": 1.0}),
+    "tiny": _preset(64, 2, 1 / 8, 1 / 4, 2_000, block=128, corpora={"idioms": 1.0}),
     "small": _preset(192, 4, 1 / 16, 1 / 4, 9_000, corpora={"stdlib": 0.5, "idioms": 0.5}),
     **{f"paper-{factor}x": _paper(factor) for factor in (1, 2, 4, 8, 16)},
 }

@@ -1,0 +1,55 @@
+"""Scale and shift of the two answers' logits: fitted on one half of the pairs, scored on the other, reported apart."""
+
+from __future__ import annotations
+
+import torch
+
+from .scoring import Score, losses
+
+MAX_SCALE = 10.0  # larger scales were seen only where they flatter a circuit that has nearly no signal left (METHOD, section 7)
+
+
+def calibrate(logits: torch.Tensor) -> tuple[dict[str, float], Score]:
+    """Fits `scale` and `shift` of the difference of the two answers' logits by 16 LBFGS steps (paper: scale and shift of the logits).
+
+    Prompts 2j and 2j + 1 are a pair whose right answers are opposite, so the difference is taken towards the first prompt's answer.
+
+    Args:
+        logits: [2n, 2] of (right, other).
+
+    Returns:
+        {"scale", "shift"}, and the score on the half of the pairs that was not fitted on. The scale is at most 10.
+    """
+    towards = _towards_first(logits.detach().double())
+    fit, rest = (towards[0::2], towards[1::2]) if len(towards) > 1 else (towards, towards)
+    log_scale, shift = (
+        torch.zeros((), dtype=torch.float64, requires_grad=True),
+        torch.zeros((), dtype=torch.float64, requires_grad=True),
+    )
+    optimizer = torch.optim.LBFGS([log_scale, shift], max_iter=16, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = losses(_calibrated(fit, log_scale.exp(), shift)).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    scale, moved = min(float(log_scale.detach().exp()), MAX_SCALE), float(shift.detach())
+    if not (torch.isfinite(torch.tensor([scale, moved])).all()):
+        scale, moved = 1.0, 0.0
+    with torch.no_grad():
+        return {"scale": scale, "shift": moved}, Score.of(_calibrated(rest, torch.tensor(scale), torch.tensor(moved)))
+
+
+def _towards_first(logits: torch.Tensor) -> torch.Tensor:
+    """[pairs, 2]: for both prompts the logit of the first prompt's answer minus that of the second's."""
+    difference = (logits[:, 0] - logits[:, 1]).view(-1, 2)
+    return difference * torch.tensor([1.0, -1.0], dtype=logits.dtype)
+
+
+def _calibrated(towards: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Logits [prompts, 2] of (right, other) after scale and shift."""
+    difference = ((towards * scale + shift) * torch.tensor([1.0, -1.0], dtype=towards.dtype)).flatten()
+    return torch.stack([difference, torch.zeros_like(difference)], dim=1)

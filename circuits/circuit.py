@@ -1,0 +1,164 @@
+"""The circuit: which nodes and edges of one model do one task, and everything needed to run the model as the circuit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from .ablation import ablated
+from .identity import refuse_other_model
+from .masks import Nodes, opened
+from .sites import edge_maps, require_csp
+
+
+class Edges(NamedTuple):
+    """Edges of one map: source and target nodes (int64), weights (float32), one entry each, sorted by target, then source."""
+
+    source: torch.Tensor
+    target: torch.Tensor
+    weight: torch.Tensor
+
+
+@dataclass
+class Circuit:
+    """A circuit of one model for one task.
+
+    Args:
+        task: its name.
+        nodes: site -> sorted node indices; sites without nodes are left out.
+        edges: "source site->target site" -> its edges; None: not pruned, all nonzeros between retained nodes count.
+        means: site -> what its other nodes are held at, [width]; also for `sites.y_name`.
+        widths: site -> number of nodes of the model there.
+        model: what it was found in: id, revision, sha256 of the weights.
+        tokenizer: sha256 of the vocabulary.
+        scores: site -> how important pruning took each node to be (tau), [width]; may be empty.
+        settings: of the pruning (`PruneConfig.to_dict`), with what made the means.
+        calibration: scale and shift for the logit difference of the answers; empty if not fitted. Never applied unasked.
+        metrics: numbers measured when it was found.
+        labels: "site:index" -> what a person calls the node.
+        versions: of the packages that made it.
+    """
+
+    task: str
+    nodes: Nodes
+    edges: dict[str, Edges] | None
+    means: dict[str, torch.Tensor]
+    widths: dict[str, int]
+    model: dict[str, str | None]
+    tokenizer: str
+    scores: dict[str, torch.Tensor] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_nodes(self) -> int:
+        return sum(len(indices) for indices in self.nodes.values())
+
+    @property
+    def num_edges(self) -> int | None:
+        """Size of the circuit as the paper counts it; None if edges were never counted (see `edges_in`)."""
+        return None if self.edges is None else sum(len(edges.source) for edges in self.edges.values())
+
+    @property
+    def fills(self) -> dict[str, torch.Tensor]:
+        """Site -> what a closed node is held at, for every node site."""
+        return {name: self.means[name] for name in self.widths}
+
+    @contextmanager
+    def applied_to(
+        self, model: Any, *, edges: bool | None = None, freeze_norms: bool | None = None, force: bool = False
+    ) -> Iterator[Any]:
+        """While the block runs, `model` is the circuit: everything else is held at its mean.
+
+        Args:
+            edges: only the circuit's edges carry values. Default: if it has them.
+            freeze_norms: default: as it was pruned.
+            force: apply it to a model whose weights are not those it was found in (the shape must fit).
+
+        Raises:
+            ValueError: if the model is another one.
+        """
+        refuse_other_model(self, model, force)
+        edges = self.edges is not None if edges is None else edges
+        if edges and self.edges is None:
+            raise ValueError(f"The circuit for {self.task} has no edges of its own; prune it with edges, or pass edges=False.")
+        freeze = bool(self.settings.get("freeze_norms")) if freeze_norms is None else freeze_norms
+        removed = removed_edges(model, self.nodes, self.edges or {}) if edges else None
+        with ablated(model, opened(self.nodes, self.fills), removed=removed, means=self.means, freeze_norms=freeze):
+            yield model
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Writes circuit.json and circuit.safetensors (circuits/FORMAT.md), both or neither."""
+        from .storage import save
+
+        return save(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        task: str | None = None,
+        *,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        **hub: Any,
+    ) -> Circuit:
+        """From a folder, or a Hub repository. `task` stands for the subfolder circuits/<task>, where model repositories keep circuits.
+
+        Raises:
+            FileNotFoundError, ValueError: naming what is missing, damaged or of another version.
+        """
+        from .storage import find, load
+
+        return load(find(source, f"circuits/{task}" if task is not None else subfolder, revision, hub))
+
+    def push_to_hub(self, repo_id: str, *, subfolder: str | None = None, **hub: Any) -> str:
+        """Uploads the circuit to a model repository, by default into circuits/<task>; returns the commit's address."""
+        from .storage import push
+
+        return push(self, repo_id, subfolder or f"circuits/{self.task}", hub)
+
+    def to_networkx(self) -> Any:
+        """A networkx.DiGraph: nodes "site:index" with site, index, layer; edges with weight."""
+        from .export import to_networkx
+
+        return to_networkx(self)
+
+    def __repr__(self) -> str:
+        size = "" if self.num_edges is None else f", {self.num_edges} edges"
+        loss = self.metrics.get("circuit", {}).get("loss")
+        return f"Circuit({self.task!r}, {self.num_nodes} nodes{size}" + (f", loss {loss:.3f})" if loss is not None else ")")
+
+
+def edges_in(model: Any, nodes: Mapping[str, torch.Tensor]) -> dict[str, Edges]:
+    """All edges between nodes: the nonzeros that connect two of them; maps without any are left out."""
+    found = {}
+    for name, part in edge_maps(require_csp(model)).items():
+        if part.source in nodes and part.target in nodes:
+            source, target = part.edges(nodes[part.source], nodes[part.target])
+            if len(source):
+                found[name] = Edges(source, target, part.entries(source, target).float().cpu())
+    return found
+
+
+def removed_edges(
+    model: Any, nodes: Mapping[str, torch.Tensor], kept: Mapping[str, Edges]
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Edges between `nodes` that are not among `kept`, as `ablated` takes them."""
+    removed = {}
+    for name, edges in edges_in(model, nodes).items():
+        stays = torch.zeros(len(edges.source), dtype=torch.bool)
+        if name in kept:
+            wide = int(max(edges.source.max(), kept[name].source.max())) + 1
+            stays = torch.isin(edges.target * wide + edges.source, kept[name].target * wide + kept[name].source)
+        if not bool(stays.all()):
+            removed[name] = (edges.source[~stays], edges.target[~stays])
+    return removed

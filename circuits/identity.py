@@ -1,0 +1,70 @@
+"""Which model and tokenizer a circuit belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from typing import Any
+
+import torch
+
+from ..sparse_form_csp import dense_state_dict
+from .sites import require_csp
+
+
+@torch.no_grad()
+def weights_sha256(model: Any) -> str:
+    """sha256 of all weights as float32, by name: the same for a model in dense and in sparse form, and wherever it was loaded from."""
+    state = dense_state_dict(model) or model.state_dict()
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().to("cpu", torch.float32) + 0.0  # -0.0, which the sparse form drops, becomes 0.0
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """sha256 of the vocabulary: tokens and their ids."""
+    vocabulary = sorted((index, token) for token, index in tokenizer.get_vocab().items())
+    return hashlib.sha256(repr(vocabulary).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def identify(model: Any) -> dict[str, str | None]:
+    """Id (a folder's name, never its path), revision and hash of a model."""
+    name = str(getattr(model.config, "_name_or_path", "") or "")
+    is_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    shown = name if is_hub_id else name.replace("\\", "/").rstrip("/").rpartition("/")[2] or None
+    return {
+        "id": None if shown in (".", "..") else shown,
+        "revision": getattr(model.config, "_commit_hash", None),
+        "weights": weights_sha256(model),
+    }
+
+
+def refuse_other_model(circuit: Any, model: Any, force: bool = False) -> None:
+    """Raises if the circuit was found in another model; with `force`, only if its shape does not fit."""
+    widths = {name: site.width for name, site in require_csp(model).node_sites().items()}
+    if widths != circuit.widths:
+        differ = next((name for name in [*circuit.widths, *widths] if widths.get(name) != circuit.widths.get(name)), "")
+        raise ValueError(
+            f"The circuit for {circuit.task} has {circuit.widths.get(differ, 'no')} nodes at {differ}, the model {widths.get(differ, 'no')}: "
+            f"it belongs to a model of another shape ({circuit.model.get('id') or 'unnamed'})."
+        )
+    if not force and weights_sha256(model) != circuit.model.get("weights"):
+        raise ValueError(
+            f"The circuit for {circuit.task} was found in {circuit.model.get('id') or 'another model'}, whose weights are not this "
+            f"model's; load that model (in float32), or pass force=True."
+        )
+
+
+def versions() -> dict[str, str]:
+    names = ("torch", "transformers", "safetensors", "sparse-circuits")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,216 @@
+"""Learned masks: one number per node, trained so that few nodes stay open and the task is still done (METHOD, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .ablation import ablated, gated, holding, scaled, surrogate
+from .scoring import task_loss
+from .sites import require_csp
+from .tasks import Pairs, Task
+
+Nodes = dict[str, torch.Tensor]  # site -> sorted int64 indices of nodes
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """How a circuit is looked for. Defaults suit models of up to some million nonzeros (LOG.md); the paper's are in brackets.
+
+    Args:
+        target_loss: task loss in nats that the circuit must reach (0.15).
+        steps: of mask training. pairs: in a batch (64). lr: AdamW's (3e-3), falling linearly to 0 after `warmup` (fraction of steps).
+        k_coef: price of an open node (1e-4, which under-prunes small models).
+        temperature: of the surrogate gradient (1). init_mean, init_std: of tau (0.1, 0.01).
+        weight_decay, beta2, clip: of the optimizer (1e-3, 0.95, 1).
+        tie_qk: channel i of q and of k share one mask.
+        freeze_norms: norms use the scales of the unpruned model.
+        ablation: "mean", or "zero" (smaller circuits, further from what the model does).
+        eval_pairs: held-out pairs, always the same, on which every decision after training is taken.
+        edges: whether edges are pruned after nodes.
+        seed: of batches and masks.
+    """
+
+    target_loss: float = 0.15
+    steps: int = 400
+    pairs: int = 16
+    lr: float = 0.01
+    warmup: float = 0.05
+    k_coef: float = 1e-3
+    temperature: float = 1.0
+    init_mean: float = 0.1
+    init_std: float = 0.01
+    weight_decay: float = 1e-3
+    beta2: float = 0.95
+    clip: float = 1.0
+    tie_qk: bool = False
+    freeze_norms: bool = False
+    ablation: str = "mean"
+    eval_pairs: int = 64
+    edges: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("target_loss", "lr", "temperature", "init_std", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
+        for name in ("steps", "pairs", "eval_pairs"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a whole number of at least 1.")
+        for name in ("k_coef", "weight_decay", "warmup"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 0.")
+        if self.ablation not in ("mean", "zero"):
+            raise ValueError(f"ablation is {self.ablation!r}; it must be 'mean' or 'zero'.")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Masks:
+    """tau for every node of a model, and the model as it is under them.
+
+    Args:
+        fills: site -> what a closed node is held at, [width].
+    """
+
+    def __init__(self, model: Any, fills: Mapping[str, torch.Tensor], config: PruneConfig):
+        generator = torch.Generator().manual_seed(config.seed)
+        self.model, self.config = model, config
+        self.fills = {name: fills[name].to(model.device) for name in require_csp(model).node_sites()}
+        self.tau: dict[str, torch.Tensor] = {}
+        for name, fill in self.fills.items():
+            tau = config.init_mean + config.init_std * torch.randn(fill.shape, generator=generator)
+            self.tau[name] = tau.to(model.device).requires_grad_()
+        if config.tie_qk:
+            for name in self.tau:
+                if name.endswith(".attn.k"):
+                    self.tau[name] = self.tau[name.removesuffix("k") + "q"]
+
+    def parameters(self) -> list[torch.Tensor]:
+        return list({id(tau): tau for tau in self.tau.values()}.values())
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        changes = {name: gated(tau, self.fills[name], self.config.temperature) for name, tau in self.tau.items()}
+        with ablated(self.model, changes, freeze_norms=self.config.freeze_norms):
+            yield
+
+    def open_count(self) -> torch.Tensor:
+        """Number of open nodes; its gradient to each tau is that of the surrogate."""
+        return torch.stack([_Open.apply(tau, self.config.temperature) for tau in self.tau.values()]).sum()  # type: ignore[no-untyped-call]
+
+    def ranking(self) -> list[tuple[str, int]]:
+        """All nodes, most important first: by tau; equal ones in forward order, so that ties are broken the same way everywhere."""
+        scores = {name: tau.detach().float().cpu() for name, tau in self.tau.items()}
+        return ranked(scores)
+
+
+def ranked(scores: Mapping[str, torch.Tensor]) -> list[tuple[str, int]]:
+    """(site, node), highest score first; equal scores in the order of the sites and nodes."""
+    names = list(scores)
+    order = torch.cat([scores[name] for name in names]).argsort(descending=True, stable=True).tolist()
+    widths = [len(scores[name]) for name in names]
+    places = [(name, i) for name, width in zip(names, widths) for i in range(width)]
+    return [places[at] for at in order]
+
+
+class _Open(torch.autograd.Function):
+    """Open gates of one site: the sum of Heaviside(tau), with the gates' surrogate gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tau: torch.Tensor, temperature: float) -> torch.Tensor:
+        ctx.save_for_backward(tau)
+        ctx.temperature = temperature
+        return (tau > 0).sum().to(tau)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        (tau,) = ctx.saved_tensors
+        return grads[0] * surrogate(tau, ctx.temperature), None
+
+
+def train_masks(
+    masks: Masks, task: Task, report: Callable[[int, float, int], None] | None = None
+) -> list[tuple[int, float, int]]:
+    """Trains tau by AdamW on task loss + k_coef * open nodes, the model's weights frozen.
+
+    Ctrl-C ends the training early; the masks stay as they are then.
+
+    Returns:
+        (step, task loss, open nodes) of each step.
+    """
+    config, model = masks.config, masks.model
+    optimizer = torch.optim.AdamW(masks.parameters(), lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay)
+    warmup = int(config.warmup * config.steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda i: (i + 1) / warmup if i < warmup else (config.steps - i) / (config.steps - warmup)
+    )
+    pool = task.pairs(min(config.pairs * config.steps, 64 * config.pairs), "train", seed=config.seed).to(model.device)
+    history = []
+    bar = tqdm(range(config.steps), desc=f"pruning {task.name}", unit="step", disable=None, delay=2)
+    requires = {name: p.requires_grad for name, p in model.named_parameters()}
+    try:
+        model.requires_grad_(False)
+        with masks.applied():
+            for step in bar:
+                start = (step * config.pairs) % max(1, len(pool) - config.pairs + 1)
+                loss = task_loss(model, pool.part(start, start + config.pairs))
+                count = masks.open_count()
+                optimizer.zero_grad()
+                (loss + config.k_coef * count).backward()
+                torch.nn.utils.clip_grad_norm_(masks.parameters(), config.clip)
+                optimizer.step()
+                schedule.step()
+                with torch.no_grad():
+                    for tau in masks.parameters():
+                        tau.clamp_(-1, 1)
+                history.append((step, loss.item(), int(count.item())))
+                bar.set_postfix(loss=f"{history[-1][1]:.3f}", nodes=history[-1][2])
+                if report is not None:
+                    report(*history[-1])
+    except KeyboardInterrupt:
+        bar.write(f"Stopped after {len(history)} of {config.steps} steps; going on with the masks as they are.")
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(requires[name])
+    return history
+
+
+def attribution(
+    model: Any, fills: Mapping[str, torch.Tensor], pairs: Pairs, freeze_norms: bool = False
+) -> dict[str, torch.Tensor]:
+    """First-order effect of closing each node on the task loss: site -> loss(closed) - loss(open), estimated by one gradient, [width]."""
+    gates = {name: torch.ones(fill.shape, device=model.device, requires_grad=True) for name, fill in fills.items()}
+    changes = {name: scaled(gate, fills[name].to(model.device)) for name, gate in gates.items()}
+    with ablated(model, changes, freeze_norms=freeze_norms), torch.enable_grad():
+        loss = task_loss(model, pairs)
+    grads = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(gate.detach()).cpu() if g is None else -g.detach().float().cpu()
+        for (name, gate), g in zip(gates.items(), grads)
+    }
+
+
+def opened(nodes: Mapping[str, torch.Tensor], fills: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Changes for `ablated` that hold everything but `nodes` at the fills."""
+    changes = {}
+    for name, fill in fills.items():
+        open_ = torch.zeros(fill.shape[-1], dtype=torch.bool)
+        if name in nodes:
+            open_[nodes[name]] = True
+        changes[name] = holding(open_, fill)
+    return changes
+
+
+def as_nodes(places: list[tuple[str, int]], sites: list[str]) -> Nodes:
+    """Nodes by site, sorted, sites in forward order; sites without nodes are left out."""
+    by_site: dict[str, list[int]] = {}
+    for name, i in places:
+        by_site.setdefault(name, []).append(i)
+    return {name: torch.tensor(sorted(by_site[name])) for name in sites if name in by_site}

@@ -1,0 +1,105 @@
+"""Mean activations over a corpus: what stands in for a node that is not in a circuit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .sites import require_csp, y_name
+
+
+@dataclass(frozen=True)
+class Means:
+    """What nodes do over a corpus.
+
+    Args:
+        values: site -> mean activation [width], float32; also of what attention makes of v (`sites.y_name`), for edges.
+        low, high: smallest and largest activation seen, [width].
+        count: tokens that were averaged.
+        corpus: sha256 of the token ids, in order.
+    """
+
+    values: dict[str, torch.Tensor]
+    low: dict[str, torch.Tensor]
+    high: dict[str, torch.Tensor]
+    count: int
+    corpus: str
+
+
+@contextmanager
+def watching(model: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """While the block runs, a dict of the last activations [batch, tokens, width] at every node site, and of y (`sites.y_name`)."""
+    seen: dict[str, torch.Tensor] = {}
+    handles = []
+
+    def keep(name: str) -> Any:
+        return lambda module, args, out: seen.__setitem__(name, out.detach())
+
+    def keep_input(name: str) -> Any:
+        return lambda module, args: seen.__setitem__(name, args[0].detach())
+
+    try:
+        for name, site in require_csp(model).node_sites().items():
+            handles.append(site.register_forward_hook(keep(name)))
+        for i, block in enumerate(model.transformer.h):
+            handles.append(block.attn.c_proj.register_forward_pre_hook(keep_input(y_name(i))))
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def mean_activations(model: Any, blocks: torch.Tensor, batch: int = 16) -> Means:
+    """Mean of every node over all tokens of blocks [n, tokens] of token ids, as sums in float64, streaming.
+
+    The same, up to float64 rounding, for every batch size. AbsTopK is applied, as the model does it.
+
+    Raises:
+        ValueError: if there are no tokens, or ids that the model does not have.
+    """
+    if blocks.dim() != 2 or blocks.numel() == 0:
+        raise ValueError(f"blocks has the shape {tuple(blocks.shape)}; it must be [blocks, tokens] with at least one of each.")
+    if int(blocks.min()) < 0 or int(blocks.max()) >= require_csp(model).config.vocab_size:
+        raise ValueError(
+            f"blocks has the token id {int(blocks.max())}, the model {model.config.vocab_size} tokens; use its own tokenizer."
+        )
+    sums: dict[str, torch.Tensor] = {}
+    low: dict[str, torch.Tensor] = {}
+    high: dict[str, torch.Tensor] = {}
+    with watching(model) as seen:
+        for ids in tqdm(blocks.split(batch), desc="means", unit="batch", disable=None, delay=2):
+            model(input_ids=ids.long().to(model.device), use_cache=False, logits_to_keep=1)
+            for name, activation in seen.items():
+                flat = activation.flatten(0, -2)
+                total, least, most = flat.double().sum(0).cpu(), flat.amin(0).float().cpu(), flat.amax(0).float().cpu()
+                sums[name] = sums[name] + total if name in sums else total
+                low[name] = torch.minimum(low[name], least) if name in low else least
+                high[name] = torch.maximum(high[name], most) if name in high else most
+    count = blocks.numel()
+    corpus = hashlib.sha256(blocks.to(torch.int32).contiguous().numpy().tobytes()).hexdigest()
+    return Means({name: (total / count).float() for name, total in sums.items()}, low, high, count, corpus)
+
+
+@torch.no_grad()
+def sample_activations(model: Any, blocks: torch.Tensor, count: int, seed: int = 0, batch: int = 16) -> dict[str, torch.Tensor]:
+    """Site -> activations [count, width] at `count` random tokens of the blocks, the same tokens at every site (for resampling)."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(0, blocks.numel(), (count,), generator=generator).sort().values
+    found: dict[str, list[torch.Tensor]] = {}
+    with watching(model) as seen:
+        start = 0
+        for ids in blocks.split(batch):
+            here = chosen[(chosen >= start) & (chosen < start + ids.numel())] - start
+            start += ids.numel()
+            if len(here):
+                model(input_ids=ids.long().to(model.device), use_cache=False, logits_to_keep=1)
+                for name, activation in seen.items():
+                    found.setdefault(name, []).append(activation.flatten(0, -2)[here.to(activation.device)].float().cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}

@@ -1,0 +1,256 @@
+"""The 20 binary next-token tasks of the paper on Python, as generators (METHOD, section 3; paper, appendix on tasks).
+
+Each function makes two examples, (prompt, continuation) each, that differ as the task says. The answer is the token that the
+tokenizer really produces for the start of the continuation at that place, so a task holds for any tokenizer that can express it.
+Every task has two wordings; `tasks.py` makes two more families from the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from ..training.idioms import LETTERS, NOUNS, VERBS, WORDS
+
+Example = tuple[str, str]
+SPLITS = ("train", "validation", "test")
+
+
+class Values:
+    """Identifiers and values of one split, drawn at random: no name, word or number above 2 is in two splits."""
+
+    def __init__(self, split: str, random: Random):
+        part = SPLITS.index(split)
+        self.split, self.random = split, random
+        names = sorted(name for name in NOUNS if "_" not in name)
+        self._pools = {
+            kind: pool[part::3]
+            for kind, pool in (
+                ("name", names),
+                ("letter", LETTERS),
+                ("verb", [verb for verb in VERBS if verb not in NOUNS]),
+                ("word", WORDS),
+            )
+        }
+        self._numbers = [n for n in range(3, 60) if n % 3 == part]
+
+    def _take(self, kind: str, count: int) -> list[str]:
+        return self.random.sample(self._pools[kind], count)
+
+    def names(self, count: int) -> list[str]:
+        return self._take("name", count)
+
+    def letters(self, count: int) -> list[str]:
+        return self._take("letter", count)
+
+    def words(self, count: int) -> list[str]:
+        return self._take("word", count)
+
+    def name(self) -> str:
+        return self.names(1)[0]
+
+    def letter(self) -> str:
+        return self.letters(1)[0]
+
+    def word(self) -> str:
+        return self.words(1)[0]
+
+    def quote(self) -> str:
+        return self.random.choice("'\"")
+
+    def function(self) -> str:
+        return f"{self._take('verb', 1)[0]}_{self.name()}"
+
+    def number(self) -> int:
+        return self.random.choice(self._numbers)
+
+    def numbers(self, count: int) -> str:
+        return ", ".join(str(self.number()) for _ in range(count))
+
+    def count(self, low: int, high: int) -> int:
+        return self.random.randint(low, high)
+
+
+Generator = Callable[[Values, int], tuple[Example, Example]]
+
+
+def single_double_quote(v: Values, wording: int) -> tuple[Example, Example]:
+    """Close a string in a call as it was opened."""
+    name, text = v.name(), " ".join(v.words(v.count(1, 2)))
+    call = "print(" if wording == 0 else f"{name}.append("
+    head = f"{name} = {v.number()}\n{call}" if wording == 0 else f"{name} = []\n{call}"
+    single, double = (f"{head}{quote}{text}" for quote in "'\"")
+    return (single, "')\n"), (double, '")\n')
+
+
+def final_kwarg(v: Values, wording: int) -> tuple[Example, Example]:
+    """The last parameter has a default or ends the line, as the earlier ones do."""
+    parameters = v.names(v.count(3, 5))
+    *parameters, last = parameters
+    head = f"def {v.function()}(" + ("self, " if wording else "")
+    with_defaults, without = (head + "".join(f"{p}{end}, " for p in parameters) + last for end in ("=None", ""))
+    return (with_defaults, "=None):\n"), (without, "):\n")
+
+
+def set_or_string(v: Values, wording: int) -> tuple[Example, Example]:
+    """Grow a variable as it began: a set by `.add`, a string by ` +=`."""
+    return _growing(v, wording, v.name())
+
+
+def set_or_string_fixedvarname(v: Values, wording: int) -> tuple[Example, Example]:
+    """The same with a variable that is always called `current`."""
+    return _growing(v, wording, "current")
+
+
+def _growing(v: Values, wording: int, name: str) -> tuple[Example, Example]:
+    each, quote, function, given = v.letter(), v.quote(), v.function(), v.name()
+    words = ", ".join(f"{quote}{word}{quote}" for word in v.words(v.count(2, 4)))
+    starts = ("set()", quote * 2)
+    if wording == 0:
+        grown = [f"{name} = {start}\nfor {each} in [{words}]:\n    {name}" for start in starts]
+    else:
+        grown = [
+            f"def {function}({given}):\n    {name} = {start}\n    for {each} in {given}:\n        {name}" for start in starts
+        ]
+    return (grown[0], f".add({each})\n"), (grown[1], f" += {each}\n")
+
+
+def class_init(v: Values, wording: int) -> tuple[Example, Example]:
+    """Copy the field's own name after `self.x =`, among several."""
+    first, *rest = v.names(v.count(3, 5))
+    a, b = v.random.sample(rest, 2)
+    kind = v.name().capitalize() + (f"({v.name().capitalize()})" if wording else "")
+    head = f"class {kind}:\n    def __init__(self, {', '.join([first, *rest])}):\n        self.{first} = {first}\n"
+    return (f"{head}        self.{a} =", f" {a}\n"), (f"{head}        self.{b} =", f" {b}\n")
+
+
+def with_as(v: Values, wording: int) -> tuple[Example, Example]:
+    """`as` after `with open(...)`, the line's end after an assignment. (The token before has the closing bracket in it.)"""
+    quote, stem, name = v.quote(), v.name(), v.name()
+    mode = "" if wording == 0 else f"{quote}, {quote}r"
+    opened = f"open({quote}{stem}.txt{mode}"
+    return (f"with {opened}", f"{quote}) as f:\n"), (f"{name} = {opened}", f"{quote})\n")
+
+
+def bracket_brace(v: Values, wording: int) -> tuple[Example, Example]:
+    """A comma after an item of a list, a colon after a key of a dict."""
+    quote, name = v.quote(), v.name()
+    *words, last = v.words(v.count(2, 3))
+    value = v.number() if wording == 0 else f"[{v.numbers(2)}]"
+    items = "".join(f"{quote}{word}{quote}, " for word in words)
+    pairs = "".join(f"{quote}{word}{quote}: {value}, " for word in words)
+    return (f"{name} = [{items}{quote}{last}", f"{quote}, "), (f"{name} = {{{pairs}{quote}{last}", f"{quote}: ")
+
+
+def with_open(v: Values, wording: int) -> tuple[Example, Example]:
+    """Open for reading or writing, from the name of the path."""
+    quote, stem, word = v.quote(), v.name(), v.word()
+    out, source = ("output", "source") if wording == 0 else ("output_file", "input_file")
+    write, read = (f"{path} = {quote}{stem}_{word}.txt{quote}\nwith open({path}, {quote}" for path in (out, source))
+    return (read, f"r{quote}"), (write, f"w{quote}")
+
+
+def bracket_counting(v: Values, wording: int) -> tuple[Example, Example]:
+    """Close one bracket or two, from the depth of the list."""
+    name, quote = v.name(), v.quote()
+    last, before = v.numbers(v.count(2, 4)), v.numbers(v.count(2, 3))
+    if wording:  # strings: the last is still open, as its quote and the brackets may be one token
+        before, last = (", ".join(f"{quote}{word}{quote}" for word in v.words(3)) for _ in range(2))
+        last, end = last[:-1], quote
+    else:
+        end = ""
+    return (f"{name} = [{before}, {last}", f"{end}]\n"), (f"{name} = [[{before}], [{last}", f"{end}]]\n")
+
+
+def for_while(v: Values, wording: int) -> tuple[Example, Example]:
+    """` in` after the variable of a for loop, a colon after that of a while loop."""
+    name, other = v.names(2)
+    head = f"{name} = {v.number()}\n" if wording == 0 else f"{other} = [{v.numbers(3)}]\nprint({other})\n"
+    return (f"{head}for {name}", f" in {other}:\n"), (f"{head}while {name}", ":\n")
+
+
+def else_elif(v: Values, wording: int) -> tuple[Example, Example]:
+    """A colon right after else, a condition after elif."""
+    name, kept, quote = v.name(), v.name(), v.quote()
+    said = v.words(2) if wording == 0 else [str(v.number()), str(v.number())]
+    head = f"{name} = {v.number()}\nif {name} > {v.number()}:\n    {kept} = {quote}{said[0]}{quote}\n"
+    return (f"{head}else", ":\n"), (f"{head}elif", f" {name} == {v.number()}:\n")
+
+
+def fstring_brace(v: Values, wording: int) -> tuple[Example, Example]:
+    """A brace or a word after the colon, as the string is an f-string or not."""
+    name, quote = v.name(), v.quote()
+    first, second = v.words(2)
+    head = f"{name} = {v.number()}\n" if wording == 0 else f"{name} = {quote}{v.word()}{quote}\n"
+    return (f"{head}print(f{quote}{first}:", f" {{{name}}}{quote})\n"), (f"{head}print({quote}{first}:", f" {second}{quote})\n")
+
+
+def if_ternary(v: Values, wording: int) -> tuple[Example, Example]:
+    """A colon after the condition of a statement, ` else` after that of a ternary."""
+    name, kept = v.names(2)
+    head = f"{name} = {v.number()}\n"
+    test = f"{name} == {v.number()}" if wording == 0 else f"{name} < {v.number()}"
+    return (f"{head}if {test}", ":\n"), (f"{head}{kept} = {v.number()} if {test}", f" else {v.number()}\n")
+
+
+def var_swap(v: Values, wording: int) -> tuple[Example, Example]:
+    """Complete a swap with the other variable."""
+    a, b = v.letters(2) if wording == 0 else v.names(2)
+    heads = (f"{a} = {v.number()}\n{b} = {v.number()}\n", f"{b} = {v.number()}\n{a} = {v.number()}\n")
+    head = v.random.choice(heads)
+    return (f"{head}{a}, {b} = {b},", f" {a}\n"), (f"{head}{b}, {a} = {a},", f" {b}\n")
+
+
+def indent_for(v: Values, wording: int) -> tuple[Example, Example]:
+    """The indentation after a for line: four more than the line itself has, here 0 or 4."""
+    each, name = v.letter(), v.name()
+    over = name if wording == 0 else f"range({v.number()})"
+    flat = f"{name} = [{v.numbers(3)}]\nfor {each} in {over}:\n"
+    deep = f"def {v.function()}({name}):\n    for {each} in {over}:\n"
+    return (flat, f"    print({each})\n"), (deep, f"        print({each})\n")
+
+
+def lambda_func(v: Values, wording: int) -> tuple[Example, Example]:
+    """A colon after the argument of a lambda, a bracket after the name of a function."""
+    name, given = v.name(), v.letter() if wording == 0 else v.name()
+    head = f"{name} = {v.number()}\n"
+    return (f"{head}{v.name()} = lambda {given}", f": {given} + 1\n"), (f"{head}def {given}", f"({name}):\n")
+
+
+def if_equals(v: Values, wording: int) -> tuple[Example, Example]:
+    """` ==` in a condition, ` =` in an assignment."""
+    x, y = v.names(2)
+    head = f"{x} = {v.number()}\n{y} = {v.number()}\n" if wording == 0 else f"{x}, {y} = {v.number()}, {v.number()}\n"
+    return (f"{head}if {x}", f" == {y}:\n"), (f"{head}{x}", f" = {y}\n")
+
+
+def enumerate_range(v: Values, wording: int) -> tuple[Example, Example]:
+    """` enumerate` over two loop variables, ` range` over one."""
+    i, name, each = v.letter(), v.name(), v.name()
+    items = v.numbers(3) if wording == 0 else ", ".join(f"'{word}'" for word in v.words(2))
+    head = f"{name} = [{items}]\n"
+    return (f"{head}for {i}, {each} in", f" enumerate({name}):\n"), (f"{head}for {i} in", f" range(len({name})):\n")
+
+
+def var_if(v: Values, wording: int) -> tuple[Example, Example]:
+    """A colon after `if x == True`, the line's end after `x = True`."""
+    name, truth = v.name(), "True" if wording == 0 else "False"
+    head = f"{name} = {v.number()}\n"
+    return (f"{head}if {name} == {truth}", ":\n"), (f"{head}{name} = {truth}", "\n")
+
+
+def while_return_true(v: Values, wording: int) -> tuple[Example, Example]:
+    """A colon after `while True`, the line's end after `return True`."""
+    name, function = v.name(), v.function()
+    head = f"def {function}({name}):\n    " + (f"{v.name()} = {v.number()}\n    " if wording else "")
+    return (f"{head}while True", ":\n"), (f"{head}return True", "\n")
+
+
+GENERATORS: dict[str, Generator] = {
+    each.__name__: each
+    for each in (
+        single_double_quote, final_kwarg, set_or_string, set_or_string_fixedvarname, class_init, with_as, bracket_brace, with_open,
+        bracket_counting, for_while, else_elif, fstring_brace, if_ternary, var_swap, indent_for, lambda_func, if_equals, enumerate_range,
+        var_if, while_return_true,
+    )
+}  # fmt: skip

@@ -1,0 +1,92 @@
+"""Task loss and accuracy, and the gate: what a model can do at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from .sites import require_csp
+from .tasks import CannotExpress, Pairs, Task, load_task, tasks
+
+CHANCE = math.log(2)
+GATE_ACCURACY = 0.95
+
+
+def answer_logits(model: Any, pairs: Pairs, batch: int = 64) -> torch.Tensor:
+    """Logits of (right answer, other answer) at the last position of each prompt, [2 * pairs, 2]."""
+    device = require_csp(model).lm_head.weight.device if hasattr(model.lm_head.weight, "device") else model.device
+    found = []
+    for part in pairs.batches(batch):
+        part = part.to(device)
+        out = model(input_ids=part.input_ids, attention_mask=part.attention_mask, logits_to_keep=1, use_cache=False)
+        found.append(out.logits[:, -1].gather(1, part.answers))
+    return torch.cat(found)
+
+
+def losses(logits: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of each prompt in nats, from [..., 2] logits of (right, other)."""
+    return F.softplus(logits[..., 1] - logits[..., 0])
+
+
+def task_loss(model: Any, pairs: Pairs, batch: int = 64) -> torch.Tensor:
+    """Mean over both prompts of every pair of the cross-entropy between the two answers, in nats (METHOD, section 3). A scalar."""
+    return losses(answer_logits(model, pairs, batch)).mean()
+
+
+@dataclass(frozen=True)
+class Score:
+    """Loss in nats (chance: ln 2 = 0.693) and accuracy over prompts; `count` prompts."""
+
+    loss: float
+    accuracy: float
+    count: int
+
+    @classmethod
+    def of(cls, logits: torch.Tensor) -> Score:
+        right = (logits[:, 0] > logits[:, 1]).double().mean()
+        return cls(float(losses(logits.double()).mean()), float(right), len(logits))
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@torch.no_grad()
+def score(model: Any, pairs: Pairs, batch: int = 64) -> Score:
+    return Score.of(answer_logits(model, pairs, batch))
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a model can do of one task: its score on held-out pairs, and whether pruning for it makes sense."""
+
+    task: str
+    score: Score | None
+    reason: str = ""
+
+    @property
+    def passes(self) -> bool:
+        return self.score is not None and not self.reason
+
+
+def gate(model: Any, task: Task, target_loss: float = 0.15, pairs: int = 64, seed: int = 0) -> Gate:
+    """Whether a model does a task well enough to prune for: accuracy of at least 0.95 and a loss below the target, on validation pairs."""
+    try:
+        found = score(model, task.pairs(pairs, "validation", seed=seed))
+    except CannotExpress as error:
+        return Gate(task.name, None, str(error))
+    reason = ""
+    if found.accuracy < GATE_ACCURACY:
+        reason = f"accuracy {found.accuracy:.2f} is under {GATE_ACCURACY}"
+    elif found.loss >= target_loss:
+        reason = f"loss {found.loss:.3f} is not under the target {target_loss:g}"
+    return Gate(task.name, found, reason)
+
+
+def gates(model: Any, tokenizer: Any, names: Iterable[str] | None = None, **settings: Any) -> list[Gate]:
+    """`gate` for several tasks, by default all 20."""
+    return [gate(model, load_task(name, tokenizer), **settings) for name in (names or tasks())]

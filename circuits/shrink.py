@@ -1,0 +1,45 @@
+"""Making a set smaller, one part after the other, with exact checks: nothing is dropped on an estimate alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item", bound=Hashable)
+
+
+def shrink(items: Sequence[Item], fits: Callable[[Sequence[Item]], bool]) -> list[Item]:
+    """A subset that still fits, and from which no single item can be taken without it ceasing to fit.
+
+    Args:
+        items: the least important first; the whole must fit.
+        fits: of a subset, in the order of `items`. It need not be monotone, and is called about (removed / log) + (kept) times.
+
+    Items go in chunks first, halved where a chunk is needed, then one by one until a whole round takes nothing.
+    """
+    kept = list(items)
+    chunk = max(1, len(kept) // 4)
+    while chunk > 1:
+        kept = _one_round(kept, fits, chunk)
+        chunk = min(chunk // 2, max(1, len(kept) // 4))
+    while True:
+        smaller = _one_round(kept, fits, 1)
+        if len(smaller) == len(kept):
+            return kept
+        kept = smaller
+
+
+def _one_round(kept: list[Item], fits: Callable[[Sequence[Item]], bool], chunk: int) -> list[Item]:
+    start = 0
+    while start < len(kept):
+        without = kept[:start] + kept[start + chunk :]
+        if fits(without):
+            kept = without
+        else:
+            start += chunk
+    return kept
+
+
+def smallest_prefix(count: int, fits: Callable[[int], bool]) -> int | None:
+    """The smallest k of 0 ... count for which fits(k); None if there is none. By scanning: loss is not monotone in k."""
+    return next((k for k in range(count + 1) if fits(k)), None)

@@ -1,0 +1,273 @@
+"""Circuits on disk and on the Hub (circuits/FORMAT.md): written both files or neither, validated before anything is used."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as to_safetensors
+
+from .circuit import Circuit, Edges
+
+JSON, TENSORS = "circuit.json", "circuit.safetensors"
+FORMAT, VERSION = "sparse_circuits.circuit", 1
+LARGEST_JSON, LARGEST_TENSORS = 64 << 20, 4 << 30  # bytes; far above what a circuit of the largest models takes
+_LARGEST_WIDTH = 1 << 24
+_SITE = re.compile(r"\d{1,4}\.(attn\.(act_in|q|k|v|resid_delta)|mlp\.(act_in|post_act|resid_delta))|final_resid")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_KEYS = {
+    "format": str, "version": int, "task": str, "model": dict, "tokenizer": str, "sites": dict, "edges": (dict, type(None)), "settings": dict,
+    "calibration": dict, "metrics": dict, "labels": dict, "versions": dict, "tensors_sha256": str,
+}  # fmt: skip
+
+
+def save(circuit: Circuit, folder: Path) -> Path:
+    """Writes the two files. They are put in place one after the other, tensors first under the name that the JSON will know: a kill in
+    between leaves a folder that is refused by its hash, never one that mixes two circuits in silence."""
+    if not _NAME.fullmatch(circuit.task):
+        raise ValueError(f"{circuit.task!r} cannot name a circuit; use letters, digits, '_', '-' and '.'.")
+    tensors = {f"mean::{name}": mean.float().contiguous() for name, mean in circuit.means.items()}
+    tensors |= {f"score::{name}": score.float().contiguous() for name, score in circuit.scores.items()}
+    for name, (source, target, weight) in (circuit.edges or {}).items():
+        tensors |= {
+            f"source::{name}": source.to(torch.int32),
+            f"target::{name}": target.to(torch.int32),
+            f"weight::{name}": weight.float(),
+        }
+    data = to_safetensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {"format": FORMAT})
+    document = {
+        "format": FORMAT, "version": VERSION, "task": circuit.task, "model": circuit.model, "tokenizer": circuit.tokenizer,
+        "sites": {name: {"width": width, "nodes": circuit.nodes[name].tolist() if name in circuit.nodes else []}
+                  for name, width in circuit.widths.items()},
+        "edges": None if circuit.edges is None else {name: len(edges.source) for name, edges in circuit.edges.items()},
+        "settings": circuit.settings, "calibration": circuit.calibration, "metrics": circuit.metrics, "labels": circuit.labels,
+        "versions": circuit.versions, "tensors_sha256": hashlib.sha256(data).hexdigest(),
+    }  # fmt: skip
+    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=True)
+    _parse(document, data)  # what would be refused on load is not written
+    _replace_folder(folder, {TENSORS: data, JSON: (text + "\n").encode()})
+    return folder
+
+
+def _replace_folder(folder: Path, files: dict[str, bytes]) -> None:
+    """Writes all files beside the folder, then moves them in; an older circuit stays whole if writing fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".circuit.", dir=folder))
+    try:
+        for name, data in files.items():
+            with open(scratch / name, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for name in files:
+            os.replace(scratch / name, folder / name)
+    except OSError as error:
+        raise OSError(
+            f"The circuit could not be written to {folder} ({error.strerror or error}); free some disk space, or choose another folder."
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def load(folder: Path) -> Circuit:
+    """Reads and checks both files.
+
+    Raises:
+        FileNotFoundError, ValueError: in one sentence.
+    """
+    read = {}
+    for name, largest in ((JSON, LARGEST_JSON), (TENSORS, LARGEST_TENSORS)):
+        path = folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} has no {name}; a circuit's folder has {JSON} and {TENSORS}.")
+        if path.stat().st_size > largest:
+            raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than any circuit ({largest:,}).")
+        read[name] = path.read_bytes()
+    try:
+        document = json.loads(read[JSON].decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{folder / JSON} is no circuit ({str(error)[:100] or type(error).__name__}); it may be truncated."
+        ) from None
+    try:
+        return _parse(document, read[TENSORS])
+    except ValueError as error:
+        raise ValueError(f"{folder} holds no valid circuit: {error}") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _parse(document: Any, data: bytes) -> Circuit:
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ValueError(f"its format is not {FORMAT!r}.")
+    if document.get("version") != VERSION:
+        raise ValueError(f"its version is {document.get('version')!r}, this package reads {VERSION}; update sparse_circuits.")
+    for key, kind in _KEYS.items():
+        if not isinstance(document.get(key), kind) or isinstance(document.get(key), bool):  # type: ignore[arg-type]
+            raise ValueError(f"{key} in {JSON} is missing or of the wrong type.")
+    if not _NAME.fullmatch(document["task"]):
+        raise ValueError("its task is no name.")
+    if hashlib.sha256(data).hexdigest() != document["tensors_sha256"]:
+        raise ValueError(f"{TENSORS} is not the one that {JSON} belongs to (sha256 differs); copy both files again.")
+    try:
+        tensors = parse_safetensors(data)
+    except SafetensorError as error:
+        raise ValueError(f"{TENSORS} is damaged ({error}).") from None
+    widths, nodes = _sites(document["sites"])
+    edges = None if document["edges"] is None else _edges(document["edges"], nodes, tensors)
+    means = _vectors("mean", tensors, widths)
+    lost = [name for name in widths if name not in means]
+    if lost:
+        raise ValueError(f"there are no means of {lost[0]}.")
+    for key in ("labels", "versions"):
+        if not all(isinstance(value, str) for value in document[key].values()):
+            raise ValueError(f"{key} must be text.")
+    _check_labels(document["labels"], widths)
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in document["calibration"].values()):
+        raise ValueError("calibration must be numbers.")
+    if (
+        not all(isinstance(value, (str, type(None))) for value in document["model"].values())
+        or "weights" not in document["model"]
+    ):
+        raise ValueError("model must have text, and the sha256 of its weights.")
+    keys = ("task", "model", "tokenizer", "settings", "calibration", "metrics", "labels", "versions")
+    return Circuit(
+        nodes=nodes,
+        edges=edges,
+        means=means,
+        widths=widths,
+        scores=_vectors("score", tensors, widths),
+        **{k: document[k] for k in keys},
+    )
+
+
+def _sites(found: dict[str, Any]) -> tuple[dict[str, int], dict[str, torch.Tensor]]:
+    widths, nodes = {}, {}
+    for name, site in found.items():
+        if not _SITE.fullmatch(name) or not isinstance(site, dict):
+            raise ValueError(f"{name!r:.80} is no node site.")
+        width, indices = site.get("width"), site.get("nodes")
+        if not _is_int(width) or not 1 <= width <= _LARGEST_WIDTH:  # type: ignore[operator]
+            raise ValueError(f"the width of {name} is {width!r:.40}.")
+        if not isinstance(indices, list) or not all(_is_int(i) for i in indices):
+            raise ValueError(f"the nodes of {name} are no list of whole numbers.")
+        if any(not 0 <= i < width for i in indices):  # type: ignore[operator]
+            raise ValueError(f"{name} has {width} nodes, the circuit names one outside of them.")
+        if any(b <= a for a, b in itertools.pairwise(indices)):
+            raise ValueError(f"the nodes of {name} are not in rising order.")
+        widths[name] = width
+        if indices:
+            nodes[name] = torch.tensor(indices)
+    if "final_resid" not in widths:
+        raise ValueError("it has no final_resid among its sites.")
+    return widths, nodes  # type: ignore[return-value]
+
+
+def _edges(found: dict[str, Any], nodes: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> dict[str, Edges]:
+    edges = {}
+    for name, count in found.items():
+        source_site, _, target_site = name.partition("->")
+        parts = [tensors.get(f"{kind}::{name}") for kind in ("source", "target", "weight")]
+        if source_site not in nodes or target_site not in nodes or not _is_int(count):
+            raise ValueError(f"its edges {name!r:.80} connect sites without nodes.")
+        for part, dtype in zip(parts, (torch.int32, torch.int32, torch.float32)):
+            if part is None or part.dtype != dtype or part.shape != (count,):
+                raise ValueError(f"the edges {name} have no {count} entries of {dtype}.")
+        source, target, weight = parts[0].long(), parts[1].long(), parts[2]  # type: ignore[union-attr]
+        if not torch.isin(source, nodes[source_site]).all() or not torch.isin(target, nodes[target_site]).all():
+            raise ValueError(f"an edge of {name} leaves the circuit's nodes.")
+        if len(torch.stack([source, target]).unique(dim=1).T) != count:
+            raise ValueError(f"an edge of {name} is there twice.")
+        if not weight.isfinite().all():  # type: ignore[union-attr]
+            raise ValueError(f"a weight of {name} is not finite.")
+        edges[name] = Edges(source, target, weight)  # type: ignore[arg-type]
+    return edges
+
+
+def _vectors(kind: str, tensors: dict[str, torch.Tensor], widths: dict[str, int]) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, tensor in tensors.items():
+        head, _, site = name.partition("::")
+        if head != kind:
+            continue
+        wanted = widths.get(site.removesuffix("y") + "v") if site.endswith(".attn.y") else widths.get(site)
+        if wanted is None or tensor.dtype != torch.float32 or tensor.shape != (wanted,) or not tensor.isfinite().all():
+            raise ValueError(f"{name} is not {wanted} finite numbers of float32.")
+        found[site] = tensor
+    return found
+
+
+def _check_labels(labels: dict[str, str], widths: dict[str, int]) -> None:
+    for place in labels:
+        site, _, index = place.rpartition(":")
+        if site not in widths or not index.isascii() or not index.isdigit() or int(index[:9]) >= widths[site]:
+            raise ValueError(f"the label {place!r:.80} names no node; write site:index.")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# -------------------------------------------------------------------------------------------------------------------- Hub
+
+
+def find(source: str | Path, subfolder: str | None, revision: str | None, hub: dict[str, Any]) -> Path:
+    """The folder of a circuit: here, or downloaded from the Hub."""
+    if subfolder is not None and (".." in Path(subfolder).parts or Path(subfolder).is_absolute()):
+        raise ValueError(f"{subfolder!r} is no subfolder.")
+    local = Path(source)
+    if local.is_dir():
+        folder = local / subfolder if subfolder else local
+        if not (folder / JSON).is_file():
+            others = sorted(path.parent.name for path in local.glob(f"circuits/*/{JSON}"))
+            raise FileNotFoundError(
+                f"{folder} holds no {JSON}"
+                + (f"; {local} has circuits for {', '.join(others)}." if others else "; give the folder of a circuit.")
+            )
+        return folder
+    if local.is_absolute() or str(source).count("/") != 1 or str(source).startswith((".", "~")):
+        raise FileNotFoundError(f"{source} is no folder; give a circuit's folder, or a Hub id such as user/name with a task.")
+    from huggingface_hub import snapshot_download
+
+    prefix = f"{subfolder}/" if subfolder else ""
+    try:
+        root = snapshot_download(str(source), revision=revision, allow_patterns=[prefix + JSON, prefix + TENSORS], **hub)
+    except Exception as error:  # the client has dozens of kinds
+        raise FileNotFoundError(f"{source} could not be read from the Hub ({str(error).strip().splitlines()[0]}).") from None
+    folder = Path(root) / subfolder if subfolder else Path(root)
+    if not (folder / JSON).is_file():
+        raise FileNotFoundError(f"{source} has no {prefix}{JSON} at this revision; name a task that it has a circuit for.")
+    return folder
+
+
+def push(circuit: Circuit, repo_id: str, subfolder: str, hub: dict[str, Any]) -> str:
+    from huggingface_hub import HfApi
+
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        save(circuit, folder)
+        load(folder)
+        api = HfApi(token=hub.pop("token", None))
+        private = hub.pop("private", None)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            path_in_repo=subfolder,
+            commit_message=hub.pop("commit_message", f"Circuit for {circuit.task}"),
+            **hub,
+        )
+    return str(done.commit_url)
