@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .cli_circuits import prune_task, require_model, show_node, show_tasks, verify_circuit
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 tokenize_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train a tokenizer, or see how text is split.")
 app.add_typer(tokenize_app, name="tokenize")
@@ -39,17 +41,6 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable[..., Any]], Cal
 
 def given_text(text: str) -> str:
     return sys.stdin.read() if text == "-" else text.replace("\\n", "\n").replace("\\t", "\t")
-
-
-def require_model(model: str) -> None:
-    """Refuses what can only be a mistyped path before transformers takes it for a Hub id."""
-    path = Path(model)
-    if not path.is_dir() and (path.is_absolute() or model.startswith(".") or model.count("/") != 1):
-        raise FileNotFoundError(f"{model} is no folder; give a checkpoint folder, or a Hub id such as user/name.")
-    if path.is_dir() and not (path / "config.json").is_file() and not (path / "tokenizer.json").is_file():
-        raise FileNotFoundError(
-            f"{model} holds neither config.json nor tokenizer.json; give the folder that save_pretrained wrote."
-        )
 
 
 @command(app, "generate")
@@ -208,6 +199,12 @@ def demo(
 
     defaults = DemoRecipe()
     run_demo(out, DemoRecipe(steps=steps or defaults.steps, seed=seed), say=typer.echo)
+
+
+command(app, "tasks")(show_tasks)
+command(app, "prune")(prune_task)
+command(app, "verify")(verify_circuit)
+command(app, "node")(show_node)
 
 
 if __name__ == "__main__":

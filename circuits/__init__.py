@@ -5,8 +5,10 @@ from .circuit import Circuit, Edges, edges_in
 from .masks import PruneConfig
 from .means import Means, mean_activations
 from .prune import CannotDo, prune
+from .report import Report
 from .scoring import Gate, Score, gate, gates, score
 from .tasks import CannotExpress, Pairs, Task, load_task, make_task, tasks
+from .verify import verify
 
 __all__ = [
     "CannotDo",
@@ -17,6 +19,7 @@ __all__ = [
     "Means",
     "Pairs",
     "PruneConfig",
+    "Report",
     "Score",
     "Task",
     "ablated",
@@ -29,4 +32,5 @@ __all__ = [
     "prune",
     "score",
     "tasks",
+    "verify",
 ]

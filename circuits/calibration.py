@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 
 from .scoring import Score, losses
@@ -22,25 +25,30 @@ def calibrate(logits: torch.Tensor) -> tuple[dict[str, float], Score]:
     """
     towards = _towards_first(logits.detach().double())
     fit, rest = (towards[0::2], towards[1::2]) if len(towards) > 1 else (towards, towards)
-    log_scale, shift = (
-        torch.zeros((), dtype=torch.float64, requires_grad=True),
-        torch.zeros((), dtype=torch.float64, requires_grad=True),
-    )
-    optimizer = torch.optim.LBFGS([log_scale, shift], max_iter=16, line_search_fn="strong_wolfe")
+    # scale = 10 * sigmoid: the bound is part of the fit, so that the shift belongs to the scale
+    start = torch.logit(torch.tensor(1 / MAX_SCALE, dtype=torch.float64))
+    raw, shift = start.requires_grad_(), torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([raw, shift], max_iter=16, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = losses(_calibrated(fit, log_scale.exp(), shift)).mean()
+        loss = losses(_calibrated(fit, MAX_SCALE * raw.sigmoid(), shift)).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     with torch.enable_grad():
         optimizer.step(closure)
-    scale, moved = min(float(log_scale.detach().exp()), MAX_SCALE), float(shift.detach())
-    if not (torch.isfinite(torch.tensor([scale, moved])).all()):
+    scale, moved = float(MAX_SCALE * raw.detach().sigmoid()), float(shift.detach())
+    if not (math.isfinite(scale) and math.isfinite(moved)):
         scale, moved = 1.0, 0.0
     with torch.no_grad():
         return {"scale": scale, "shift": moved}, Score.of(_calibrated(rest, torch.tensor(scale), torch.tensor(moved)))
+
+
+def apply_calibration(logits: torch.Tensor, calibration: Mapping[str, float]) -> torch.Tensor:
+    """Logits [2n, 2] of (right, other) with a fitted scale and shift; the right answer's is the difference, the other's 0."""
+    scale, shift = (torch.tensor(calibration[name], dtype=torch.float64) for name in ("scale", "shift"))
+    return _calibrated(_towards_first(logits.double()), scale, shift)
 
 
 def _towards_first(logits: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,160 @@
+"""Reading a model by hand: what one node reads and writes, where it is active, what it is good for. Plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .ablation import ablated, holding
+from .means import watching
+from .sites import edge_maps, require_csp
+
+BEFORE, AFTER = 12, 4  # tokens of a context around the one that it is about
+
+
+@torch.no_grad()
+def read_node(
+    model: Any, tokenizer: Any, node: str, blocks: torch.Tensor, *, contexts: int = 5, edges: int = 20, batch: int = 16
+) -> dict[str, Any]:
+    """What a node does.
+
+    Args:
+        node: "site:index".
+        blocks: token ids [n, tokens] of a corpus.
+        contexts: how many places with its largest, and as many with its smallest activations.
+        edges: how many of its weights each way, largest magnitude first.
+
+    Returns:
+        node, reads and writes ("site:index" and weight; embeddings and unembeddings as tokens), mean, active (fraction of tokens where it
+        is not 0), largest and smallest (token, activation, text before and after), loss and loss_ablated: of the model on the blocks, in
+        nats per token, the second with the node at its mean.
+
+    Raises:
+        ValueError: if the model has no such node.
+    """
+    site, index = parse_node(model, node)
+    activations = _activations(model, site, index, blocks, batch)
+    flat = activations.flatten()
+    order = flat.argsort(stable=True)
+    mean = float(flat.double().mean())
+    loss, ablated_loss = _losses(model, site, index, mean, blocks, batch)
+    return {
+        "node": node, "reads": _reads(model, tokenizer, site, index, edges), "writes": _writes(model, tokenizer, site, index, edges),
+        "mean": mean, "active": float((flat != 0).double().mean()), "tokens": flat.numel(),
+        "largest": [_context(tokenizer, blocks, flat, int(at)) for at in order.flip(0)[:contexts]],
+        "smallest": [_context(tokenizer, blocks, flat, int(at)) for at in order[:contexts]],
+        "loss": loss, "loss_ablated": ablated_loss,
+    }  # fmt: skip
+
+
+def parse_node(model: Any, node: str) -> tuple[str, int]:
+    """(site, index) of "site:index".
+
+    Raises:
+        ValueError: if the model has no such node.
+    """
+    site, _, number = node.rpartition(":")
+    sites = require_csp(model).node_sites()
+    if site not in sites:
+        raise ValueError(
+            f"{node!r} names no node: write SITE:INDEX with a site such as {', '.join(list(sites)[:3])}, final_resid."
+        )
+    if not (number.isascii() and number.isdigit()) or int(number) >= sites[site].width:
+        raise ValueError(f"{node!r} names no node: {site} has the nodes 0 to {sites[site].width - 1}.")
+    return site, int(number)
+
+
+def _activations(model: Any, site: str, index: int, blocks: torch.Tensor, batch: int) -> torch.Tensor:
+    found = []
+    with watching(model) as seen:
+        for ids in blocks.split(batch):
+            model(input_ids=ids.long().to(model.device), use_cache=False, logits_to_keep=1)
+            found.append(seen[site][..., index].float().cpu())
+    return torch.cat(found)
+
+
+def _losses(model: Any, site: str, index: int, mean: float, blocks: torch.Tensor, batch: int) -> tuple[float, float]:
+    width = model.node_sites()[site].width
+    closed = holding(torch.arange(width) != index, torch.full((width,), mean))
+    sums = [0.0, 0.0]
+    for ids in blocks.split(batch):
+        ids = ids.long().to(model.device)
+        for i, changes in enumerate(({}, {site: closed})):
+            with ablated(model, changes):
+                sums[i] += float(model(input_ids=ids, labels=ids, use_cache=False).loss) * len(ids)
+    return sums[0] / len(blocks), sums[1] / len(blocks)
+
+
+def _largest(weights: torch.Tensor, names: list[str], count: int) -> list[dict[str, Any]]:
+    nonzero = weights.nonzero()[:, 0]
+    order = nonzero[weights[nonzero].abs().argsort(descending=True, stable=True)][:count]
+    return [{"node": names[int(i)], "weight": float(weights[i])} for i in order]
+
+
+def _reads(model: Any, tokenizer: Any, site: str, index: int, count: int) -> list[dict[str, Any]]:
+    """Weights into a node: from the node sites before it; for a read of the residual stream, from what is written to its channel."""
+    into = [part for part in edge_maps(model).values() if part.target == site]
+    if into:
+        (part,) = into
+        return _largest(
+            part.weight()[index].float().cpu(), [f"{part.source}:{i}" for i in range(part.weight().shape[1])], count
+        )
+    if index >= model.config.d_model:
+        return [{"node": f"position channel {index - model.config.d_model}", "weight": 1.0}]
+    names = list(model.node_sites())
+    before = [name for name in names[: names.index(site)] if name.endswith("resid_delta")]
+    channel = _embedding(model)[:, index].float().cpu()
+    tokens = _largest(channel, [repr(tokenizer.decode([i])) for i in range(len(channel))], count)
+    return [
+        *({"node": f"{name}:{index}", "weight": 1.0} for name in before),
+        *({"node": f"token {t['node']}", "weight": t["weight"]} for t in tokens),
+    ]
+
+
+def _writes(model: Any, tokenizer: Any, site: str, index: int, count: int) -> list[dict[str, Any]]:
+    """Weights out of a node; for a write to the residual stream, the reads of its channel after it; for the last stream, tokens."""
+    found = []
+    for part in edge_maps(model).values():
+        if part.source == site:
+            weight = part.weight()[:, index].float().cpu()
+            found += _largest(weight, [f"{part.target}:{i}" for i in range(len(weight))], count)
+    names = list(model.node_sites())
+    if site.endswith("resid_delta"):
+        after = [name for name in names[names.index(site) + 1 :] if name.endswith("act_in") or name == "final_resid"]
+        found += [{"node": f"{name}:{index}", "weight": 1.0} for name in after]
+    if site == "final_resid":
+        column = _dense(model.lm_head.weight)[:, index].float().cpu()
+        tokens = _largest(column, [repr(tokenizer.decode([i])) for i in range(len(column))], count)
+        found += [{"node": f"token {t['node']}", "weight": t["weight"]} for t in tokens]
+    return sorted(found, key=lambda each: -abs(each["weight"]))[:count]
+
+
+def _dense(weight: Any) -> torch.Tensor:
+    return weight if isinstance(weight, torch.Tensor) else weight.to_dense()
+
+
+def _embedding(model: Any) -> torch.Tensor:
+    return _dense(model.transformer.wte.weight)
+
+
+def _context(tokenizer: Any, blocks: torch.Tensor, flat: torch.Tensor, at: int) -> dict[str, Any]:
+    row, column = divmod(at, blocks.shape[1])
+    ids = blocks[row].tolist()
+    return {
+        "token": tokenizer.decode([ids[column]]), "activation": float(flat[at]),
+        "before": tokenizer.decode(ids[max(0, column - BEFORE) : column]), "after": tokenizer.decode(ids[column + 1 : column + 1 + AFTER]),
+    }  # fmt: skip
+
+
+def describe(found: dict[str, Any]) -> str:
+    """A node for the terminal."""
+    lines = [f"{found['node']}: mean {found['mean']:.4f}, not 0 at {found['active']:.1%} of {found['tokens']:,} tokens"]
+    lines.append(f"loss {found['loss']:.4f} nats per token, {found['loss_ablated']:.4f} with the node at its mean")
+    for title in ("reads", "writes"):
+        lines.append(f"{title}:")
+        lines += [f"  {each['weight']:+9.4f}  {each['node']}" for each in found[title]] or ["  nothing"]
+    for title in ("largest", "smallest"):
+        lines.append(f"{title}:")
+        lines += [f"  {c['activation']:+9.4f}  {(c['before'] + '[[' + c['token'] + ']]' + c['after'])!r}" for c in found[title]]
+    return "\n".join(lines)

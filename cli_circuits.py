@@ -1,0 +1,183 @@
+"""The commands of `csp` that find, check and read circuits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[str, typer.Argument(help="Checkpoint folder or Hub id.")]
+Corpus = Annotated[
+    str | None,
+    typer.Option(
+        help="For means: stdlib, idioms, a folder or glob, hf:NAME. Default: what the model was trained on, if its folder has it."
+    ),
+]
+Tokens = Annotated[int, typer.Option(help="Tokens of the corpus to average over.", min=1)]
+
+
+def require_model(model: str) -> None:
+    """Refuses what can only be a mistyped path before transformers takes it for a Hub id."""
+    path = Path(model)
+    if not path.is_dir() and (path.is_absolute() or model.startswith(".") or model.count("/") != 1):
+        raise FileNotFoundError(f"{model} is no folder; give a checkpoint folder, or a Hub id such as user/name.")
+    if path.is_dir() and not (path / "config.json").is_file() and not (path / "tokenizer.json").is_file():
+        raise FileNotFoundError(
+            f"{model} holds neither config.json nor tokenizer.json; give the folder that save_pretrained wrote."
+        )
+
+
+def load(model: str) -> tuple[Any, Any]:
+    """The model in float32, and its tokenizer."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from .modeling_csp import CSPForCausalLM
+
+    require_model(model)
+    return CSPForCausalLM.from_pretrained(model, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(model)
+
+
+def corpus_blocks(model: str, corpus: str | None, tokenizer: Any, tokens: int) -> Any:
+    """Token ids [blocks, tokens] of training text: the model's own training blocks, or a corpus."""
+    own = Path(model) / "blocks.safetensors"
+    if corpus is None and own.is_file():
+        from safetensors.torch import load_file
+
+        blocks = load_file(own)["train"]
+    else:
+        from .training.corpora import mix
+
+        blocks = mix({corpus or "stdlib": 1.0}, tokenizer, 128, 0).train
+    return blocks[: max(1, tokens // blocks.shape[1])]
+
+
+def show_tasks(
+    model: Model,
+    task: Annotated[list[str] | None, typer.Option(help="Tasks, or files of pairs; default: the 20.")] = None,
+    pairs: Annotated[int, typer.Option(help="Held-out pairs of each.", min=1)] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Which tasks a model can do: loss and accuracy on held-out pairs, against chance. Only those are worth pruning for.
+
+    Example: csp tasks runs/tiny
+    """
+    from .circuits.scoring import CHANCE, gates
+
+    loaded, tokenizer = load(model)
+    found = gates(loaded, tokenizer, task, pairs=pairs)
+    if as_json:
+        rows = [
+            {"task": g.task, "passes": g.passes, "reason": g.reason, **(g.score.to_dict() if g.score else {})} for g in found
+        ]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    width = max(len(each.task) for each in found)
+    typer.echo(f"{'task'.ljust(width)}    loss  accuracy  gate        (chance: loss {CHANCE:.3f}, accuracy 0.50)")
+    for each in found:
+        numbers = f"{each.score.loss:8.3f}  {each.score.accuracy:8.2f}" if each.score else " " * 18
+        typer.echo(f"{each.task.ljust(width)}{numbers}  {'passes' if each.passes else each.reason}")
+    typer.echo(f"{sum(each.passes for each in found)} of {len(found)} tasks pass")
+
+
+def prune_task(
+    model: Model,
+    task: Annotated[str, typer.Argument(help="Task (see csp tasks), or a .csv or .jsonl file of pairs.")],
+    out: Annotated[Path, typer.Option(help="Folder of the circuit; always has the best so far.")],
+    corpus: Corpus = None,
+    tokens: Tokens = 50_000,
+    target: Annotated[float, typer.Option(help="Task loss in nats that the circuit must reach.")] = 0.15,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="Any field of PruneConfig, such as steps=800.")] = None,
+    method: Annotated[str, typer.Option(help="learned, or attribution (the baseline).")] = "learned",
+    force: Annotated[bool, typer.Option(help="Prune although the model cannot do the task.")] = False,
+) -> None:
+    """Find the smallest circuit for a task: nodes by learned masks, then nodes and edges one by one, with exact checks.
+
+    Example: csp prune runs/tiny single_double_quote --out runs/quotes
+    """
+    from .circuits import load_task, mean_activations, prune
+
+    if out.exists() and any(out.iterdir()) and not (out / "circuit.json").is_file():
+        raise FileExistsError(f"{out} has other files; choose a new folder, or that of a circuit to replace.")
+    loaded, tokenizer = load(model)
+    config = prune_config(target, setting or [])
+    means = mean_activations(loaded, corpus_blocks(model, corpus, tokenizer, tokens))
+    circuit = prune(loaded, tokenizer, load_task(task, tokenizer), means, config, method=method, out=out, force=force)
+    metrics = circuit.metrics
+    if not metrics["reached"]:
+        typer.echo(f"The target of {target:g} was not reached; the best found has loss {metrics['circuit']['loss']:.3f}.")
+    typer.echo(
+        f"{circuit.task}: {metrics['nodes']} nodes, {metrics['edges']} edges, loss {metrics['circuit']['loss']:.3f} on held-out pairs "
+        f"(the model {metrics['model']['loss']:.3f}); saved to {out}. Low loss proves little: csp verify checks it."
+    )
+
+
+def prune_config(target: float, settings: list[str]) -> Any:
+    """A PruneConfig from name=value settings."""
+    import dataclasses
+
+    import yaml
+
+    from .circuits import PruneConfig
+
+    fields = {field.name: type(field.default) for field in dataclasses.fields(PruneConfig)}
+    values: dict[str, Any] = {"target_loss": target}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals or name not in fields:
+            raise ValueError(f"{text!r} is no setting of pruning; write name=value with one of {', '.join(fields)}.")
+        given = yaml.safe_load(value)
+        kind = fields[name]
+        wrong = isinstance(given, bool) != (kind is bool) or not isinstance(given, (int, float) if kind is float else kind)
+        if wrong:
+            raise ValueError(f"{name} is {value!r}; it must be a {kind.__name__}.")
+        values[name] = kind(given)
+    return PruneConfig(**values)
+
+
+def verify_circuit(
+    model: Model,
+    circuit: Annotated[Path, typer.Argument(help="Folder of the circuit; the report is written there too.")],
+    task: Annotated[str | None, typer.Option(help="For tasks from files: the file. Default: by the circuit's name.")] = None,
+    corpus: Corpus = None,
+    tokens: Tokens = 50_000,
+    pairs: Annotated[int, typer.Option(help="Held-out pairs of each kind.", min=2)] = 64,
+    controls: Annotated[bool, typer.Option(help="Prune the twins and the model with shuffled weights too.")] = True,
+    seeds: Annotated[int, typer.Option(help="Prunings that decide on stability; 1 leaves it out.", min=1)] = 3,
+) -> None:
+    """Is a circuit to be believed? Sufficiency, agreement with the unpruned model, necessity, controls, stability, and a verdict.
+
+    Example: csp verify runs/tiny runs/quotes
+    """
+    from .circuits import Circuit, load_task, verify
+
+    found = Circuit.from_pretrained(circuit)
+    loaded, tokenizer = load(model)
+    twin = str(found.settings.get("twin") or "")
+    wanted = load_task(task or (found.task.removesuffix(f"_{twin}") if twin else found.task), tokenizer)
+    wanted = getattr(wanted, twin)() if twin in ("nonsense", "constant") else wanted
+    blocks = corpus_blocks(model, corpus, tokenizer, tokens)
+    report = verify(found, loaded, tokenizer, wanted, blocks=blocks, pairs=pairs, controls=controls, seeds=seeds)
+    typer.echo(str(report))
+    typer.echo(f"saved to {report.save(circuit)} and report.json beside it")
+
+
+def show_node(
+    model: Model,
+    node: Annotated[str, typer.Argument(help="SITE:INDEX, such as 0.mlp.post_act:17.")],
+    corpus: Corpus = None,
+    tokens: Tokens = 50_000,
+    contexts: Annotated[int, typer.Option(help="Contexts at each end.", min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What a node reads and writes, where it is largest and smallest, and what ablating it costs.
+
+    Example: csp node runs/tiny 0.mlp.post_act:17
+    """
+    from .circuits.reading import describe, read_node
+
+    loaded, tokenizer = load(model)
+    found = read_node(loaded, tokenizer, node, corpus_blocks(model, corpus, tokenizer, tokens), contexts=contexts)
+    typer.echo(json.dumps(found, indent=1) if as_json else describe(found))
