@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 TYPED := .cli .modeling_csp .configuration_csp .tokenization_csp .sparse_csp .sparse_form_csp .storage_csp .fused_csp .attention_csp \
-  .training .training.demo .training.info .training.train .convert
+  .training .training.demo .training.info .training.train .convert .circuits .circuits.search .circuits.export .circuits.reading .cli_circuits
 
 .PHONY: demo test check format compat venv clean
 
@@ -31,7 +31,7 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) -c constraints.txt torch==2.13.0
-	$(PIP) -c constraints.txt -e ".[dev,fast,train]"
+	$(PIP) -c constraints.txt -e ".[dev,fast,train,search]"
 	touch $(STAMP)
 
 # transformers 4.57 beside the environment, for the tests that load our remote code there.

@@ -90,6 +90,9 @@ def prune_task(
     tokens: Tokens = 50_000,
     target: Annotated[float, typer.Option(help="Task loss in nats that the circuit must reach.")] = 0.15,
     setting: Annotated[list[str] | None, typer.Option("--set", help="Any field of PruneConfig, such as steps=800.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Search over settings with Optuna; goes on with a search in the folder.", min=1)
+    ] = None,
     method: Annotated[str, typer.Option(help="learned, or attribution (the baseline).")] = "learned",
     force: Annotated[bool, typer.Option(help="Prune although the model cannot do the task.")] = False,
 ) -> None:
@@ -98,13 +101,18 @@ def prune_task(
     Example: csp prune runs/tiny single_double_quote --out runs/quotes
     """
     from .circuits import load_task, mean_activations, prune
+    from .circuits.search import STUDY, search
 
-    if out.exists() and any(out.iterdir()) and not (out / "circuit.json").is_file():
+    if out.exists() and any(out.iterdir()) and not any((out / name).is_file() for name in ("circuit.json", STUDY)):
         raise FileExistsError(f"{out} has other files; choose a new folder, or that of a circuit to replace.")
     loaded, tokenizer = load(model)
     config = prune_config(target, setting or [])
     means = mean_activations(loaded, corpus_blocks(model, corpus, tokenizer, tokens))
-    circuit = prune(loaded, tokenizer, load_task(task, tokenizer), means, config, method=method, out=out, force=force)
+    wanted = load_task(task, tokenizer)
+    if trials is not None:
+        circuit = search(loaded, tokenizer, wanted, means, config, trials=trials, out=out, force=force)
+    else:
+        circuit = prune(loaded, tokenizer, wanted, means, config, method=method, out=out, force=force)
     metrics = circuit.metrics
     if not metrics["reached"]:
         typer.echo(f"The target of {target:g} was not reached; the best found has loss {metrics['circuit']['loss']:.3f}.")
@@ -122,7 +130,7 @@ def prune_config(target: float, settings: list[str]) -> Any:
 
     from .circuits import PruneConfig
 
-    fields = {field.name: type(field.default) for field in dataclasses.fields(PruneConfig)}
+    fields: dict[str, Any] = {field.name: type(field.default) for field in dataclasses.fields(PruneConfig)}
     values: dict[str, Any] = {"target_loss": target}
     for text in settings:
         name, equals, value = text.partition("=")

@@ -151,7 +151,9 @@ def train_masks(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda i: (i + 1) / warmup if i < warmup else (config.steps - i) / (config.steps - warmup)
     )
-    pool = task.pairs(min(config.pairs * config.steps, 64 * config.pairs), "train", seed=config.seed).to(model.device)
+    pool = task.pairs(min(config.pairs * config.steps, 64 * config.pairs), "train", seed=config.seed, fewer=True).to(
+        model.device
+    )
     history = []
     bar = tqdm(range(config.steps), desc=f"pruning {task.name}", unit="step", disable=None, delay=2)
     requires = {name: p.requires_grad for name, p in model.named_parameters()}

@@ -59,7 +59,9 @@ def prune(
         CannotDo: if the model fails the task's gate.
         ValueError: for a method that does not exist, or a tokenizer that is not the task's.
     """
-    config = dataclasses.replace(config or PruneConfig(), **({} if target_loss is None else {"target_loss": target_loss}))
+    config = config or PruneConfig()
+    if target_loss is not None:
+        config = dataclasses.replace(config, target_loss=target_loss)
     if method not in ("learned", "attribution"):
         raise ValueError(f"method is {method!r}; it must be 'learned' or 'attribution'.")
     gated = gate(require_csp(model), task, config.target_loss)

@@ -8,7 +8,7 @@ import torch
 
 from .ablation import ablated, holding
 from .means import watching
-from .sites import edge_maps, require_csp
+from .sites import dense, edge_maps, require_csp
 
 BEFORE, AFTER = 12, 4  # tokens of a context around the one that it is about
 
@@ -104,7 +104,7 @@ def _reads(model: Any, tokenizer: Any, site: str, index: int, count: int) -> lis
         return [{"node": f"position channel {index - model.config.d_model}", "weight": 1.0}]
     names = list(model.node_sites())
     before = [name for name in names[: names.index(site)] if name.endswith("resid_delta")]
-    channel = _embedding(model)[:, index].float().cpu()
+    channel = dense(model.transformer.wte.weight)[:, index].float().cpu()
     tokens = _largest(channel, [repr(tokenizer.decode([i])) for i in range(len(channel))], count)
     return [
         *({"node": f"{name}:{index}", "weight": 1.0} for name in before),
@@ -124,18 +124,10 @@ def _writes(model: Any, tokenizer: Any, site: str, index: int, count: int) -> li
         after = [name for name in names[names.index(site) + 1 :] if name.endswith("act_in") or name == "final_resid"]
         found += [{"node": f"{name}:{index}", "weight": 1.0} for name in after]
     if site == "final_resid":
-        column = _dense(model.lm_head.weight)[:, index].float().cpu()
+        column = dense(model.lm_head.weight)[:, index].float().cpu()
         tokens = _largest(column, [repr(tokenizer.decode([i])) for i in range(len(column))], count)
         found += [{"node": f"token {t['node']}", "weight": t["weight"]} for t in tokens]
     return sorted(found, key=lambda each: -abs(each["weight"]))[:count]
-
-
-def _dense(weight: Any) -> torch.Tensor:
-    return weight if isinstance(weight, torch.Tensor) else weight.to_dense()
-
-
-def _embedding(model: Any) -> torch.Tensor:
-    return _dense(model.transformer.wte.weight)
 
 
 def _context(tokenizer: Any, blocks: torch.Tensor, flat: torch.Tensor, at: int) -> dict[str, Any]:

@@ -37,6 +37,11 @@ def y_name(layer: int | str) -> str:
     return f"{layer}.attn.y"
 
 
+def dense(weight: Any) -> torch.Tensor:
+    """A weight as an ordinary matrix, also from a model in sparse form."""
+    return weight if isinstance(weight, torch.Tensor) else weight.to_dense()
+
+
 @dataclass(frozen=True)
 class EdgeMap:
     """The weights between two node sites: edges are the nonzeros that connect two nodes.
@@ -56,8 +61,7 @@ class EdgeMap:
 
     def weight(self) -> torch.Tensor:
         """[targets, sources], dense."""
-        weight = self.module.weight
-        return (weight.to_dense() if not isinstance(weight, torch.Tensor) else weight).detach()[self.rows]  # type: ignore[union-attr]
+        return dense(self.module.weight).detach()[self.rows]
 
     def entries(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Weights of edges from nodes `source` to nodes `target`, one for each pair."""

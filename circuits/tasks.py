@@ -16,7 +16,7 @@ import torch
 from .python_tasks import GENERATORS, SPLITS, Example, Generator, Values
 
 FAMILIES = ("main", "reworded", "in_function", "after_code")  # all but the first are kept out of pruning
-_TRIES = 200
+_TRIES = 1000  # in a row without a new pair
 
 
 class CannotExpress(ValueError):
@@ -43,8 +43,7 @@ class Pairs:
         return len(self.texts) // 2
 
     def to(self, device: torch.device | str) -> Pairs:
-        moved = (tensor.to(device) for tensor in (self.input_ids, self.attention_mask, self.answers))
-        return Pairs(*moved, self.texts)
+        return Pairs(self.input_ids.to(device), self.attention_mask.to(device), self.answers.to(device), self.texts)
 
     def part(self, start: int, stop: int) -> Pairs:
         """Pairs start to stop."""
@@ -85,8 +84,8 @@ class Task:
     def description(self) -> str:
         return (self.generator.__doc__ or "").strip().partition("\n")[0]
 
-    def pairs(self, count: int, split: str = "train", family: str = "main", seed: int = 0) -> Pairs:
-        """`count` different pairs of a split, the same for the same seed.
+    def pairs(self, count: int, split: str = "train", family: str = "main", seed: int = 0, *, fewer: bool = False) -> Pairs:
+        """`count` different pairs of a split, the same for the same seed; with `fewer`, as many as there are.
 
         Raises:
             CannotExpress: if the tokenizer makes no single, different tokens of the answers.
@@ -108,7 +107,9 @@ class Task:
             found = self._tokenised(*examples) if key not in seen else "the pairs repeat"
             if isinstance(found, str):
                 failed, reason = failed + 1, found
-                if failed > _TRIES * (1 + len(seen)):
+                if failed > _TRIES:
+                    if fewer and seen:
+                        break
                     kind: type[ValueError] = ValueError if seen else CannotExpress
                     raise kind(
                         f"{self.name} gives only {len(seen)} of {count} pairs in {split}/{family} with this tokenizer: {reason}."
@@ -116,6 +117,7 @@ class Task:
                 continue
             seen.add(key)
             rows += found
+            failed = 0
         return self._padded(rows)
 
     def _tokenised(self, one: Example, two: Example) -> list[tuple[list[int], int, int, str]] | str:
@@ -218,8 +220,8 @@ def _from_file(path: Path, tokenizer: Any) -> Task:
             raise ValueError(f"Row {i} of {path} has no text in {lost[0]}; each row needs {', '.join(COLUMNS)}.")
         rows.append(tuple(row[column] for column in COLUMNS))
     by_split: dict[str, list[tuple[str, ...]]] = {split: [] for split in SPLITS}
-    for row in dict.fromkeys(rows):
-        by_split[SPLITS[(0, 0, 0, 1, 2)[_stable(row) % 5]]].append(row)
+    for pair in dict.fromkeys(rows):
+        by_split[SPLITS[(0, 0, 0, 1, 2)[_stable(pair) % 5]]].append(pair)
 
     def generator(values: Values, wording: int) -> tuple[Example, Example]:
         """Pairs from a file."""

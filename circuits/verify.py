@@ -131,7 +131,7 @@ class _Look:
                 found[name]["calibrated"] = Score.of(apply_calibration(masked, self.circuit.calibration)).to_dict()
         return found
 
-    def agreement(self) -> dict[str, float]:
+    def agreement(self) -> dict[str, float | None]:
         """KL(model || circuit) in nats of the two answers' probabilities on test prompts, also where the model errs."""
         pairs = self.sets["test"]
         full, masked = self.full(pairs).double(), self.masked(pairs).double()

@@ -108,7 +108,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
 
 
 @torch.no_grad()
-def gathered(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def gathered(model: Any) -> dict[str, torch.Tensor]:
     """The weights, whole and on CPU, also of a model in FSDP2 shards; there every process must call it."""
     state = {}
     for name, tensor in model.state_dict().items():

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load as parse
 from safetensors.torch import save as to_bytes
-from toy import ToyTokenizer, toy_blocks, toy_model, toy_task
 
 from sparse_circuits import Circuit, CSPForCausalLM
 from sparse_circuits.circuits import PruneConfig, mean_activations, prune, score
 from sparse_circuits.circuits.identity import identify, tokenizer_sha256, weights_sha256
 from sparse_circuits.circuits.storage import JSON, TENSORS, _parse
 from tiny import tiny_model
+from toy import ToyTokenizer, toy_blocks, toy_model, toy_task
 
 
 @pytest.fixture(scope="module")

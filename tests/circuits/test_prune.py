@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import EDGES, NODES, ToyTokenizer, toy_blocks, toy_model, toy_task
 
 from sparse_circuits.circuits import CannotDo, PruneConfig, edges_in, mean_activations, prune, score
 from sparse_circuits.circuits.masks import as_nodes, ranked
 from sparse_circuits.circuits.prune import _Search, chosen
 from sparse_circuits.circuits.shrink import shrink, smallest_prefix
+from toy import EDGES, NODES, ToyTokenizer, toy_blocks, toy_model, toy_task
 
 QUICK = {"steps": 150, "pairs": 8, "eval_pairs": 32}
 

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from toy import ToyTokenizer, toy_blocks, toy_model
 from typer.testing import CliRunner
 
 from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
@@ -12,6 +11,7 @@ from sparse_circuits.circuits.reading import read_node
 from sparse_circuits.cli import app
 from sparse_circuits.cli_circuits import prune_config
 from tiny import ROOT
+from toy import ToyTokenizer, toy_blocks, toy_model
 
 
 def csp(*words):

@@ -6,7 +6,6 @@ from random import Random
 
 import pytest
 import torch
-from toy import ToyTokenizer, toy_model, toy_task
 
 from sparse_circuits import CSPTokenizer
 from sparse_circuits.circuits import CannotExpress, gate, load_task, make_task, tasks
@@ -14,6 +13,7 @@ from sparse_circuits.circuits.python_tasks import GENERATORS, SPLITS, Values
 from sparse_circuits.circuits.scoring import answer_logits, losses, score
 from sparse_circuits.training.idioms import LETTERS, NOUNS, VERBS, WORDS
 from tiny import ROOT, tiny_model
+from toy import ToyTokenizer, toy_model, toy_task
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +184,7 @@ def test_tasks_of_ones_own(tokenizer, tmp_path):
             task.pairs(5, family="reworded")
         with pytest.raises(ValueError, match="gives only"):
             task.pairs(100)
+        assert 5 <= len(task.pairs(100, fewer=True)) < 60
 
 
 WRONG_FILES = [

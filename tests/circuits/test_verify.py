@@ -5,13 +5,13 @@ import json
 
 import pytest
 import torch
-from toy import ToyTokenizer, toy_blocks, toy_model, toy_task
 
 from sparse_circuits.circuits import PruneConfig, Report, mean_activations, prune, verify
 from sparse_circuits.circuits.calibration import MAX_SCALE, apply_calibration, calibrate
 from sparse_circuits.circuits.scoring import Score
 from sparse_circuits.circuits.verify import FRACTIONS, _Look, jaccard, kl, shuffled
 from tiny import tiny_model
+from toy import ToyTokenizer, toy_blocks, toy_model, toy_task
 
 CONFIG = PruneConfig(steps=150, pairs=8, eval_pairs=32)
 

@@ -1,0 +1,96 @@
+"""Mask training on the sparse path against the dense path, side by side, and the time to a whole circuit.
+
+python benchmarks/pruning.py                          # steps at three shapes (random weights), then a circuit of the shipped model
+python benchmarks/pruning.py --model runs/tiny        # a circuit of another model
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoTokenizer
+
+from sparse_circuits import CSPConfig, CSPForCausalLM, project_
+from sparse_circuits.circuits import PruneConfig, load_task, mean_activations, prune
+from sparse_circuits.circuits.masks import Masks
+from sparse_circuits.circuits.scoring import task_loss
+from sparse_circuits.circuits.tasks import Pairs
+from sparse_circuits.configuration_csp import NODE_LOCATIONS
+from sparse_circuits.training.corpora import mix
+
+ROOT = Path(__file__).resolve().parent.parent
+SHAPES = [(256, 4, 1 / 32), (1024, 4, 1 / 256), (2048, 2, 1 / 1024)]  # width, layers, density
+
+
+def random_model(width: int, layers: int, density: float) -> CSPForCausalLM:
+    torch.manual_seed(0)
+    config = CSPConfig(
+        n_layer=layers,
+        d_model=width,
+        n_head=width // 16,
+        d_head=16,
+        sink=True,
+        enable_bigram_table=True,
+        afrac=dict.fromkeys(NODE_LOCATIONS, 0.25),
+    )
+    model = CSPForCausalLM(config).eval()
+    project_(model, density)
+    return model
+
+
+def step_seconds(model: CSPForCausalLM, pairs: Pairs) -> float:
+    """One step of mask training: the loss of 32 prompts of 32 tokens, and its gradient to every mask."""
+    masks = Masks(model, {name: torch.zeros(site.width) for name, site in model.node_sites().items()}, PruneConfig())
+    optimizer = torch.optim.AdamW(masks.parameters(), lr=0.01)
+    with masks.applied():
+        started = time.perf_counter()
+        optimizer.zero_grad()
+        (task_loss(model, pairs) + 1e-3 * masks.open_count()).backward()
+        optimizer.step()
+        return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="how many of the shapes, from the smallest")
+    parser.add_argument("--model", type=Path, default=ROOT)
+    parser.add_argument("--task", default="single_double_quote")
+    given = parser.parse_args()
+    print(
+        f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, {platform.machine()}, "
+        f"{torch.get_num_threads()} threads; seed 0, {given.rounds} rounds in turns"
+    )
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 2048, (32, 32), generator=generator)
+    answers = torch.tensor([[5, 9], [9, 5]]).repeat(16, 1)
+    pairs = Pairs(ids, torch.ones_like(ids), answers, ("",) * 32)
+    for width, layers, density in SHAPES[: given.shapes]:
+        dense = random_model(width, layers, density).requires_grad_(False)
+        sparse = random_model(width, layers, density).requires_grad_(False).to_sparse()
+        step_seconds(dense, pairs), step_seconds(sparse, pairs)  # kernels are compiled, memory is there
+        times = [(step_seconds(dense, pairs), step_seconds(sparse, pairs)) for _ in range(given.rounds)]
+        ratios = sorted(d / s for d, s in times)
+        d, s = (statistics.median(each) for each in zip(*times))
+        print(
+            f"width {width}, {layers} layers, density 1/{round(1 / density)}: dense {1 / d:6.2f} steps/s, sparse {1 / s:6.2f} steps/s, "
+            f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(given.model)
+    for kind in ("dense", "sparse"):
+        model = CSPForCausalLM.from_pretrained(given.model, dtype=torch.float32).eval()
+        model = model.to_sparse() if kind == "sparse" else model
+        means = mean_activations(model, mix({"idioms:500": 1.0}, tokenizer, 128, 0).train)
+        started = time.perf_counter()
+        circuit = prune(model, tokenizer, load_task(given.task, tokenizer), means, PruneConfig())
+        print(f"{given.model.resolve().name}, {kind} form: {circuit} after {time.perf_counter() - started:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""OpenAI's circuits (`viz_data.pt`) become ours. The file is read without unpickling objects; means come from a corpus."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..circuits.circuit import Circuit
+from ..circuits.identity import identify, tokenizer_sha256, versions
+from ..circuits.means import Means
+from ..circuits.sites import require_csp
+
+
+def convert_openai_circuit(path: str | Path, model: Any, tokenizer: Any, means: Means, *, task: str) -> Circuit:
+    """A circuit of the release, for the converted model that it was found in.
+
+    The release stores retained channels only: edges are all nonzeros between them (`Circuit.edges` is None), neither means nor
+    calibration are there, and every stored task loss is a sum over the two sides of a pair, twice ours; they are halved here.
+
+    Args:
+        path: viz_data.pt.
+        model: the converted model.
+        means: of this model on a corpus like its own (`circuits.mean_activations`).
+        task: name of the circuit.
+
+    Raises:
+        FileNotFoundError, ValueError: naming what is missing, damaged, or does not fit the model.
+    """
+    path = Path(path)
+    data = _read(path)
+    sites = require_csp(model).node_sites()
+    widths = {name: site.width for name, site in sites.items()}
+    _refuse_other_shape(data, model, path)
+    found = data["circuit_data"]
+    unknown = sorted(set(found) - set(widths))
+    if unknown:
+        raise ValueError(
+            f"{path} has nodes at {unknown[0]!r}, which this model does not have; convert the model that it belongs to."
+        )
+    nodes = {name: _indices(found[name], name, widths[name], path) for name in widths if name in found}
+    nodes = {name: indices for name, indices in nodes.items() if len(indices)}
+    importances = data.get("importances") if isinstance(data.get("importances"), dict) else {}
+    metrics: dict[str, Any] = {"nodes": sum(map(len, nodes.values()))}
+    for theirs, ours in (("loss", "circuit"), ("interv_loss", "ablated_in_release")):
+        value = _number(importances.get(theirs))  # type: ignore[union-attr]
+        if value is not None:
+            metrics[ours] = {"loss": value / 2}
+    settings = {"origin": "openai circuit_sparsity", "means": {"tokens": means.count, "corpus_sha256": means.corpus}}
+    prune_config = data.get("prune_config")
+    if isinstance(prune_config, dict):
+        settings["prune_config"] = {
+            str(key): value for key, value in prune_config.items() if isinstance(value, (str, int, float, bool, type(None)))
+        }
+    return Circuit(
+        task=task, nodes=nodes, edges=None, means=means.values, widths=widths, model=identify(model), tokenizer=tokenizer_sha256(tokenizer),
+        settings=settings, metrics=metrics, versions=versions(),
+    )  # fmt: skip
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give the viz_data.pt of a circuit.")
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read as plain tensors ({str(error).splitlines()[0][:120]}); it may be truncated."
+        ) from None
+    if not isinstance(data, dict) or not isinstance(data.get("circuit_data"), dict):
+        raise ValueError(f"{path} has no circuit_data; it is no viz_data.pt of the release.")
+    return data
+
+
+def _refuse_other_shape(data: dict[str, Any], model: Any, path: Path) -> None:
+    """The file has its model's config; what it says of the shape must fit."""
+    importances = data.get("importances")
+    theirs = importances.get("beeg_model_config") if isinstance(importances, dict) else None
+    theirs = dataclasses.asdict(theirs) if dataclasses.is_dataclass(theirs) and not isinstance(theirs, type) else theirs
+    if not isinstance(theirs, dict):
+        return
+    for name in ("n_layer", "d_model", "n_head", "d_head", "vocab_size"):
+        if isinstance(theirs.get(name), int) and theirs[name] != getattr(model.config, name):
+            raise ValueError(
+                f"{path} belongs to a model with {name} {theirs[name]}, this one has {getattr(model.config, name)}."
+            )
+
+
+def _indices(value: Any, name: str, width: int, path: Path) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor) or value.dim() != 1 or value.is_floating_point() or value.dtype == torch.bool:
+        raise ValueError(f"{path} has no list of channels at {name}.")
+    indices = value.long().unique()
+    if len(indices) and (int(indices[0]) < 0 or int(indices[-1]) >= width):
+        raise ValueError(
+            f"{path} names channel {int(indices[-1])} at {name}, which has {width}; convert the model that it belongs to."
+        )
+    return indices
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        value = value.item()
+    return (
+        float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf") else None
+    )
