@@ -63,16 +63,20 @@ def sizes(models, tokenizer, chosen, means, given) -> None:
             started, found = time.perf_counter(), []
             for seed in range(given.seeds):
                 circuit = prune(model, tokenizer, load_task(name, tokenizer), mean, PruneConfig(steps=given.steps, seed=seed))
-                found.append((circuit.num_edges if circuit.metrics["reached"] else math.inf, circuit.num_nodes))
+                reached = circuit.metrics["reached"] and circuit.num_edges is not None
+            found.append((circuit.num_edges if reached else math.inf, circuit.num_nodes))
             edges.append(sorted(found)[len(found) // 2])
             row += (
                 f"{edges[-1][0]:>16} {'(' + str(edges[-1][1]) + ')':>8} {(time.perf_counter() - started) / given.seeds:7.0f} "
             )
+        if not all(count for count, _ in edges):
+            print(row + "   done by the bigram table alone: not in the mean", flush=True)
+            continue
         if all(math.isfinite(count) for count, _ in edges):
             for log, (count, _) in zip(logs, edges):
-                log.append(math.log(max(1, count)))
+                log.append(math.log(count))
         if len(edges) == 2:
-            row += f"{edges[1][0] / max(1, edges[0][0]):8.1f}"
+            row += f"{edges[1][0] / edges[0][0]:8.1f}"
         print(row, flush=True)
     geometric = [math.exp(sum(log) / len(log)) for log in logs if log]
     print(

@@ -166,6 +166,8 @@ class _Search:
             kept(nodes, edges)
 
     def _fewer_nodes(self, nodes: Nodes, edges: dict[str, Edges] | None) -> Nodes:
+        if not nodes:
+            return nodes
         effect = self._node_effects(nodes)
         places = sorted(
             ((name, int(i)) for name in nodes for i in nodes[name]), key=lambda at: (effect[at[0]][at[1]].item(), at)
@@ -195,6 +197,8 @@ class _Search:
 
     def _fewer_edges(self, nodes: Nodes, edges: dict[str, Edges] | None) -> dict[str, Edges]:
         edges = edges_in(self.model, nodes) if edges is None else edges
+        if not edges:
+            return {}
         effects = self._edge_effects(nodes, edges)
         places = sorted(effects, key=lambda at: (effects[at], at))
         with tqdm(desc="dropping edges", unit="try", disable=None, delay=2) as bar:

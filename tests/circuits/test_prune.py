@@ -1,5 +1,6 @@
 """Pruning finds the circuit that is known, and nothing that could be smaller."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -7,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparse_circuits.circuits import CannotDo, PruneConfig, edges_in, mean_activations, prune, score
+from sparse_circuits.circuits import CannotDo, PruneConfig, edges_in, make_task, mean_activations, prune, score, verify
 from sparse_circuits.circuits.masks import as_nodes, ranked
 from sparse_circuits.circuits.prune import _Search, chosen
 from sparse_circuits.circuits.shrink import shrink, smallest_prefix
+from tiny import tiny_model
 from toy import EDGES, NODES, ToyTokenizer, toy_blocks, toy_model, toy_task
 
 QUICK = {"steps": 150, "pairs": 8, "eval_pairs": 32}
@@ -205,3 +207,25 @@ def test_edges_are_the_nonzeros_between_nodes():
     assert {name: e.weight.tolist() for name, e in edges_in(sparse, everything).items()} == {
         name: e.weight.tolist() for name, e in edges.items()
     }
+
+
+def test_a_task_that_the_bigram_table_does_has_an_empty_circuit():
+    """Found on else_elif: nothing is needed, so nothing is kept, and verify does not call that supported."""
+    model = tiny_model(vocab_size=16, enable_bigram_table=True)
+    with torch.no_grad():
+        model.bigram_table.logit_bias.zero_()
+        model.bigram_table.logit_bias[4, 2] = model.bigram_table.logit_bias[5, 3] = 20.0
+        model.lm_head.weight.mul_(0.1)
+
+    def last_word(values, wording):
+        """The last word says it."""
+        words = " ".join(values.random.choices(["w2", "w3", "w4"], k=5))
+        return (f"{words} w0", " ')"), (f"{words} w1", ' ")')
+
+    task = make_task("bigram", last_word, ToyTokenizer())
+    task = dataclasses.replace(task, families=("main",))
+    circuit = prune(model, ToyTokenizer(), task, mean_activations(model, toy_blocks()), PruneConfig(**QUICK))
+    assert (circuit.num_nodes, circuit.num_edges) == (0, 0)
+    report = verify(circuit, model, ToyTokenizer(), task, pairs=8, controls=False, seeds=1)
+    assert not report.supported
+    assert "the model can do without it" in report.verdict[0]
