@@ -48,9 +48,10 @@ def corpus_blocks(model: str, corpus: str | None, tokenizer: Any, tokens: int) -
 
         blocks = load_file(own)["train"]
     else:
-        from .training.corpora import mix
+        from .training.corpora import load_corpus
+        from .training.corpus import sample_blocks
 
-        blocks = mix({corpus or "stdlib": 1.0}, tokenizer, 128, 0).train
+        return sample_blocks(load_corpus(corpus or "stdlib"), tokenizer, 128, tokens)
     return blocks[: max(1, tokens // blocks.shape[1])]
 
 

@@ -24,7 +24,7 @@ def ablated(
     model: nn.Module,
     changes: Mapping[str, Change],
     *,
-    removed: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None,
+    removed: Mapping[str, tuple[torch.Tensor, ...]] | None = None,
     means: Mapping[str, torch.Tensor] | None = None,
     freeze_norms: bool = False,
 ) -> Iterator[None]:
@@ -35,7 +35,7 @@ def ablated(
 
     Args:
         changes: site -> function of the site's output.
-        removed: "source site->target site" -> (source nodes, target nodes), one pair for each edge.
+        removed: "source site->target site" -> (source nodes, target nodes), one pair for each edge; or `Edges`, which have the weights too.
         means: of every source, for removed edges; for v -> resid_delta of what attention makes of v (`sites.y_name`), which c_proj reads.
         freeze_norms: norms use the scales that they have in the unpruned model on the same input, so that deleting nodes cannot
             amplify what is left. Only scales are frozen, not outputs, so gradients flow. Each call runs the model twice.
@@ -49,7 +49,7 @@ def ablated(
                 raise ValueError(f"{name!r} is no node site of this model; they are {', '.join(sites)}.")
             handles.append(sites[name].register_forward_hook(state.hook(change)))
         for module, parts in _by_module(model, removed or {}).items():
-            cut = [_Cut.of(part, *(removed or {})[part.name], means or {}) for part in parts]
+            cut = [_Cut.of(part, means or {}, *(removed or {})[part.name]) for part in parts]
             handles.append(module.register_forward_hook(state.cut_hook(cut)))
         if freeze_norms:
             handles += [norm.register_forward_hook(state.norm_hook) for norm in norms(model)]
@@ -151,14 +151,21 @@ class _Cut:
     mean: torch.Tensor
 
     @classmethod
-    def of(cls, part: EdgeMap, source: torch.Tensor, target: torch.Tensor, means: Mapping[str, torch.Tensor]) -> _Cut:
+    def of(
+        cls,
+        part: EdgeMap,
+        means: Mapping[str, torch.Tensor],
+        source: torch.Tensor,
+        target: torch.Tensor,
+        weights: torch.Tensor | None = None,
+    ) -> _Cut:
         if part.mean_name not in means:
             raise ValueError(
                 f"There are no means of {part.mean_name}, which removed edges carry; compute them with mean_activations."
             )
         sources, at_source = source.unique(return_inverse=True)
         targets, at_target = target.unique(return_inverse=True)
-        weights = part.entries(source, target)
+        weights = part.entries(source, target) if weights is None else weights
         matrix = weights.new_zeros(len(targets), len(sources))
         matrix[at_target, at_source] = weights
         return cls(targets + part.rows.start, sources, matrix, means[part.mean_name][sources])

@@ -150,15 +150,31 @@ def edges_in(model: Any, nodes: Mapping[str, torch.Tensor]) -> dict[str, Edges]:
 
 
 def removed_edges(
-    model: Any, nodes: Mapping[str, torch.Tensor], kept: Mapping[str, Edges]
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Edges between `nodes` that are not among `kept`, as `ablated` takes them."""
+    model: Any, nodes: Mapping[str, torch.Tensor], kept: Mapping[str, Edges], every: Mapping[str, Edges] | None = None
+) -> dict[str, Edges]:
+    """Edges between `nodes` that are not among `kept`, as `ablated` takes them.
+
+    Args:
+        every: all edges between these nodes, if they are known; else they are looked up in the model.
+    """
     removed = {}
-    for name, edges in edges_in(model, nodes).items():
+    for name, edges in (edges_in(model, nodes) if every is None else every).items():
         stays = torch.zeros(len(edges.source), dtype=torch.bool)
         if name in kept:
             wide = int(max(edges.source.max(), kept[name].source.max())) + 1
             stays = torch.isin(edges.target * wide + edges.source, kept[name].target * wide + kept[name].source)
         if not bool(stays.all()):
-            removed[name] = (edges.source[~stays], edges.target[~stays])
+            removed[name] = Edges(*(part[~stays] for part in edges))
     return removed
+
+
+def within(edges: Mapping[str, Edges], nodes: Mapping[str, torch.Tensor]) -> dict[str, Edges]:
+    """Those edges whose two nodes are among `nodes`."""
+    found = {}
+    for name, each in edges.items():
+        source, target = name.split("->")
+        if source in nodes and target in nodes:
+            stays = torch.isin(each.source, nodes[source]) & torch.isin(each.target, nodes[target])
+            if bool(stays.any()):
+                found[name] = Edges(*(part[stays] for part in each))
+    return found

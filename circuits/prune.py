@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .ablation import ablated
 from .calibration import calibrate
-from .circuit import Circuit, Edges, edges_in, removed_edges
+from .circuit import Circuit, Edges, edges_in, removed_edges, within
 from .identity import identify, tokenizer_sha256, versions
 from .masks import Masks, Nodes, PruneConfig, as_nodes, attribution, opened, ranked, train_masks
 from .means import Means
@@ -107,12 +107,22 @@ class _Search:
                 f"The means have no {lost[0]} of this model's width; compute them on this model with mean_activations."
             )
         self.model, self.task, self.means, self.config = model, task, means, config
+        self._known: tuple[Nodes, dict[str, Edges]] | None = None
         self.sites = list(sites)
         self.widths = {name: site.width for name, site in sites.items()}
         zero = config.ablation == "zero"
         self.values = {name: torch.zeros_like(mean) if zero else mean for name, mean in means.values.items()}
         self.fills = {name: self.values[name] for name in self.sites}
         self.pairs = task.pairs(config.eval_pairs, "validation", seed=config.seed).to(model.device)
+
+    def between(self, nodes: Nodes) -> dict[str, Edges]:
+        """All edges between nodes. Looked up in the weights once; the search goes from nodes to fewer nodes."""
+        known = self._known
+        if known is None or any(
+            name not in known[0] or not bool(torch.isin(i, known[0][name]).all()) for name, i in nodes.items()
+        ):
+            self._known = known = (nodes, edges_in(self.model, nodes))
+        return within(known[1], nodes)
 
     @torch.no_grad()
     def logits(self, nodes: Nodes, edges: Mapping[str, Edges] | None, pairs: Pairs | None = None) -> torch.Tensor:
@@ -196,7 +206,7 @@ class _Search:
         return {name: torch.zeros(self.widths[name]) if g is None else -g for name, g in zip(gates, grads)}
 
     def _fewer_edges(self, nodes: Nodes, edges: dict[str, Edges] | None) -> dict[str, Edges]:
-        edges = edges_in(self.model, nodes) if edges is None else edges
+        edges = self.between(nodes) if edges is None else edges
         if not edges:
             return {}
         effects = self._edge_effects(nodes, edges)
@@ -252,18 +262,6 @@ def _with_gradient(changes: Mapping[str, Any]) -> dict[str, Any]:
     return {**changes, first: lambda out: change(out).detach().requires_grad_()}
 
 
-def within(edges: Mapping[str, Edges], nodes: Nodes) -> dict[str, Edges]:
-    """Those edges whose two nodes are among `nodes`."""
-    found = {}
-    for name, each in edges.items():
-        source, target = name.split("->")
-        if source in nodes and target in nodes:
-            stays = torch.isin(each.source, nodes[source]) & torch.isin(each.target, nodes[target])
-            if bool(stays.any()):
-                found[name] = Edges(*(part[stays] for part in each))
-    return found
-
-
 def chosen(edges: Mapping[str, Edges], places: Sequence[EdgePlace]) -> dict[str, Edges]:
     """Those edges that are among `places`, in their order."""
     wanted = set(places)
@@ -296,12 +294,12 @@ class _Maker:
         logits = search.logits(nodes, edges)
         found = Score.of(logits)
         calibration, calibrated = calibrate(logits)
-        counted = edges_in(search.model, nodes) if edges is None else edges
+        counted = search.between(nodes) if edges is None else edges
         metrics = {
             "reached": found.loss <= config.target_loss,
             "model": self.full.to_dict(), "circuit": found.to_dict(), "calibrated": calibrated.to_dict(),
             "nodes": _count(nodes), "edges": sum(len(each.source) for each in counted.values()),
-            "edges_before_pruning": sum(len(each.source) for each in edges_in(search.model, nodes).values()),
+            "edges_before_pruning": sum(len(each.source) for each in search.between(nodes).values()),
             **self.extra,
         }  # fmt: skip
         return Circuit(

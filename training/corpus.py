@@ -136,3 +136,17 @@ def split_blocks(
             f"{len(sources.texts)} files are too few to split by file into training and held-out; give more files."
         )
     return pack(encode_files(train, tokenizer), block), pack(encode_files(rest, tokenizer), block)
+
+
+def sample_blocks(
+    sources: SourceFiles, tokenizer: PreTrainedTokenizerBase, block: int, tokens: int, seed: int = 0
+) -> torch.Tensor:
+    """Blocks [n, block], int32, of about `tokens` tokens: files that training may see, in random order, as many as it takes."""
+    names = sorted(name for name in sources.texts if not held_out(name)) or sorted(sources.texts)
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    chosen: list[list[int]] = []
+    for ids in encode_files({names[i]: sources.texts[names[i]] for i in order}, tokenizer):
+        chosen.append(ids)
+        if sum(map(len, chosen)) >= max(tokens, block):
+            break
+    return pack(iter(chosen), block)[: max(1, tokens // block)]

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparse_circuits import Circuit
 from sparse_circuits.circuits import CannotDo, PruneConfig, edges_in, make_task, mean_activations, prune, score, verify
-from sparse_circuits.circuits.masks import as_nodes, ranked
+from sparse_circuits.circuits.masks import Masks, as_nodes, ranked, train_masks
 from sparse_circuits.circuits.prune import _Search, chosen
 from sparse_circuits.circuits.shrink import shrink, smallest_prefix
 from tiny import tiny_model
@@ -229,3 +230,33 @@ def test_a_task_that_the_bigram_table_does_has_an_empty_circuit():
     report = verify(circuit, model, ToyTokenizer(), task, pairs=8, controls=False, seeds=1)
     assert not report.supported
     assert "the model can do without it" in report.verdict[0]
+
+
+def test_an_interrupted_search_leaves_the_best_so_far(tmp_path, monkeypatch):
+    model = toy_model("distractor")
+    means = mean_activations(model, toy_blocks())
+
+    def stop(self, nodes, edges):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Search, "_fewer_edges", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prune(model, ToyTokenizer(), toy_task(), means, PruneConfig(**QUICK), out=tmp_path)
+    kept = Circuit.from_pretrained(tmp_path)
+    assert kept.metrics["reached"]
+    assert kept.edges is None
+    assert kept.num_nodes == 12
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_stopping_mask_training_goes_on_with_the_masks_as_they_are():
+    model = toy_model()
+    means = mean_activations(model, toy_blocks())
+    masks = Masks(model, {name: means.values[name] for name in model.node_sites()}, PruneConfig(**QUICK))
+
+    def report(step, loss, nodes):
+        if step == 20:
+            raise KeyboardInterrupt
+
+    assert len(train_masks(masks, toy_task(), report)) == 21
+    assert any(p.requires_grad for p in model.parameters())

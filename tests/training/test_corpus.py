@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sparse_circuits import CSPTokenizer
-from sparse_circuits.training.corpus import held_out, pack, read_sources, split_blocks
+from sparse_circuits.training.corpus import held_out, pack, read_sources, sample_blocks, split_blocks
 from sparse_circuits.training.ngrams import bigram_log_probabilities, ngram_losses, unigram_log_probabilities
 from tiny import ROOT
 
@@ -74,3 +74,16 @@ def test_ngrams_by_hand():
     torch.testing.assert_close(bigram.sum(1), torch.ones(3))
     losses = ngram_losses(train, rest, 3)
     assert losses["unigram"] == pytest.approx(-math.log(2 / 8), rel=1e-6)
+
+
+def test_a_sample_is_of_training_files_in_random_order(folder):
+    tokenizer = CSPTokenizer.from_folder(ROOT)
+    sources = read_sources(folder)
+    blocks = sample_blocks(sources, tokenizer, 8, 40)
+    assert blocks.shape == (5, 8)
+    assert torch.equal(blocks, sample_blocks(sources, tokenizer, 8, 40))
+    assert not torch.equal(blocks, sample_blocks(sources, tokenizer, 8, 40, seed=1))
+    text = tokenizer.decode(sample_blocks(sources, tokenizer, 8, 10**6).flatten())
+    seen = {name for name in sources.texts if sources.texts[name] in text}
+    assert seen
+    assert not any(held_out(name) for name in seen)
