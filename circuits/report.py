@@ -16,7 +16,7 @@ Rows = list[tuple[str, ...]]
 # What counts as what, in one place.
 ACCURATE = 0.9  # accuracy on prompts, and share of same answers, that count as doing the task and as agreeing
 CRIPPLED = 0.5  # nats of task loss without the circuit, of a chance of 0.693
-UNHURT = 0.1  # nats that as many random nodes may add
+SPECIFIC = 2.0  # times the rise in loss that as many random nodes of the same sites cause on average; in narrow models those matter too
 STABLE = 0.5  # mean Jaccard of edges over seeds
 
 
@@ -36,7 +36,8 @@ class Report:
 
     @classmethod
     def judged(cls, found: dict[str, Any]) -> Report:
-        sufficient, agrees, necessary = _sufficient(found), _agrees(found), _necessary(found)
+        sufficient, agrees, crippled, specific = _sufficient(found), _agrees(found), _crippled(found), _specific(found)
+        necessary = crippled and specific
         said = [
             _sufficiency_said(found, sufficient), _agreement_said(found, agrees), _necessity_said(found, necessary),
             *_families_said(found), *_ablations_said(found), *_controls_said(found), *_stability_said(found),
@@ -50,7 +51,8 @@ class Report:
                 for holds, text in (
                     (sufficient, "the circuit does not do the task on unseen prompts"),
                     (agrees, "it does not agree with the unpruned model"),
-                    (necessary, "the model can do without it"),
+                    (crippled, "the model can do without it"),
+                    (specific or not crippled, "as many random nodes matter about as much"),
                 )
                 if not holds
             )
@@ -153,9 +155,13 @@ def _agrees(found: dict[str, Any]) -> bool:
     return agreement["same_answer"] >= ACCURATE and agreement["kl"] <= 2 * found["target_loss"] and better
 
 
-def _necessary(found: dict[str, Any]) -> bool:
+def _crippled(found: dict[str, Any]) -> bool:
+    return found["necessity"]["without_circuit"] >= CRIPPLED
+
+
+def _specific(found: dict[str, Any]) -> bool:
     n = found["necessity"]
-    return n["without_circuit"] >= CRIPPLED and n["without_random_nodes"] <= n["model"] + UNHURT
+    return n["without_circuit"] - n["model"] >= SPECIFIC * (n["without_random_nodes"] - n["model"])
 
 
 def _sufficiency_said(found: dict[str, Any], holds: bool) -> str:

@@ -174,3 +174,15 @@ def test_calibration_is_fitted_on_one_half_and_scored_on_the_other():
     assert found["scale"] <= MAX_SCALE
     identity = apply_calibration(logits, {"scale": 1.0, "shift": 0.0})
     assert torch.allclose(identity[:, 0] - identity[:, 1], difference.double(), atol=1e-6)
+
+
+def test_verdicts_name_what_fails(report):
+    def judged(**necessity):
+        found = json.loads(json.dumps(report.found))
+        found["necessity"] |= {"model": 0.1, "without_circuit": 1.1, "without_random_nodes": 0.2} | necessity
+        return Report.judged(found)
+
+    assert judged().supported
+    assert judged(without_random_nodes=0.59).supported
+    assert judged(without_random_nodes=0.7).verdict[0] == "Not supported: as many random nodes matter about as much."
+    assert judged(without_circuit=0.2, without_random_nodes=0.1).verdict[0] == "Not supported: the model can do without it."
