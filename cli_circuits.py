@@ -32,11 +32,16 @@ def require_model(model: str) -> None:
 def load(model: str) -> tuple[Any, Any]:
     """The model in float32, and its tokenizer."""
     import torch
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     from .modeling_csp import CSPForCausalLM
 
     require_model(model)
+    kind = AutoConfig.from_pretrained(model).model_type
+    if kind != "csp":
+        raise ValueError(
+            f"{model} is a {kind} model; circuits are found in CSP models, such as csp train and csp convert make."
+        )
     return CSPForCausalLM.from_pretrained(model, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(model)
 
 
@@ -44,9 +49,13 @@ def corpus_blocks(model: str, corpus: str | None, tokenizer: Any, tokens: int) -
     """Token ids [blocks, tokens] of training text: the model's own training blocks, or a corpus."""
     own = Path(model) / "blocks.safetensors"
     if corpus is None and own.is_file():
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        blocks = load_file(own)["train"]
+        try:
+            blocks = load_file(own)["train"]
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{own} is damaged ({error}); give another text with --corpus.") from None
     else:
         from .training.corpora import load_corpus
         from .training.corpus import sample_blocks
@@ -109,6 +118,8 @@ def prune_task(
     loaded, tokenizer = load(model)
     config = prune_config(target, setting or [])
     means = mean_activations(loaded, corpus_blocks(model, corpus, tokenizer, tokens))
+    if trials is not None and method != "learned":
+        raise ValueError("--trials searches the settings of learned masks; leave out --method.")
     wanted = load_task(task, tokenizer)
     if trials is not None:
         circuit = search(loaded, tokenizer, wanted, means, config, trials=trials, out=out, force=force)
@@ -127,8 +138,6 @@ def prune_config(target: float, settings: list[str]) -> Any:
     """A PruneConfig from name=value settings."""
     import dataclasses
 
-    import yaml
-
     from .circuits import PruneConfig
 
     fields: dict[str, Any] = {field.name: type(field.default) for field in dataclasses.fields(PruneConfig)}
@@ -137,13 +146,17 @@ def prune_config(target: float, settings: list[str]) -> Any:
         name, equals, value = text.partition("=")
         if not equals or name not in fields:
             raise ValueError(f"{text!r} is no setting of pruning; write name=value with one of {', '.join(fields)}.")
-        given = yaml.safe_load(value)
-        kind = fields[name]
-        wrong = isinstance(given, bool) != (kind is bool) or not isinstance(given, (int, float) if kind is float else kind)
-        if wrong:
-            raise ValueError(f"{name} is {value!r}; it must be a {kind.__name__}.")
-        values[name] = kind(given)
+        values[name] = _read_setting(name, value, fields[name])
     return PruneConfig(**values)
+
+
+def _read_setting(name: str, text: str, kind: type) -> Any:
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.strip().lower()]
+        return kind(text)
+    except (ValueError, KeyError, OverflowError):
+        raise ValueError(f"{name} is {text[:40]!r}; it must be a {kind.__name__}.") from None
 
 
 def verify_circuit(

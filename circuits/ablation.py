@@ -89,14 +89,17 @@ class _State:
 
     def norm_hook(self, norm: nn.Module, args: Any, out: torch.Tensor) -> torch.Tensor | None:
         (x,) = args
-        centred = x if isinstance(norm, nn.RMSNorm) else x - x.mean(-1, keepdim=True)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # as the norms themselves do it for narrow types
+        if not isinstance(norm, nn.RMSNorm):
+            wide = wide - wide.mean(-1, keepdim=True)
         if self.recording:
-            # in the widest type at hand, as the norm itself does it
-            wide = centred.to(torch.promote_types(x.dtype, torch.float32))
             self.scales[norm] = (wide.square().mean(-1, keepdim=True) + norm.eps).rsqrt()  # type: ignore[operator]
             return None
-        scaled = (centred * self.scales[norm]).to(x) * norm.weight  # type: ignore[operator]
-        return scaled if getattr(norm, "bias", None) is None else scaled + norm.bias  # type: ignore[operator]
+        if norm not in self.scales:
+            raise ValueError("Frozen norms are recorded by calls of the model itself; call the model, not a part of it.")
+        scaled = wide * self.scales[norm] * norm.weight.to(wide)  # type: ignore[operator,union-attr]
+        bias = getattr(norm, "bias", None)
+        return (scaled if bias is None else scaled + bias.to(wide)).to(x)
 
 
 def holding(open_: torch.Tensor, fill: torch.Tensor) -> Change:

@@ -23,8 +23,10 @@ def calibrate(logits: torch.Tensor) -> tuple[dict[str, float], Score]:
     Returns:
         {"scale", "shift"}, and the score on the half of the pairs that was not fitted on. The scale is at most 10.
     """
-    towards = _towards_first(logits.detach().double())
-    fit, rest = (towards[0::2], towards[1::2]) if len(towards) > 1 else (towards, towards)
+    towards = _towards_first(logits.detach().cpu().double())
+    if len(towards) < 2:
+        raise ValueError("One pair cannot be fitted on and scored on; calibrate on at least 2.")
+    fit, rest = towards[0::2], towards[1::2]
     # scale = 10 * sigmoid: the bound is part of the fit, so that the shift belongs to the scale
     start = torch.logit(torch.tensor(1 / MAX_SCALE, dtype=torch.float64))
     raw, shift = start.requires_grad_(), torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -54,10 +56,10 @@ def apply_calibration(logits: torch.Tensor, calibration: Mapping[str, float]) ->
 def _towards_first(logits: torch.Tensor) -> torch.Tensor:
     """[pairs, 2]: for both prompts the logit of the first prompt's answer minus that of the second's."""
     difference = (logits[:, 0] - logits[:, 1]).view(-1, 2)
-    return difference * torch.tensor([1.0, -1.0], dtype=logits.dtype)
+    return difference * torch.tensor([1.0, -1.0], dtype=logits.dtype, device=logits.device)
 
 
 def _calibrated(towards: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """Logits [prompts, 2] of (right, other) after scale and shift."""
-    difference = ((towards * scale + shift) * torch.tensor([1.0, -1.0], dtype=towards.dtype)).flatten()
+    difference = ((towards * scale + shift) * torch.tensor([1.0, -1.0], dtype=towards.dtype, device=towards.device)).flatten()
     return torch.stack([difference, torch.zeros_like(difference)], dim=1)

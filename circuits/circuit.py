@@ -126,11 +126,11 @@ class Circuit:
 
         return push(self, repo_id, subfolder or f"circuits/{self.task}", hub)
 
-    def to_networkx(self) -> Any:
-        """A networkx.DiGraph: nodes "site:index" with site, index, layer; edges with weight."""
+    def to_networkx(self, model: Any = None) -> Any:
+        """A networkx.DiGraph: nodes "site:index" with site, index, layer; edges with weight. A circuit without edges of its own needs the model."""
         from .export import to_networkx
 
-        return to_networkx(self)
+        return to_networkx(self, model)
 
     def __repr__(self) -> str:
         size = "" if self.num_edges is None else f", {self.num_edges} edges"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .ablation import ablated
-from .circuit import Circuit, removed_edges
+from .circuit import Circuit, Edges, edges_in, removed_edges
 from .identity import refuse_other_model, versions
 from .masks import opened
 from .means import watching
@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     import networkx
 
 
-def to_networkx(circuit: Circuit) -> networkx.DiGraph:
+def _counted(circuit: Circuit, model: Any) -> dict[str, Edges]:
+    """The circuit's edges; if they were never pruned, all that connect its nodes."""
+    if circuit.edges is not None:
+        return circuit.edges
+    if model is None:
+        raise ValueError(
+            f"The circuit for {circuit.task} has no edges of its own: pass the model, whose nonzeros between its nodes they are."
+        )
+    refuse_other_model(circuit, model)
+    return edges_in(model, circuit.nodes)
+
+
+def to_networkx(circuit: Circuit, model: Any = None) -> networkx.DiGraph:
     """Nodes "site:index" with site, index, layer (the last residual stream: n_layer) and label; edges with weight and kind.
 
     kind "weight": an edge of the circuit. kind "residual": a channel of the residual stream, written by one node and read by a later one.
@@ -33,7 +45,7 @@ def to_networkx(circuit: Circuit) -> networkx.DiGraph:
         for index in indices.tolist():
             name = f"{site}:{index}"
             graph.add_node(name, site=site, index=index, layer=layer, label=circuit.labels.get(name, ""))
-    for name, edges in (circuit.edges or {}).items():
+    for name, edges in _counted(circuit, model).items():
         source, target = name.split("->")
         for s, t, weight in zip(*(part.tolist() for part in edges)):
             graph.add_edge(f"{source}:{s}", f"{target}:{t}", weight=weight, kind="weight")
@@ -56,11 +68,11 @@ def residual_links(circuit: Circuit) -> list[tuple[str, str]]:
     return found
 
 
-def save_graphml(circuit: Circuit, path: str | Path) -> Path:
+def save_graphml(circuit: Circuit, path: str | Path, model: Any = None) -> Path:
     """The graph of `to_networkx` as GraphML, which Gephi, Cytoscape and yEd read."""
     import networkx
 
-    networkx.write_graphml(to_networkx(circuit), path)
+    networkx.write_graphml(to_networkx(circuit, model), path)
     return Path(path)
 
 
@@ -80,8 +92,9 @@ def to_mib(circuit: Circuit, model: Any) -> dict[str, Any]:
             "neurons_scores": None if scores is None else scores.tolist(),
         }  # fmt: skip
     edges = {}
+    counted = _counted(circuit, model)
     for name in edge_maps(model):
-        weight = (circuit.edges or {}).get(name)
+        weight = counted.get(name)
         edges[name] = {"in_graph": weight is not None, "score": 0.0 if weight is None else float(weight.weight.abs().sum())}
     for source, target in residual_links(circuit):
         name = f"{source.rpartition(':')[0]}->{target.rpartition(':')[0]}"
@@ -104,7 +117,8 @@ def to_attribution_graph(
     """A Neuronpedia / circuit-tracer attribution graph of the circuit at work on one prompt (METHOD, section 8).
 
     A node is a circuit node at a token where its activation is not 0; `layer` counts node sites, as several of ours lie in one layer. A link's
-    weight is what goes along it: weight times activation; through attention also times the attention probability. Queries and
+    weight is what goes along it: weight times activation; through attention also times the attention probability. Norms are not in it: links into a
+    read of the residual stream, and into the output, are what is added before the norm. Queries and
     keys have no links onward: they steer attention, they are not added to anything.
 
     Args:
@@ -139,7 +153,13 @@ def _observed(
     removed = None if circuit.edges is None else removed_edges(model, circuit.nodes, circuit.edges)
     try:
         with (
-            ablated(model, opened(circuit.nodes, circuit.fills), removed=removed, means=circuit.means),
+            ablated(
+                model,
+                opened(circuit.nodes, circuit.fills),
+                removed=removed,
+                means=circuit.means,
+                freeze_norms=bool(circuit.settings.get("freeze_norms")),
+            ),
             watching(model) as seen,
         ):
             out = model(input_ids=ids, use_cache=False, output_attentions=True)
@@ -208,7 +228,7 @@ class _Graph:
 
     def _link_maps(self) -> None:
         maps = edge_maps(self.model)
-        for name, edges in (self.circuit.edges or {}).items():
+        for name, edges in _counted(self.circuit, self.model).items():
             part = maps[name]
             for s, t, weight in zip(*(each.tolist() for each in edges)):
                 for position in range(len(self.ids)):

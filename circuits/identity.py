@@ -15,14 +15,26 @@ from .sites import require_csp
 
 @torch.no_grad()
 def weights_sha256(model: Any) -> str:
-    """sha256 of all weights as float32, by name: the same for a model in dense and in sparse form, and wherever it was loaded from."""
+    """sha256 of all weights as float32, by name, and of the settings that decide what is computed with them: the same for a model in
+    dense and in sparse form, and wherever it was loaded from."""
     state = dense_state_dict(model) or model.state_dict()
     digest = hashlib.sha256()
+    digest.update(repr([(name, _plain(getattr(model.config, name))) for name in _DECISIVE]).encode())
     for name in sorted(state):
         tensor = state[name].detach().to("cpu", torch.float32) + 0.0  # -0.0, which the sparse form drops, becomes 0.0
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return digest.hexdigest()
+
+
+_DECISIVE = (
+    "activation_type", "residual_activation_type", "norm_type", "position_embedding_type", "sinusoidal_positions", "sink", "n_head", "d_head",
+    "afrac", "enable_bigram_table",
+)  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    return sorted((key, float(part)) for key, part in value.items()) if isinstance(value, dict) else value
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:

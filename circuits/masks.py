@@ -28,7 +28,7 @@ class PruneConfig:
         k_coef: price of an open node (1e-4, which under-prunes small models).
         temperature: of the surrogate gradient (1). init_mean, init_std: of tau (0.1, 0.01).
         weight_decay, beta2, clip: of the optimizer (1e-3, 0.95, 1).
-        tie_qk: channel i of q and of k share one mask.
+        tie_qk: channel i of q and of k share one mask while masks are trained; afterwards each is kept or dropped by itself.
         freeze_norms: norms use the scales of the unpruned model.
         ablation: "mean", or "zero" (smaller circuits, further from what the model does).
         eval_pairs: held-out pairs, always the same, on which every decision after training is taken.
@@ -57,14 +57,19 @@ class PruneConfig:
 
     def __post_init__(self) -> None:
         for name in ("target_loss", "lr", "temperature", "init_std", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be above 0.")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be above 0, and finite.")
         for name in ("steps", "pairs", "eval_pairs"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a whole number of at least 1.")
         for name in ("k_coef", "weight_decay", "warmup"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 0.")
+        for name in ("warmup", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 0 and less than 1.")
+        if self.eval_pairs < 2:
+            raise ValueError("eval_pairs is 1; calibration is fitted on one half and scored on the other: give at least 2.")
         if self.ablation not in ("mean", "zero"):
             raise ValueError(f"ablation is {self.ablation!r}; it must be 'mean' or 'zero'.")
 
@@ -151,9 +156,7 @@ def train_masks(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda i: (i + 1) / warmup if i < warmup else (config.steps - i) / (config.steps - warmup)
     )
-    pool = task.pairs(min(config.pairs * config.steps, 64 * config.pairs), "train", seed=config.seed, fewer=True).to(
-        model.device
-    )
+    pool = task.pairs(pool_size(config), "train", seed=config.seed, fewer=True).to(model.device)
     history = []
     bar = tqdm(range(config.steps), desc=f"pruning {task.name}", unit="step", disable=None, delay=2)
     requires = {name: p.requires_grad for name, p in model.named_parameters()}
@@ -182,6 +185,11 @@ def train_masks(
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(requires[name])
     return history
+
+
+def pool_size(config: PruneConfig) -> int:
+    """Different pairs that masks are trained on, if the task has as many; they come round again after."""
+    return min(config.pairs * config.steps, 64 * config.pairs)
 
 
 def attribution(

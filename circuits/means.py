@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .sites import require_csp, y_name
+from .sites import evaluating, require_csp, y_name
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def mean_activations(model: Any, blocks: torch.Tensor, batch: int = 16) -> Means
     sums: dict[str, torch.Tensor] = {}
     low: dict[str, torch.Tensor] = {}
     high: dict[str, torch.Tensor] = {}
-    with watching(model) as seen:
+    with evaluating(model), torch.no_grad(), watching(model) as seen:
         for ids in tqdm(blocks.split(batch), desc="means", unit="batch", disable=None, delay=2):
             model(input_ids=ids.long().to(model.device), use_cache=False, logits_to_keep=1)
             for name, activation in seen.items():
@@ -83,7 +83,7 @@ def mean_activations(model: Any, blocks: torch.Tensor, batch: int = 16) -> Means
                 low[name] = torch.minimum(low[name], least) if name in low else least
                 high[name] = torch.maximum(high[name], most) if name in high else most
     count = blocks.numel()
-    corpus = hashlib.sha256(blocks.to(torch.int32).contiguous().numpy().tobytes()).hexdigest()
+    corpus = hashlib.sha256(blocks.cpu().to(torch.int32).contiguous().numpy().tobytes()).hexdigest()
     return Means({name: (total / count).float() for name, total in sums.items()}, low, high, count, corpus)
 
 
@@ -93,7 +93,7 @@ def sample_activations(model: Any, blocks: torch.Tensor, count: int, seed: int =
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(0, blocks.numel(), (count,), generator=generator).sort().values
     found: dict[str, list[torch.Tensor]] = {}
-    with watching(model) as seen:
+    with evaluating(model), torch.no_grad(), watching(model) as seen:
         start = 0
         for ids in blocks.split(batch):
             here = chosen[(chosen >= start) & (chosen < start + ids.numel())] - start

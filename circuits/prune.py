@@ -18,8 +18,8 @@ from .masks import Masks, Nodes, PruneConfig, as_nodes, attribution, opened, ran
 from .means import Means
 from .scoring import Score, answer_logits, gate, losses, task_loss
 from .shrink import shrink, smallest_prefix
-from .sites import edge_maps, require_csp
-from .tasks import Pairs, Task
+from .sites import edge_maps, evaluating, require_csp
+from .tasks import NAME, Pairs, Task
 
 Place = tuple[str, int]
 EdgePlace = tuple[str, int, int]  # map, source, target
@@ -64,12 +64,21 @@ def prune(
         config = dataclasses.replace(config, target_loss=target_loss)
     if method not in ("learned", "attribution"):
         raise ValueError(f"method is {method!r}; it must be 'learned' or 'attribution'.")
-    gated = gate(require_csp(model), task, config.target_loss)
+    if not NAME.fullmatch(task.name):
+        raise ValueError(f"{task.name!r} cannot name a circuit; use letters, digits, '_', '-' and '.'.")
+    gated = gate(require_csp(model), task, config.target_loss, config.eval_pairs)
     if not gated.passes and not force:
         raise CannotDo(
             f"The model cannot do {task.name}: {gated.reason}; a circuit for it would mean nothing (force=True prunes anyway)."
         )
-    search = _Search(model.eval(), task, means, config)
+    with evaluating(model):
+        return _prune(model, tokenizer, task, means, config, method, out)
+
+
+def _prune(
+    model: Any, tokenizer: Any, task: Task, means: Means, config: PruneConfig, method: str, out: str | Path | None
+) -> Circuit:
+    search = _Search(model, task, means, config)
     history: list[tuple[int, float, int]] = []
     if method == "learned":
         masks = Masks(model, search.fills, config)
@@ -113,7 +122,9 @@ class _Search:
         zero = config.ablation == "zero"
         self.values = {name: torch.zeros_like(mean) if zero else mean for name, mean in means.values.items()}
         self.fills = {name: self.values[name] for name in self.sites}
-        self.pairs = task.pairs(config.eval_pairs, "validation", seed=config.seed).to(model.device)
+        self.pairs = task.pairs(config.eval_pairs, "validation", seed=config.seed, fewer=True).to(model.device)
+        if len(self.pairs) < 2:
+            raise ValueError(f"{task.name} has {len(self.pairs)} pair for validation; it needs at least 2.")
 
     def between(self, nodes: Nodes) -> dict[str, Edges]:
         """All edges between nodes. Looked up in the weights once; the search goes from nodes to fewer nodes."""
@@ -130,7 +141,7 @@ class _Search:
         with ablated(
             self.model, opened(nodes, self.fills), removed=removed, means=self.values, freeze_norms=self.config.freeze_norms
         ):
-            return answer_logits(self.model, self.pairs if pairs is None else pairs)
+            return answer_logits(self.model, self.pairs if pairs is None else pairs).cpu()
 
     def loss(self, nodes: Nodes, edges: Mapping[str, Edges] | None = None) -> float:
         return float(losses(self.logits(nodes, edges).double()).mean())
@@ -195,15 +206,15 @@ class _Search:
         """First-order effect of closing each node of the circuit, everything else being closed already."""
         gates, changes = {}, opened(nodes, self.fills)
         for name, indices in nodes.items():
-            gate_ = torch.ones(self.widths[name], requires_grad=True)
+            gate_ = torch.ones(self.widths[name], requires_grad=True, device=self.model.device)
             gates[name] = gate_
             open_ = torch.zeros(self.widths[name]).index_fill(0, indices, 1.0)
             fill = self.fills[name]
-            changes[name] = lambda out, g=gate_, o=open_, f=fill: f.to(out) + (g * o).to(out) * (out - f.to(out))
+            changes[name] = lambda out, g=gate_, o=open_, f=fill: f.to(out) + (g * o.to(g)).to(out) * (out - f.to(out))
         with ablated(self.model, changes, freeze_norms=self.config.freeze_norms), torch.enable_grad():
             loss = task_loss(self.model, self.pairs)
         grads = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
-        return {name: torch.zeros(self.widths[name]) if g is None else -g for name, g in zip(gates, grads)}
+        return {name: torch.zeros(self.widths[name]) if g is None else -g.cpu() for name, g in zip(gates, grads)}
 
     def _fewer_edges(self, nodes: Nodes, edges: dict[str, Edges] | None) -> dict[str, Edges]:
         edges = self.between(nodes) if edges is None else edges
@@ -233,11 +244,17 @@ class _Search:
         removed = removed_edges(self.model, nodes, edges)
         with (
             torch.enable_grad(),
-            ablated(self.model, _with_gradient(opened(nodes, self.fills)), removed=removed, means=self.values),
+            ablated(
+                self.model,
+                _with_gradient(opened(nodes, self.fills)),
+                removed=removed,
+                means=self.values,
+                freeze_norms=self.config.freeze_norms,
+            ),
         ):
             handles = [module.register_forward_hook(keep) for module in modules]
             try:
-                loss = task_loss(self.model, self.pairs)
+                loss = task_loss(self.model, self.pairs, batch=len(self.pairs))
             finally:
                 for handle in handles:
                     handle.remove()
@@ -250,7 +267,7 @@ class _Search:
             if grad is not None:
                 moved = (inputs[part.module] - self.values[part.mean_name].to(grad)).flatten(0, -2)
                 slope = grad.flatten(0, -2)[:, part.rows]
-                effect = -weight * (slope[:, target] * moved[:, source]).sum(0).float().cpu()
+                effect = -weight * (slope[:, target.to(grad.device)] * moved[:, source.to(grad.device)]).sum(0).float().cpu()
             effects.update({(name, int(s), int(t)): float(e) for s, t, e in zip(source, target, effect)})
         return effects
 
@@ -287,7 +304,7 @@ class _Maker:
         self.model, self.tokenizer = identify(search.model), tokenizer_sha256(tokenizer)
         self.extra: dict[str, Any] = {"history": [list(step) for step in history]}
         with torch.no_grad():
-            self.full = Score.of(answer_logits(search.model, search.pairs))
+            self.full = Score.of(answer_logits(search.model, search.pairs).cpu())
 
     def __call__(self, nodes: Nodes, edges: dict[str, Edges] | None) -> Circuit:
         search, config = self.search, self.search.config

@@ -15,7 +15,8 @@ Rows = list[tuple[str, ...]]
 
 # What counts as what, in one place.
 ACCURATE = 0.9  # accuracy on prompts, and share of same answers, that count as doing the task and as agreeing
-CRIPPLED = 0.5  # nats of task loss without the circuit, of a chance of 0.693
+CRIPPLED = 0.5  # nats of task loss without the circuit, of a chance of 0.693 ...
+RISES = 0.35  # ... which must be as many more than the model's own, half of chance
 SPECIFIC = 2.0  # times the rise in loss that as many random nodes of the same sites cause on average; in narrow models those matter too
 STABLE = 0.5  # mean Jaccard of edges over seeds
 
@@ -156,7 +157,8 @@ def _agrees(found: dict[str, Any]) -> bool:
 
 
 def _crippled(found: dict[str, Any]) -> bool:
-    return found["necessity"]["without_circuit"] >= CRIPPLED
+    n = found["necessity"]
+    return n["without_circuit"] >= CRIPPLED and n["without_circuit"] - n["model"] >= RISES
 
 
 def _specific(found: dict[str, Any]) -> bool:
@@ -216,8 +218,10 @@ def _controls_said(found: dict[str, Any]) -> list[str]:
         ratio = controls["nonsense"]["edges"] / max(1, found["size"]["edges"])
         said.append(
             f"The same search also reached the target loss for the nonsense twin ({ratio:.1f} times the edges, KL {controls['nonsense']['kl']:.2f}), so "
-            f"loss says nothing here; agreement with the model does."
+            f"low loss is no evidence here."
         )
+    if "constant" in controls and controls["constant"]["reached"] and controls["constant"]["same_answer"] >= ACCURATE:
+        said.append("A circuit that always gives the same answer agrees with the model as well.")
     if "shuffled" in controls:
         word = "also reached it: size and loss say little" if "shuffled" in reached else "did not reach it"
         said.append(f"On the model with shuffled weights the search {word}.")

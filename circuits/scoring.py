@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .sites import require_csp
+from .sites import evaluating, require_csp
 from .tasks import CannotExpress, Pairs, Task, load_task, tasks
 
 CHANCE = math.log(2)
@@ -19,7 +19,7 @@ GATE_ACCURACY = 0.95
 
 def answer_logits(model: Any, pairs: Pairs, batch: int = 64) -> torch.Tensor:
     """Logits of (right answer, other answer) at the last position of each prompt, [2 * pairs, 2]."""
-    device = require_csp(model).lm_head.weight.device if hasattr(model.lm_head.weight, "device") else model.device
+    device = require_csp(model).device
     found = []
     for part in pairs.batches(batch):
         part = part.to(device)
@@ -55,9 +55,10 @@ class Score:
         return asdict(self)
 
 
-@torch.no_grad()
 def score(model: Any, pairs: Pairs, batch: int = 64) -> Score:
-    return Score.of(answer_logits(model, pairs, batch))
+    """Loss and accuracy of a model, or of the circuit that is applied to it, in eval mode."""
+    with evaluating(model), torch.no_grad():
+        return Score.of(answer_logits(model, pairs, batch))
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ class Gate:
 
 
 def gate(model: Any, task: Task, target_loss: float = 0.15, pairs: int = 64, seed: int = 0) -> Gate:
-    """Whether a model does a task well enough to prune for: accuracy of at least 0.95 and a loss below the target, on validation pairs."""
+    """Whether a model does a task well enough to prune for: accuracy of at least 0.95 and a loss below the target, on validation pairs
+    (fewer than `pairs` if the task has no more)."""
     try:
-        found = score(model, task.pairs(pairs, "validation", seed=seed))
+        found = score(model, task.pairs(pairs, "validation", seed=seed, fewer=True))
     except CannotExpress as error:
         return Gate(task.name, None, str(error))
     reason = ""

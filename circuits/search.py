@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .circuit import Circuit
+from .identity import weights_sha256
 from .masks import PruneConfig
 from .means import Means
 from .prune import prune
@@ -41,25 +42,32 @@ def search(
     `config` itself. `out` always has the best circuit so far.
 
     Raises:
-        ModuleNotFoundError: without Optuna (the extra `search`).
-        ValueError: for less than one trial, or a folder whose study is of another task, target or model.
+        OSError: without Optuna (the extra `search`).
+        ValueError: for less than one trial, or a folder whose study is of another task, model, corpus or setting that is not searched.
     """
     try:
         import optuna
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("Searching needs Optuna: pip install 'sparse-circuits[search]'.") from None
+        raise OSError("Searching needs Optuna: pip install 'sparse-circuits[search]'.") from None
     if trials < 1:
         raise ValueError(f"{trials} trials were asked for; ask for at least 1.")
     config, out = config or PruneConfig(), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=f"sqlite:///{out / STUDY}",
-        study_name="prune",
-        load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=config.seed),
-    )
-    _refuse_other_study(study, {"task": task.name + task.twin, "target": config.target_loss, "corpus": means.corpus}, out)
+    try:
+        study = optuna.create_study(
+            storage=f"sqlite:///{out / STUDY}",
+            study_name="prune",
+            load_if_exists=True,
+            sampler=optuna.samplers.TPESampler(seed=config.seed),
+        )
+    except Exception as error:  # those of the database
+        raise ValueError(
+            f"{out / STUDY} cannot be read ({str(error).splitlines()[0][:120]}); remove it, or choose another folder."
+        ) from None
+    fixed = {name: value for name, value in config.to_dict().items() if name not in RANGES}
+    identity = {"task": task.name + task.twin, "model": weights_sha256(model), "corpus": means.corpus, **fixed}
+    _refuse_other_study(study, identity, out)
     if not study.trials:
         study.enqueue_trial({name: getattr(config, name) for name in RANGES})
 

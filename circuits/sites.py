@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,13 +67,34 @@ class EdgeMap:
 
     def entries(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Weights of edges from nodes `source` to nodes `target`, one for each pair."""
-        return self.weight()[target, source]
+        weight = self.weight()
+        return weight[target.to(weight.device), source.to(weight.device)]
 
     def edges(self, sources: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(source nodes, target nodes) of all nonzeros from `sources` to `targets`, by target, then source."""
         sources, targets = sources.sort().values, targets.sort().values
-        at = self.weight()[targets][:, sources].nonzero()
+        weight = self.weight()
+        at = weight[targets.to(weight.device)][:, sources.to(weight.device)].nonzero().cpu()
         return sources[at[:, 1]], targets[at[:, 0]]
+
+
+def edge_names(source: str) -> list[str]:
+    """Names of the maps out of a site."""
+    layer, _, site = source.partition(".")
+    return [f"{layer}.{s}->{layer}.{t}" for s, t, _, _ in _KINDS if s == site]
+
+
+_ORDER = ("attn.act_in", "attn.q", "attn.k", "attn.v", "attn.resid_delta", "mlp.act_in", "mlp.post_act", "mlp.resid_delta")
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Node sites in forward order."""
+    return sorted(
+        names,
+        key=lambda name: (
+            (1 << 30, 0) if name == "final_resid" else (int(name.partition(".")[0]), _ORDER.index(name.partition(".")[2]))
+        ),
+    )
 
 
 def edge_maps(model: Any) -> dict[str, EdgeMap]:
@@ -95,3 +118,15 @@ def norms(model: Any) -> list[nn.Module]:
     return [norm for block in model.transformer.h for norm in (block.attn_norm, block.mlp_norm)] + [
         model.transformer.final_norm
     ]
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """While the block runs the model is in eval mode, and gradients may be taken whatever the caller has switched off."""
+    before = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        model.train(before)

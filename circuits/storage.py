@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -19,13 +20,16 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 
 from .circuit import Circuit, Edges
+from .masks import PruneConfig
+from .sites import edge_names, ordered
+from .tasks import NAME
 
 JSON, TENSORS = "circuit.json", "circuit.safetensors"
+PREVIOUS = ".circuit.safetensors.previous"  # there only while a circuit is replaced
 FORMAT, VERSION = "sparse_circuits.circuit", 1
 LARGEST_JSON, LARGEST_TENSORS = 64 << 20, 4 << 30  # bytes; far above what a circuit of the largest models takes
 _LARGEST_WIDTH = 1 << 24
 _SITE = re.compile(r"\d{1,4}\.(attn\.(act_in|q|k|v|resid_delta)|mlp\.(act_in|post_act|resid_delta))|final_resid")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _KEYS = {
     "format": str, "version": int, "task": str, "model": dict, "tokenizer": str, "sites": dict, "edges": (dict, type(None)), "settings": dict,
     "calibration": dict, "metrics": dict, "labels": dict, "versions": dict, "tensors_sha256": str,
@@ -33,9 +37,8 @@ _KEYS = {
 
 
 def save(circuit: Circuit, folder: Path) -> Path:
-    """Writes the two files. They are put in place one after the other, tensors first under the name that the JSON will know: a kill in
-    between leaves a folder that is refused by its hash, never one that mixes two circuits in silence."""
-    if not _NAME.fullmatch(circuit.task):
+    """Writes the two files. A kill at any moment leaves the older circuit or the new one."""
+    if not NAME.fullmatch(circuit.task):
         raise ValueError(f"{circuit.task!r} cannot name a circuit; use letters, digits, '_', '-' and '.'.")
     tensors = {f"mean::{name}": mean.float().contiguous() for name, mean in circuit.means.items()}
     tensors |= {f"score::{name}": score.float().contiguous() for name, score in circuit.scores.items()}
@@ -70,8 +73,13 @@ def _replace_folder(folder: Path, files: dict[str, bytes]) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+        # JSON decides: until it is replaced, the older tensors stay at hand under another name.
+        if (folder / TENSORS).is_file():
+            shutil.copyfile(folder / TENSORS, scratch / PREVIOUS)
+            os.replace(scratch / PREVIOUS, folder / PREVIOUS)
         for name in files:
             os.replace(scratch / name, folder / name)
+        (folder / PREVIOUS).unlink(missing_ok=True)
     except OSError as error:
         raise OSError(
             f"The circuit could not be written to {folder} ({error.strerror or error}); free some disk space, or choose another folder."
@@ -101,9 +109,18 @@ def load(folder: Path) -> Circuit:
             f"{folder / JSON} is no circuit ({str(error)[:100] or type(error).__name__}); it may be truncated."
         ) from None
     try:
-        return _parse(document, read[TENSORS])
+        return _parse(document, _belonging(document, read[TENSORS], folder / PREVIOUS))
     except ValueError as error:
         raise ValueError(f"{folder} holds no valid circuit: {error}") from None
+
+
+def _belonging(document: Any, data: bytes, previous: Path) -> bytes:
+    """The tensors that the JSON belongs to: after a kill between two moves they lie under the other name."""
+    wanted = document.get("tensors_sha256") if isinstance(document, dict) else None
+    if hashlib.sha256(data).hexdigest() != wanted and previous.is_file() and previous.stat().st_size <= LARGEST_TENSORS:
+        older = previous.read_bytes()
+        return older if hashlib.sha256(older).hexdigest() == wanted else data
+    return data
 
 
 def _refuse_constant(name: str) -> None:
@@ -118,7 +135,7 @@ def _parse(document: Any, data: bytes) -> Circuit:
     for key, kind in _KEYS.items():
         if not isinstance(document.get(key), kind) or isinstance(document.get(key), bool):  # type: ignore[arg-type]
             raise ValueError(f"{key} in {JSON} is missing or of the wrong type.")
-    if not _NAME.fullmatch(document["task"]):
+    if not NAME.fullmatch(document["task"]):
         raise ValueError("its task is no name.")
     if hashlib.sha256(data).hexdigest() != document["tensors_sha256"]:
         raise ValueError(f"{TENSORS} is not the one that {JSON} belongs to (sha256 differs); copy both files again.")
@@ -136,22 +153,18 @@ def _parse(document: Any, data: bytes) -> Circuit:
         if not all(isinstance(value, str) for value in document[key].values()):
             raise ValueError(f"{key} must be text.")
     _check_labels(document["labels"], widths)
-    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in document["calibration"].values()):
-        raise ValueError("calibration must be numbers.")
+    _check_calibration(document["calibration"])
+    _check_settings(document["settings"], document["metrics"])
     if (
         not all(isinstance(value, (str, type(None))) for value in document["model"].values())
         or "weights" not in document["model"]
     ):
         raise ValueError("model must have text, and the sha256 of its weights.")
     keys = ("task", "model", "tokenizer", "settings", "calibration", "metrics", "labels", "versions")
-    return Circuit(
-        nodes=nodes,
-        edges=edges,
-        means=means,
-        widths=widths,
-        scores=_vectors("score", tensors, widths),
-        **{k: document[k] for k in keys},
-    )
+    scores = _vectors("score", tensors, widths)
+    if scores and set(scores) != set(widths):
+        raise ValueError("there are scores of some sites only.")
+    return Circuit(nodes=nodes, edges=edges, means=means, widths=widths, scores=scores, **{k: document[k] for k in keys})
 
 
 def _sites(found: dict[str, Any]) -> tuple[dict[str, int], dict[str, torch.Tensor]]:
@@ -173,7 +186,8 @@ def _sites(found: dict[str, Any]) -> tuple[dict[str, int], dict[str, torch.Tenso
             nodes[name] = torch.tensor(indices)
     if "final_resid" not in widths:
         raise ValueError("it has no final_resid among its sites.")
-    return widths, nodes  # type: ignore[return-value]
+    order = ordered(widths)
+    return {name: widths[name] for name in order}, {name: nodes[name] for name in order if name in nodes}  # type: ignore[misc]
 
 
 def _edges(found: dict[str, Any], nodes: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> dict[str, Edges]:
@@ -181,8 +195,10 @@ def _edges(found: dict[str, Any], nodes: dict[str, torch.Tensor], tensors: dict[
     for name, count in found.items():
         source_site, _, target_site = name.partition("->")
         parts = [tensors.get(f"{kind}::{name}") for kind in ("source", "target", "weight")]
-        if source_site not in nodes or target_site not in nodes or not _is_int(count):
-            raise ValueError(f"its edges {name!r:.80} connect sites without nodes.")
+        if source_site not in nodes or target_site not in nodes or name not in edge_names(source_site):
+            raise ValueError(f"its edges {name!r:.80} connect no two sites with nodes.")
+        if not _is_int(count) or count < 1:
+            raise ValueError(f"its edges {name} are {count!r:.40}; sites without edges are left out.")
         for part, dtype in zip(parts, (torch.int32, torch.int32, torch.float32)):
             if part is None or part.dtype != dtype or part.shape != (count,):
                 raise ValueError(f"the edges {name} have no {count} entries of {dtype}.")
@@ -208,6 +224,30 @@ def _vectors(kind: str, tensors: dict[str, torch.Tensor], widths: dict[str, int]
             raise ValueError(f"{name} is not {wanted} finite numbers of float32.")
         found[site] = tensor
     return found
+
+
+def _check_calibration(found: dict[str, Any]) -> None:
+    if found and set(found) != {"scale", "shift"}:
+        raise ValueError("calibration must be empty, or scale and shift.")
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in found.values()):
+        raise ValueError("calibration must be numbers.")
+
+
+def _check_settings(settings: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """What is used again must be usable."""
+    fields = {field.name: type(field.default) for field in dataclasses.fields(PruneConfig)}
+    for name, kind in fields.items():
+        value = settings.get(name, kind())
+        wanted = (int, float) if kind is float else kind
+        if not isinstance(value, wanted) or isinstance(value, bool) != (kind is bool):  # type: ignore[arg-type]
+            raise ValueError(f"settings has {name} {value!r:.40}, which is no {kind.__name__}.")
+    PruneConfig(**{name: settings[name] for name in fields if name in settings})
+    if not isinstance(settings.get("means", {}), dict) or not _is_int(settings.get("means", {}).get("tokens", 0)):
+        raise ValueError("settings has no usable means.")
+    if not isinstance(metrics.get("circuit", {}), dict) or not isinstance(
+        metrics.get("circuit", {}).get("loss", 0.0), (int, float)
+    ):
+        raise ValueError("metrics has no usable circuit.")
 
 
 def _check_labels(labels: dict[str, str], widths: dict[str, int]) -> None:
@@ -246,7 +286,9 @@ def find(source: str | Path, subfolder: str | None, revision: str | None, hub: d
     try:
         root = snapshot_download(str(source), revision=revision, allow_patterns=[prefix + JSON, prefix + TENSORS], **hub)
     except Exception as error:  # the client has dozens of kinds
-        raise FileNotFoundError(f"{source} could not be read from the Hub ({str(error).strip().splitlines()[0]}).") from None
+        raise FileNotFoundError(
+            f"{source} could not be read from the Hub ({next(iter(str(error).strip().splitlines()), type(error).__name__)})."
+        ) from None
     folder = Path(root) / subfolder if subfolder else Path(root)
     if not (folder / JSON).is_file():
         raise FileNotFoundError(f"{source} has no {prefix}{JSON} at this revision; name a task that it has a circuit for.")

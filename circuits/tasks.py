@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -16,6 +18,7 @@ import torch
 from .python_tasks import GENERATORS, SPLITS, Example, Generator, Values
 
 FAMILIES = ("main", "reworded", "in_function", "after_code")  # all but the first are kept out of pruning
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # circuits are named by their tasks, folders by circuits
 _TRIES = 1000  # in a row without a new pair
 
 
@@ -49,6 +52,15 @@ class Pairs:
         """Pairs start to stop."""
         rows = slice(2 * start, 2 * stop)
         return Pairs(self.input_ids[rows], self.attention_mask[rows], self.answers[rows], self.texts[rows])
+
+    def without(self, others: Iterable[str]) -> Pairs:
+        """Those pairs of which neither prompt is among `others`."""
+        known = set(others)
+        keep = [j for j in range(len(self)) if not known & set(self.texts[2 * j : 2 * j + 2])]
+        rows = [row for j in keep for row in (2 * j, 2 * j + 1)]
+        return Pairs(
+            self.input_ids[rows], self.attention_mask[rows], self.answers[rows], tuple(self.texts[row] for row in rows)
+        )
 
     def batches(self, size: int) -> Iterator[Pairs]:
         for start in range(0, len(self), size):
@@ -190,8 +202,16 @@ def load_task(name: str | Path, tokenizer: Any) -> Task:
     return Task(str(name), tokenizer, GENERATORS[str(name)])
 
 
-def make_task(name: str, generator: Callable[[Values, int], tuple[Example, Example]], tokenizer: Any) -> Task:
+def make_task(
+    name: str,
+    generator: Callable[[Values, int], tuple[Example, Example]],
+    tokenizer: Any,
+    families: tuple[str, ...] = FAMILIES[:1],
+) -> Task:
     """A task of your own: a function (values, wording) -> ((prompt, continuation), (prompt, continuation)).
+
+    Splits share no value only as far as the function takes its values from `values`. Paraphrase families are for functions that heed `wording`
+    ("reworded"), and for Python ("in_function", "after_code").
 
     Example:
         ```python
@@ -201,7 +221,16 @@ def make_task(name: str, generator: Callable[[Values, int], tuple[Example, Examp
         task = make_task("greater", greater, tokenizer)
         ```
     """
-    return Task(name, tokenizer, generator)
+    for family in families:
+        if family not in FAMILIES:
+            raise ValueError(f"{family!r} is no family; they are {', '.join(FAMILIES)}.")
+    return Task(_named(name), tokenizer, generator, families=families)
+
+
+def _named(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot name a task; use letters, digits, '_', '-' and '.'.")
+    return name
 
 
 COLUMNS = ("prompt_a", "answer_a", "prompt_b", "answer_b")
@@ -209,11 +238,13 @@ COLUMNS = ("prompt_a", "answer_a", "prompt_b", "answer_b")
 
 def _from_file(path: Path, tokenizer: Any) -> Task:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; give a .csv or .jsonl file with {', '.join(COLUMNS)}.") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8; save it as such.") from None
     rows = []
-    lines = list(csv.DictReader(text.splitlines())) if path.suffix == ".csv" else list(_json_lines(path, text))
+    lines = _csv_rows(path, text) if path.suffix == ".csv" else list(_json_lines(path, text))
     for i, row in enumerate(lines, 1):
         lost = [column for column in COLUMNS if not isinstance(row.get(column), str) or not row[column]]
         if lost:
@@ -231,7 +262,14 @@ def _from_file(path: Path, tokenizer: Any) -> Task:
         a, answer_a, b, answer_b = values.random.choice(pool)
         return (a, answer_a), (b, answer_b)
 
-    return Task(path.stem, tokenizer, generator, families=FAMILIES[:1])
+    return Task(_named(path.stem), tokenizer, generator, families=FAMILIES[:1])
+
+
+def _csv_rows(path: Path, text: str) -> list[dict[str, Any]]:
+    try:
+        return list(csv.DictReader(io.StringIO(text, newline="")))  # cells may hold line breaks
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV ({error}); write one row per pair with {', '.join(COLUMNS)}.") from None
 
 
 def _stable(row: tuple[str, ...]) -> int:
@@ -239,7 +277,7 @@ def _stable(row: tuple[str, ...]) -> int:
 
 
 def _json_lines(path: Path, text: str) -> Iterator[dict[str, Any]]:
-    for i, line in enumerate(text.splitlines(), 1):
+    for i, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 row = json.loads(line)

@@ -20,12 +20,12 @@ from .ablation import ablated, holding
 from .calibration import apply_calibration
 from .circuit import Circuit, edges_in, removed_edges
 from .identity import refuse_other_model, tokenizer_sha256
-from .masks import PruneConfig, as_nodes, opened, ranked
+from .masks import PruneConfig, as_nodes, opened, pool_size, ranked
 from .means import Means, mean_activations, sample_activations, watching
 from .prune import prune
 from .report import Report
 from .scoring import Score, answer_logits, losses, task_loss
-from .sites import norms, require_csp
+from .sites import evaluating, norms, require_csp
 from .tasks import Pairs, Task
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of nodes, as in MIB
@@ -58,16 +58,23 @@ def verify(
         ValueError: if model, tokenizer or task are not the circuit's.
     """
     refuse_other_model(circuit, require_csp(model))
+    if seeds < 1 or pairs < 2:
+        raise ValueError(f"seeds={seeds} and pairs={pairs} cannot work; give at least 1 and 2.")
     if tokenizer_sha256(tokenizer) != circuit.tokenizer:
         raise ValueError(f"The circuit for {circuit.task} was found with another tokenizer than this; use the model's own.")
     wanted = task.name + (f"_{task.twin}" if task.twin else "")
     if wanted != circuit.task:
         raise ValueError(f"The circuit is for {circuit.task}, the task is {wanted}; verify it on its own task.")
-    look = _Look(circuit, model.eval(), task, pairs, seed)
+    with evaluating(model):
+        return _verify(circuit, model, tokenizer, task, blocks, pairs, controls, seeds, seed)
+
+
+def _verify(circuit, model, tokenizer, task, blocks, pairs, controls, seeds, seed) -> Report:  # type: ignore[no-untyped-def]
+    look = _Look(circuit, model, task, pairs, seed)
     found: dict[str, Any] = {
         "task": circuit.task, "model": circuit.model, "size": look.size(), "target_loss": look.target,
         "scores": look.scores(), "agreement": look.agreement(), "necessity": look.necessity(), "ablations": look.ablations(blocks),
-        "interchange": look.interchange(), "faithfulness": look.faithfulness(), "left_out": [],
+        "interchange": look.interchange(), "faithfulness": look.faithfulness(), "left_out": list(look.left_out),
     }  # fmt: skip
     if controls:
         found["controls"] = _controls(look, tokenizer, blocks, found["left_out"])
@@ -94,23 +101,43 @@ class _Look:
         self.method = str(circuit.settings.get("method", "learned"))
         self.means = Means(circuit.means, {}, {}, int(circuit.settings.get("means", {}).get("tokens", 0)), "")
         self.removed = None if circuit.edges is None else removed_edges(model, circuit.nodes, circuit.edges)
-        self.sets: dict[str, Pairs] = {
-            "validation": task.pairs(pairs, "validation", seed=self.config.seed).to(model.device),
-            "test": task.pairs(pairs, "test", seed=seed).to(model.device),
-        }
-        for family in task.families[1:]:
-            self.sets[family] = task.pairs(pairs, "test", family, seed=seed).to(model.device)
+        self.left_out: list[str] = []
+        seen = self._seen_in_pruning()
+        self.sets: dict[str, Pairs] = {"validation": task.pairs(pairs, "validation", seed=self.config.seed, fewer=True)}
+        for family in task.families:
+            name = "test" if family == task.families[0] else family
+            drawn = task.pairs(pairs, "test", family, seed=seed, fewer=True)
+            fresh = drawn.without(seen)
+            if len(fresh) < 2:
+                raise ValueError(
+                    f"{task.name} has {len(fresh)} pairs in {name} that pruning did not see; its splits must not share prompts."
+                )
+            if len(fresh) < pairs:
+                self.left_out.append(f"{pairs - len(fresh)} of {pairs} pairs in {name}: seen in pruning, or there are no more")
+            self.sets[name] = fresh
+            seen = seen | set(fresh.texts)
+        self.sets = {name: each.to(model.device) for name, each in self.sets.items()}
+
+    def _seen_in_pruning(self) -> set[str]:
+        """All prompts that masks were trained on or decisions taken on."""
+        train = self.task.pairs(pool_size(self.config), "train", seed=self.config.seed, fewer=True)
+        validation = self.task.pairs(self.config.eval_pairs, "validation", seed=self.config.seed, fewer=True)
+        return {*train.texts, *validation.texts}
 
     @torch.no_grad()
     def full(self, pairs: Pairs) -> torch.Tensor:
-        return answer_logits(self.model, pairs)
+        return answer_logits(self.model, pairs).cpu()
 
     @torch.no_grad()
-    def masked(self, pairs: Pairs, *, freeze: bool | None = None, changes: Mapping[str, Any] | None = None) -> torch.Tensor:
+    def masked(
+        self, pairs: Pairs, *, freeze: bool | None = None, fills: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Logits of the circuit; with `fills`, everything outside, removed edges too, is held at them instead of the means."""
         freeze = self.config.freeze_norms if freeze is None else freeze
-        changes = opened(self.circuit.nodes, self.circuit.fills) if changes is None else changes
-        with ablated(self.model, changes, removed=self.removed, means=self.circuit.means, freeze_norms=freeze):
-            return answer_logits(self.model, pairs)
+        fills = self.circuit.means if fills is None else fills
+        nodes_at = {name: fills[name] for name in self.circuit.widths}
+        with ablated(self.model, opened(self.circuit.nodes, nodes_at), removed=self.removed, means=fills, freeze_norms=freeze):
+            return answer_logits(self.model, pairs).cpu()
 
     def size(self) -> dict[str, Any]:
         edges = edges_in(self.model, self.circuit.nodes) if self.circuit.edges is None else self.circuit.edges
@@ -146,8 +173,8 @@ class _Look:
 
     @torch.no_grad()
     def _nothing(self, pairs: Pairs) -> torch.Tensor:
-        with ablated(self.model, opened({}, self.circuit.fills)):
-            return answer_logits(self.model, pairs).double()
+        with ablated(self.model, opened({}, self.circuit.fills), freeze_norms=self.config.freeze_norms):
+            return answer_logits(self.model, pairs).cpu().double()
 
     def necessity(self) -> dict[str, float]:
         """Loss of the model without the circuit (not clipped: it may exceed chance), and without as many random nodes of the same sites."""
@@ -174,37 +201,34 @@ class _Look:
         for name, indices in nodes.items():
             open_ = torch.ones(self.circuit.widths[name], dtype=torch.bool).index_fill(0, indices, False)
             changes[name] = holding(open_, self.circuit.means[name])
-        with ablated(self.model, changes):
+        with ablated(self.model, changes, freeze_norms=self.config.freeze_norms):
             return float(losses(answer_logits(self.model, pairs)).mean())
 
     def ablations(self, blocks: torch.Tensor | None) -> dict[str, float]:
         """Loss of the circuit on test prompts, the rest ablated in other ways than the one it was found under."""
-        pairs, zero = self.sets["test"], {name: torch.zeros(width) for name, width in self.circuit.widths.items()}
-        found = {
-            "as_found": float(losses(self.masked(pairs)).mean()), "frozen_norms": float(losses(self.masked(pairs, freeze=True)).mean()),
-            "zero": float(losses(self.masked(pairs, changes=opened(self.circuit.nodes, zero))).mean()),
-        }  # fmt: skip
+        pairs = self.sets["test"]
+
+        def loss(fills: Mapping[str, torch.Tensor] | None = None, freeze: bool | None = None) -> float:
+            return float(losses(self.masked(pairs, fills=fills, freeze=freeze)).mean())
+
+        zero = {name: torch.zeros_like(mean) for name, mean in self.circuit.means.items()}
+        found = {"as_found": loss(), "frozen_norms": loss(freeze=True), "zero": loss(zero)}
         if blocks is not None:
             samples = sample_activations(self.model, blocks, DRAWS, self.seed)
-            runs = []
-            for draw in range(DRAWS):
-                fills = {name: samples[name][draw] for name in self.circuit.widths}
-                runs.append(float(losses(self.masked(pairs, changes=opened(self.circuit.nodes, fills))).mean()))
+            runs = [loss({name: sample[draw] for name, sample in samples.items()}) for draw in range(DRAWS)]
             found |= {"resample": statistics.mean(runs), "resample_most": max(runs)}
-            ranges = mean_activations(self.model, blocks[:64])
-            found["worst_case"] = float(
-                losses(self.masked(pairs, changes=opened(self.circuit.nodes, self._worst(pairs, ranges)))).mean()
-            )
+            found["worst_case"] = loss(self._worst(pairs, mean_activations(self.model, blocks[:64])))
         return found
 
     def _worst(self, pairs: Pairs, ranges: Means) -> dict[str, torch.Tensor]:
-        """Every closed node at the end of its observed range that, to first order, raises the loss."""
-        fills = {name: self.circuit.means[name].clone().requires_grad_() for name in self.circuit.widths}
+        """Every closed node, and every removed edge's source, at the end of its observed range that, to first order, raises the loss."""
+        fills = {name: mean.clone().requires_grad_() for name, mean in self.circuit.means.items()}
+        changes = opened(self.circuit.nodes, {name: fills[name] for name in self.circuit.widths})
         with (
-            ablated(self.model, opened(self.circuit.nodes, fills), removed=self.removed, means=self.circuit.means),
+            ablated(self.model, changes, removed=self.removed, means=fills, freeze_norms=self.config.freeze_norms),
             torch.enable_grad(),
         ):
-            grads = torch.autograd.grad(task_loss(self.model, pairs), list(fills.values()), allow_unused=True)
+            grads = torch.autograd.grad(task_loss(self.model, pairs, batch=len(pairs)), list(fills.values()), allow_unused=True)
         return {
             name: self.circuit.means[name] if grad is None else torch.where(grad > 0, ranges.high[name], ranges.low[name])
             for name, grad in zip(fills, grads)
@@ -214,38 +238,37 @@ class _Look:
     def interchange(self) -> dict[str, Any]:
         """What the circuit's nodes do in the circuit against what they do in the full run, on test prompts.
 
-        fvu: fraction of variance unexplained, over all circuit nodes, and by site; loss with their values of the full run put in.
+        fvu: fraction of variance unexplained, over all circuit nodes, and by site; None where nothing varies. loss_by_site: of the circuit with
+        the nodes of that site at their values of the full run, the rest as the circuit makes it.
         """
         pairs = self.sets["test"]
-        real = pairs.attention_mask.bool()
+        real = pairs.attention_mask.bool().cpu()
+        freeze = self.config.freeze_norms
         with watching(self.model) as seen:
             self.model(input_ids=pairs.input_ids, attention_mask=pairs.attention_mask, use_cache=False)
             full = {name: seen[name].clone() for name in self.circuit.nodes}
+        changes = opened(self.circuit.nodes, self.circuit.fills)
         with (
-            ablated(self.model, opened(self.circuit.nodes, self.circuit.fills), removed=self.removed, means=self.circuit.means),
+            ablated(self.model, changes, removed=self.removed, means=self.circuit.means, freeze_norms=freeze),
             watching(self.model) as seen,
         ):
             self.model(input_ids=pairs.input_ids, attention_mask=pairs.attention_mask, use_cache=False)
             inside = {name: seen[name].clone() for name in self.circuit.nodes}
-        residual, variance = {}, {}
-        changes = opened(self.circuit.nodes, self.circuit.fills)
+        residual, variance, loss = {}, {}, {}
         for name, indices in self.circuit.nodes.items():
-            a, b = full[name][real][:, indices].double(), inside[name][real][:, indices].double()
+            a, b = (each[name].cpu()[real][:, indices].double() for each in (full, inside))
             residual[name], variance[name] = float((a - b).square().sum()), float((a - a.mean(0)).square().sum())
-            # the batch runs whole, so that values and prompts belong together
-            put = torch.where(
-                torch.isin(torch.arange(self.circuit.widths[name]), indices),
-                full[name],
-                self.circuit.means[name].to(full[name]),
-            )
-            changes[name] = lambda out, put=put: put
-        with ablated(self.model, changes):
-            swapped = answer_logits(self.model, pairs, batch=len(pairs))
+            kept = torch.zeros(self.circuit.widths[name], dtype=torch.bool).index_fill(0, indices, True).to(full[name].device)
+            put = torch.where(kept, full[name], self.circuit.means[name].to(full[name]))
+            swap = {**changes, name: lambda out, put=put: put}
+            with ablated(self.model, swap, removed=self.removed, means=self.circuit.means, freeze_norms=freeze):
+                loss[name] = float(losses(answer_logits(self.model, pairs, batch=len(pairs))).mean())
+        total = sum(variance.values())
         return {
-            "fvu": sum(residual.values()) / max(sum(variance.values()), 1e-12),
-            "fvu_by_site": {name: residual[name] / variance[name] for name in residual if variance[name] > 0},
-            "loss_with_values_of_the_full_run": float(losses(swapped).mean()),
-        }
+            "fvu": sum(residual.values()) / total if total > 1e-12 else None,
+            "fvu_by_site": {name: residual[name] / variance[name] for name in residual if variance[name] > 1e-12},
+            "loss_by_site": loss,
+        }  # fmt: skip
 
     def faithfulness(self) -> dict[str, Any] | None:
         """f(k) = (m(C_k) - m(empty)) / (m(full) - m(empty)) of the logit difference m, for the k best nodes by the ranking of pruning; CPR is

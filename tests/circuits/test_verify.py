@@ -11,7 +11,7 @@ from sparse_circuits.circuits.calibration import MAX_SCALE, apply_calibration, c
 from sparse_circuits.circuits.scoring import Score
 from sparse_circuits.circuits.verify import FRACTIONS, _Look, jaccard, kl, shuffled
 from tiny import tiny_model
-from toy import ToyTokenizer, toy_blocks, toy_model, toy_task
+from toy import NODES, ToyTokenizer, toy_blocks, toy_model, toy_task
 
 CONFIG = PruneConfig(steps=150, pairs=8, eval_pairs=32)
 
@@ -52,7 +52,8 @@ def test_the_known_circuit_is_supported(report):
     assert found["stability"]["jaccard_edges"] == 1.0
     assert set(found["stability"]["edge_frequency"].values()) == {1.0}
     assert found["interchange"]["fvu"] < 0.1
-    assert found["interchange"]["loss_with_values_of_the_full_run"] < 0.15
+    assert set(found["interchange"]["loss_by_site"]) == set(NODES)
+    assert max(found["interchange"]["loss_by_site"].values()) < 0.15
     assert found["left_out"] == []
 
 
@@ -83,7 +84,7 @@ def test_a_circuit_that_opposes_the_model_is_not_supported_however_low_its_loss(
     assert not judged.supported
     assert "does not agree with the unpruned model" in judged.verdict[0]
     found["controls"]["nonsense"] |= {"reached": True, "kl": 3.0}
-    assert any("loss says nothing here" in text for text in Report.judged(found).verdict)
+    assert any("low loss is no evidence here" in text for text in Report.judged(found).verdict)
 
 
 def test_two_copies_are_not_necessary(task):
