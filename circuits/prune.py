@@ -66,6 +66,8 @@ def prune(
         raise ValueError(f"method is {method!r}; it must be 'learned' or 'attribution'.")
     if not NAME.fullmatch(task.name):
         raise ValueError(f"{task.name!r} cannot name a circuit; use letters, digits, '_', '-' and '.'.")
+    if tokenizer_sha256(tokenizer) != tokenizer_sha256(task.tokenizer):
+        raise ValueError(f"{task.name} was made with another tokenizer than the one given; make it with the model's own.")
     gated = gate(require_csp(model), task, config.target_loss, config.eval_pairs)
     if not gated.passes and not force:
         raise CannotDo(
@@ -86,7 +88,10 @@ def _prune(
         scores = {name: tau.detach().float().cpu() for name, tau in masks.tau.items()}
     else:
         scores = attribution(
-            model, search.fills, task.pairs(config.eval_pairs, "train", seed=config.seed).to(model.device), config.freeze_norms
+            model,
+            search.fills,
+            task.pairs(config.eval_pairs, "train", seed=config.seed, fewer=True).to(model.device),
+            config.freeze_norms,
         )
     make = _Maker(search, tokenizer, scores, method, history)
     nodes, curve = search.discretise(ranked(scores), sum(int((s > 0).sum()) for s in scores.values()))

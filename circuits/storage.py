@@ -235,7 +235,7 @@ def _check_calibration(found: dict[str, Any]) -> None:
 
 def _check_settings(settings: dict[str, Any], metrics: dict[str, Any]) -> None:
     """What is used again must be usable."""
-    fields = {field.name: type(field.default) for field in dataclasses.fields(PruneConfig)}
+    fields: dict[str, Any] = {field.name: type(field.default) for field in dataclasses.fields(PruneConfig)}
     for name, kind in fields.items():
         value = settings.get(name, kind())
         wanted = (int, float) if kind is float else kind

@@ -66,13 +66,12 @@ def verify(
     if wanted != circuit.task:
         raise ValueError(f"The circuit is for {circuit.task}, the task is {wanted}; verify it on its own task.")
     with evaluating(model):
-        return _verify(circuit, model, tokenizer, task, blocks, pairs, controls, seeds, seed)
+        return _judged(_Look(circuit, model, task, pairs, seed), tokenizer, blocks, controls, seeds)
 
 
-def _verify(circuit, model, tokenizer, task, blocks, pairs, controls, seeds, seed) -> Report:  # type: ignore[no-untyped-def]
-    look = _Look(circuit, model, task, pairs, seed)
+def _judged(look: _Look, tokenizer: Any, blocks: torch.Tensor | None, controls: bool, seeds: int) -> Report:
     found: dict[str, Any] = {
-        "task": circuit.task, "model": circuit.model, "size": look.size(), "target_loss": look.target,
+        "task": look.circuit.task, "model": look.circuit.model, "size": look.size(), "target_loss": look.target,
         "scores": look.scores(), "agreement": look.agreement(), "necessity": look.necessity(), "ablations": look.ablations(blocks),
         "interchange": look.interchange(), "faithfulness": look.faithfulness(), "left_out": list(look.left_out),
     }  # fmt: skip

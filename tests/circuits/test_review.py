@@ -53,13 +53,11 @@ def test_csv_cells_keep_their_line_breaks(tmp_path):
 
 def test_small_files_are_enough_for_the_gate_and_pruning():
     def few(values, wording):
-        return (f"(' {values.split[0]} w{values.random.randrange(10)}".replace(values.split[0], "w1 w2 w3"), " ')"), (
-            '(" w1 w2 w3 w4',
-            ' ")',
-        )
+        return (f"(' w1 w2 w{values.random.randrange(10)}", " ')"), ('(" w1 w2 w3 w4', ' ")')
 
-    found = gate(toy_model(), make_task("few", few, ToyTokenizer()))
-    assert found.score.count == 2 * 10
+    model, task = toy_model(), make_task("few", few, ToyTokenizer())
+    assert gate(model, task).score.count == 2 * 10
+    assert prune(model, ToyTokenizer(), task, mean_activations(model, toy_blocks()), CONFIG, force=True).num_nodes > 0
 
 
 def test_a_search_of_another_model_is_refused(tmp_path):
@@ -201,6 +199,12 @@ def test_a_kill_between_the_two_moves_leaves_the_older_circuit(circuit, tmp_path
     changed.save_pretrained(tmp_path)
     assert Circuit.from_pretrained(tmp_path).labels == changed.labels
     assert sorted(path.name for path in tmp_path.iterdir()) == ["circuit.json", "circuit.safetensors"]
+
+
+def test_a_task_of_another_tokenizer_is_refused():
+    model, other = toy_model(), type("Other", (ToyTokenizer,), {"get_vocab": lambda self: {"a": 0}})()
+    with pytest.raises(ValueError, match="another tokenizer than the one given"):
+        prune(model, other, toy_task(), mean_activations(model, toy_blocks()), CONFIG)
 
 
 def test_small_things():
