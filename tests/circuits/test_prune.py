@@ -14,7 +14,7 @@ from sparse_circuits.circuits.masks import Masks, as_nodes, ranked, train_masks
 from sparse_circuits.circuits.prune import _Search, chosen
 from sparse_circuits.circuits.shrink import shrink, smallest_prefix
 from tiny import tiny_model
-from toy import EDGES, NODES, ToyTokenizer, toy_blocks, toy_model, toy_task
+from toy import EDGES, NODES, WORDS, ToyTokenizer, toy_blocks, toy_model, toy_task
 
 QUICK = {"steps": 150, "pairs": 8, "eval_pairs": 32}
 
@@ -220,7 +220,8 @@ def test_a_task_that_the_bigram_table_does_has_an_empty_circuit():
 
     def last_word(values, wording):
         """The last word says it."""
-        words = " ".join(values.random.choices(["w2", "w3", "w4"], k=5))
+        pool = {"train": WORDS[2:5], "validation": WORDS[5:8], "test": WORDS[8:]}[values.split]
+        words = " ".join(values.random.choices(pool, k=5))
         return (f"{words} w0", " ')"), (f"{words} w1", ' ")')
 
     task = make_task("bigram", last_word, ToyTokenizer())
