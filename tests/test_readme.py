@@ -24,7 +24,7 @@ def test_the_readme_shows_the_path_in_order():
 
 def test_python_blocks_run_one_after_the_other(tmp_path):
     code = "\n".join(PYTHON).replace("runs/", f"{tmp_path}/")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "for i in range(" in done.stdout
     assert re.search(r"torch.Size\(\[1, \d+, 384\]\)", done.stdout)
@@ -45,7 +45,7 @@ def run(line, folder):
     words = [word.replace("runs/", f"{folder}/") for word in shlex.split(line, comments=True)]
     program = [] if words[0].endswith("python") else ["-m", "sparse_circuits.cli"]
     command = [sys.executable, *program, *words[1:]]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
