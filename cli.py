@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .cli_circuits import prune_task, require_model, show_node, show_tasks, verify_circuit
+from .cli_circuits import (
+    Corpus,
+    Tokens,
+    export_circuit,
+    given_text,
+    import_circuit,
+    prune_task,
+    require_model,
+    show_node,
+    show_tasks,
+    verify_circuit,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 tokenize_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train a tokenizer, or see how text is split.")
@@ -37,10 +47,6 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable[..., Any]], Cal
         return function
 
     return register
-
-
-def given_text(text: str) -> str:
-    return sys.stdin.read() if text == "-" else text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 @command(app, "generate")
@@ -143,16 +149,27 @@ def tokenize_show(
 
 @command(app, "convert")
 def convert(
-    source: Annotated[str, typer.Argument(help="Folder or URL with beeg_config.json and final_model.pt.")],
+    source: Annotated[str, typer.Argument(help="Folder or URL with beeg_config.json and final_model.pt; or a viz_data.pt.")],
     dest: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
     tokenizer: Annotated[Path | None, typer.Option(help="Folder with vocab.bpe and encoder.json, or tokenizer.json.")] = None,
+    model: Annotated[str | None, typer.Option(help="For a circuit: the converted model that it belongs to.")] = None,
+    task: Annotated[str | None, typer.Option(help="For a circuit: its name.")] = None,
+    corpus: Corpus = None,
+    tokens: Tokens = 50_000,
 ) -> None:
-    """Turn a checkpoint of OpenAI's circuit_sparsity release into a Hub folder.
+    """Turn a checkpoint of OpenAI's circuit_sparsity release into a Hub folder, or a circuit of it into a circuit folder.
 
     Example: csp convert downloads/csp_yolo2 runs/csp_yolo2 --tokenizer downloads/tinypython_2k
+
+    Example: csp convert downloads/viz_data.pt runs/quotes --model runs/csp_yolo2 --task single_double_quote
     """
     from .convert import convert_openai_checkpoint
 
+    if source.endswith("viz_data.pt"):
+        if model is None or task is None:
+            raise ValueError("A circuit belongs to a model and a task; name them with --model (converted before) and --task.")
+        typer.echo(f"Wrote {import_circuit(source, dest, model, task, corpus, tokens)}")
+        return
     typer.echo(f"Wrote {convert_openai_checkpoint(source, dest, tokenizer=tokenizer)}")
 
 
@@ -205,6 +222,7 @@ command(app, "tasks")(show_tasks)
 command(app, "prune")(prune_task)
 command(app, "verify")(verify_circuit)
 command(app, "node")(show_node)
+command(app, "export")(export_circuit)
 
 
 if __name__ == "__main__":

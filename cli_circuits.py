@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,11 @@ Corpus = Annotated[
     ),
 ]
 Tokens = Annotated[int, typer.Option(help="Tokens of the corpus to average over.", min=1)]
+
+
+def given_text(text: str) -> str:
+    """Text of the command line; '-' reads standard input, escapes such as \\n are understood."""
+    return sys.stdin.read() if text == "-" else text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def require_model(model: str) -> None:
@@ -203,3 +209,50 @@ def show_node(
     loaded, tokenizer = load(model)
     found = read_node(loaded, tokenizer, node, corpus_blocks(model, corpus, tokenizer, tokens), contexts=contexts)
     typer.echo(json.dumps(found, indent=1) if as_json else describe(found))
+
+
+def export_circuit(
+    circuit: Annotated[Path, typer.Argument(help="Folder of the circuit.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    to: Annotated[str, typer.Option(help="graphml, mib, or neuronpedia.")] = "graphml",
+    model: Annotated[
+        str | None, typer.Option(help="Its model: for mib, neuronpedia, and circuits without edges of their own.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="For neuronpedia: the prompt that the graph is about.")] = None,
+    scan: Annotated[str | None, typer.Option(help="For neuronpedia: its id of the model.")] = None,
+) -> None:
+    """Write a circuit as a file of other tools.
+
+    Example: csp export runs/quotes --out quotes.graphml
+    """
+    from .circuits import Circuit
+    from .circuits.export import save_graphml, save_json, to_attribution_graph, to_mib
+
+    if to not in ("graphml", "mib", "neuronpedia"):
+        raise ValueError(f"{to!r} is no format; choose graphml, mib or neuronpedia.")
+    found = Circuit.from_pretrained(circuit)
+    if to == "graphml":
+        save_graphml(found, out, load(model)[0] if model is not None else None)
+    elif model is None:
+        raise ValueError(f"{to} describes the circuit within its model; name it with --model.")
+    elif to == "mib":
+        save_json(to_mib(found, load(model)[0]), out)
+    elif prompt is None or scan is None:
+        raise ValueError("A Neuronpedia graph is of one prompt and one of its models; give --prompt and --scan.")
+    else:
+        graph = to_attribution_graph(found, *load(model), given_text(prompt), scan=scan, slug=found.task.replace("_", "-"))
+        save_json(graph, out)
+    typer.echo(f"Wrote {out}")
+
+
+def import_circuit(source: str, dest: Path, model: str, task: str, corpus: str | None, tokens: int) -> Path:
+    """A circuit of OpenAI's release, with means over a corpus, as a folder of ours."""
+    from .circuits import mean_activations
+    from .convert import convert_openai_circuit
+    from .training.folder import fresh_folder
+
+    loaded, tokenizer = load(model)
+    with fresh_folder(dest) as folder:
+        means = mean_activations(loaded, corpus_blocks(model, corpus, tokenizer, tokens))
+        convert_openai_circuit(source, loaded, tokenizer, means, task=task).save_pretrained(folder)
+    return dest

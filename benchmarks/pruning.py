@@ -25,7 +25,7 @@ from sparse_circuits.configuration_csp import NODE_LOCATIONS
 from sparse_circuits.training.corpora import mix
 
 ROOT = Path(__file__).resolve().parent.parent
-SHAPES = [(256, 4, 1 / 32), (1024, 4, 1 / 256), (2048, 2, 1 / 1024)]  # width, layers, density
+SHAPES = [(256, 4, 1 / 32), (1024, 4, 1 / 256), (2048, 2, 1 / 512)]  # width, layers, density
 
 
 def random_model(width: int, layers: int, density: float) -> CSPForCausalLM:
@@ -56,13 +56,14 @@ def step_seconds(model: CSPForCausalLM, pairs: Pairs) -> float:
         return time.perf_counter() - started
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="how many of the shapes, from the smallest")
     parser.add_argument("--model", type=Path, default=ROOT)
     parser.add_argument("--task", default="single_double_quote")
-    given = parser.parse_args()
+    parser.add_argument("--steps", type=int, default=PruneConfig().steps, help="of mask training, for the circuit")
+    given = parser.parse_args(words)
     print(
         f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, {platform.machine()}, "
         f"{torch.get_num_threads()} threads; seed 0, {given.rounds} rounds in turns"
@@ -88,7 +89,7 @@ def main() -> None:
         model = model.to_sparse() if kind == "sparse" else model
         means = mean_activations(model, mix({"idioms:500": 1.0}, tokenizer, 128, 0).train)
         started = time.perf_counter()
-        circuit = prune(model, tokenizer, load_task(given.task, tokenizer), means, PruneConfig())
+        circuit = prune(model, tokenizer, load_task(given.task, tokenizer), means, PruneConfig(steps=given.steps))
         print(f"{given.model.resolve().name}, {kind} form: {circuit} after {time.perf_counter() - started:.1f} s")
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two workers whose idle threads spin take each other's cores: 2.5 times slower
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # two workers whose idle threads spin take each other's cores: 2.5 times slower
 if not Path("/dev/nvidiactl").exists():  # Triton reads it when it is imported, which torch may do
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

@@ -105,6 +105,25 @@ def test_a_circuit_is_pruned_and_verified_from_the_command_line(model_folder, tm
     model = CSPForCausalLM.from_pretrained(model_folder)
     with circuit.applied_to(model):
         assert model(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
+    exports_are_written(model_folder, tmp_path / "c", tmp_path)
+
+
+def exports_are_written(model_folder, circuit, folder):
+    assert csp("export", circuit, "--out", folder / "c.graphml").exit_code == 0
+    assert (folder / "c.graphml").read_text().startswith("<?xml")
+    assert csp("export", circuit, "--to", "mib", "--model", model_folder, "--out", folder / "mib.json").exit_code == 0
+    assert json.loads((folder / "mib.json").read_text())["cfg"]["n_layers"] == 3
+    graph = ("--to", "neuronpedia", "--model", model_folder, "--prompt", "x = 'a\\n", "--scan", "tiny")
+    assert csp("export", circuit, *graph, "--out", folder / "np.json").exit_code == 0
+    assert json.loads((folder / "np.json").read_text())["metadata"]["prompt"] == "x = 'a\n"
+    for words, message in [
+        (("--to", "png"), "is no format"),
+        (("--to", "mib"), "name it with --model"),
+        (("--to", "neuronpedia", "--model", model_folder), "give --prompt and --scan"),
+    ]:
+        done = csp("export", circuit, *words, "--out", folder / "no")
+        assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
+    assert not (folder / "no").exists()
 
 
 def test_wrong_input_ends_in_one_sentence(model_folder, tmp_path):

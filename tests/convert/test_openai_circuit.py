@@ -4,11 +4,13 @@ import pickle
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from sparse_circuits import Circuit
+from sparse_circuits import Circuit, CSPForCausalLM
 from sparse_circuits.circuits import mean_activations
+from sparse_circuits.cli import app
 from sparse_circuits.convert import convert_openai_circuit
-from tiny import tiny_ids, tiny_model
+from tiny import ROOT, tiny_ids, tiny_model
 
 
 class Tokenizer:
@@ -88,3 +90,21 @@ def test_objects_are_never_unpickled(model, tmp_path, capsys):
         convert_openai_circuit(tmp_path / "cut.pt", model, Tokenizer(), means, task="x")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         convert_openai_circuit(tmp_path / "no.pt", model, Tokenizer(), means, task="x")
+
+
+def test_from_the_command_line(tmp_path):
+    root = CSPForCausalLM.from_pretrained(ROOT)
+    config = {name: getattr(root.config, name) for name in ("n_layer", "d_model", "n_head", "d_head", "vocab_size")}
+    data = viz(root)
+    data["importances"]["beeg_model_config"] = config
+    torch.save(data, tmp_path / "viz_data.pt")
+    words = ["convert", str(tmp_path / "viz_data.pt"), str(tmp_path / "c")]
+    small = ["--corpus", "idioms:100", "--tokens", "500"]
+    done = CliRunner().invoke(app, [*words, "--model", str(ROOT), "--task", "quotes", *small])
+    assert done.exit_code == 0, done.output
+    circuit = Circuit.from_pretrained(tmp_path / "c")
+    assert (circuit.task, circuit.metrics["circuit"]["loss"]) == ("quotes", pytest.approx(0.15))
+    with circuit.applied_to(root):
+        assert root(torch.tensor([[1, 2]])).logits.isfinite().all()
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, "name them with --model" in done.stderr) == (2, True)
