@@ -5,15 +5,16 @@ STAMP := .venv/.installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 TYPED := .cli .modeling_csp .configuration_csp .tokenization_csp .sparse_csp .sparse_form_csp .storage_csp .fused_csp .attention_csp \
-  .training .training.demo .training.info .training.train .convert .circuits .circuits.search .circuits.export .circuits.reading .cli_circuits
+  .training .training.demo .training.info .training.train .convert .circuits .circuits.search .circuits.export .circuits.reading .cli_circuits \
+  .cli_viewer .viewer .viewer.serve .viewer.labels
 
-.PHONY: demo test check format compat venv clean
+.PHONY: demo test check format compat browser venv clean
 
 demo: venv
 	rm -rf runs/demo
 	$(BIN)/csp demo --out runs/demo
 
-test: venv compat
+test: venv compat browser
 	$(BIN)/python -m pytest tests -q -n 2
 
 check: venv
@@ -31,8 +32,12 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) -c constraints.txt torch==2.13.0
-	$(PIP) -c constraints.txt -e ".[dev,fast,train,search]"
+	$(PIP) -c constraints.txt -e ".[dev,fast,train,search,serve]"
 	touch $(STAMP)
+
+# Chromium for the tests of the circuit page. Where there is no apt or no right to install, those tests are skipped and say so.
+browser:
+	@command -v chromium >/dev/null || { command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || true
 
 # transformers 4.57 beside the environment, for the tests that load our remote code there.
 compat: venv .venv-compat/transformers

@@ -21,8 +21,10 @@ from .cli_circuits import (
     show_tasks,
     verify_circuit,
 )
+from .cli_viewer import label_nodes, view_circuits
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+DEMO_TASK = "single_double_quote"
 tokenize_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train a tokenizer, or see how text is split.")
 app.add_typer(tokenize_app, name="tokenize")
 
@@ -208,14 +210,22 @@ def demo(
     steps: Annotated[int | None, typer.Option(min=10, help="Optimizer steps; fewer is faster and worse.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Train a small weight-sparse model on the standard library, save it, load it again, complete code. Under ten minutes.
+    """Train a small weight-sparse model on the standard library, save it, load it again, complete code, find a circuit. Under ten minutes.
 
     Example: csp demo --out runs/demo
     """
+    from .circuits import CannotDo
     from .training.demo import DemoRecipe, run_demo
 
     defaults = DemoRecipe()
     run_demo(out, DemoRecipe(steps=steps or defaults.steps, seed=seed), say=typer.echo)
+    typer.echo(f"\nA circuit for {DEMO_TASK}:")
+    try:
+        prune_task(str(out), DEMO_TASK, out / "circuits" / DEMO_TASK, setting=["steps=200"])
+    except CannotDo as error:
+        typer.echo(str(error).replace(" (force=True prunes anyway)", ""))
+        if steps is None:  # trained in full, it closes strings
+            raise
 
 
 command(app, "tasks")(show_tasks)
@@ -223,6 +233,8 @@ command(app, "prune")(prune_task)
 command(app, "verify")(verify_circuit)
 command(app, "node")(show_node)
 command(app, "export")(export_circuit)
+command(app, "view")(view_circuits)
+command(app, "label")(label_nodes)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,8 @@ def prune_task(
         raise FileExistsError(f"{out} has other files; choose a new folder, or that of a circuit to replace.")
     loaded, tokenizer = load(model)
     config = prune_config(target, setting or [])
-    means = mean_activations(loaded, corpus_blocks(model, corpus, tokenizer, tokens))
+    blocks = corpus_blocks(model, corpus, tokenizer, tokens)
+    means = mean_activations(loaded, blocks)
     if trials is not None and method != "learned":
         raise ValueError("--trials searches the settings of learned masks; leave out --method.")
     wanted = load_task(task, tokenizer)
@@ -131,6 +132,7 @@ def prune_task(
         circuit = search(loaded, tokenizer, wanted, means, config, trials=trials, out=out, force=force)
     else:
         circuit = prune(loaded, tokenizer, wanted, means, config, method=method, out=out, force=force)
+    (out / "report.json").unlink(missing_ok=True)  # of the circuit that was replaced
     metrics = circuit.metrics
     if not metrics["reached"]:
         typer.echo(f"The target of {target:g} was not reached; the best found has loss {metrics['circuit']['loss']:.3f}.")
@@ -138,6 +140,17 @@ def prune_task(
         f"{circuit.task}: {metrics['nodes']} nodes, {metrics['edges']} edges, loss {metrics['circuit']['loss']:.3f} on held-out pairs "
         f"(the model {metrics['model']['loss']:.3f}); saved to {out}. Low loss proves little: csp verify checks it."
     )
+    typer.echo(f"Look at it: {page_of(out, loaded, tokenizer, wanted, blocks)}")
+
+
+def page_of(folder: Path, model: Any, tokenizer: Any, task: Any, blocks: Any) -> Path:
+    """Writes page.html into a circuit's folder, with the report that is there."""
+    from .circuits import Circuit, Report
+    from .circuits.report import REPORT
+    from .viewer import Subject, write_page
+
+    report = Report.load(folder) if (folder / REPORT).is_file() else None
+    return write_page([Subject(Circuit.from_pretrained(folder), model, tokenizer, task, blocks, report)], folder / "page.html")
 
 
 def prune_config(target: float, settings: list[str]) -> Any:
@@ -180,6 +193,7 @@ def verify_circuit(
     Example: csp verify runs/tiny runs/quotes
     """
     from .circuits import Circuit, load_task, verify
+    from .circuits.report import REPORT
 
     found = Circuit.from_pretrained(circuit)
     loaded, tokenizer = load(model)
@@ -189,7 +203,8 @@ def verify_circuit(
     blocks = corpus_blocks(model, corpus, tokenizer, tokens)
     report = verify(found, loaded, tokenizer, wanted, blocks=blocks, pairs=pairs, controls=controls, seeds=seeds)
     typer.echo(str(report))
-    typer.echo(f"saved to {report.save(circuit)} and report.json beside it")
+    report.save(circuit)
+    typer.echo(f"saved to {circuit / REPORT}; look at it: {page_of(circuit, loaded, tokenizer, wanted, blocks)}")
 
 
 def show_node(

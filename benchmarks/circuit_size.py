@@ -64,7 +64,7 @@ def sizes(models, tokenizer, chosen, means, given) -> None:
             for seed in range(given.seeds):
                 circuit = prune(model, tokenizer, load_task(name, tokenizer), mean, PruneConfig(steps=given.steps, seed=seed))
                 reached = circuit.metrics["reached"] and circuit.num_edges is not None
-            found.append((circuit.num_edges if reached else math.inf, circuit.num_nodes))
+                found.append((circuit.num_edges if reached else math.inf, circuit.num_nodes))
             edges.append(sorted(found)[len(found) // 2])
             row += (
                 f"{edges[-1][0]:>16} {'(' + str(edges[-1][1]) + ')':>8} {(time.perf_counter() - started) / given.seeds:7.0f} "

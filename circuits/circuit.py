@@ -41,6 +41,7 @@ class Circuit:
         calibration: scale and shift for the logit difference of the answers; empty if not fitted. Never applied unasked.
         metrics: numbers measured when it was found.
         labels: "site:index" -> what a person calls the node.
+        groups: "site:index" -> what a person calls the nodes that belong together.
         versions: of the packages that made it.
     """
 
@@ -56,6 +57,7 @@ class Circuit:
     calibration: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     @property

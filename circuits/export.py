@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .ablation import ablated
-from .circuit import Circuit, Edges, edges_in, removed_edges
+from .circuit import Circuit, Edges, edges_in
 from .identity import refuse_other_model, versions
-from .masks import opened
 from .means import watching
 from .sites import EdgeMap, dense, edge_maps
 
@@ -132,7 +131,7 @@ def to_attribution_graph(
     ids = tokenizer.encode(prompt, add_special_tokens=False)
     if not ids:
         raise ValueError("The prompt has no tokens; give some text.")
-    seen, patterns, logits = _observed(circuit, model, torch.tensor([ids], device=model.device))
+    seen, patterns, logits = observed(model, torch.tensor([ids]), circuit)
     graph = _Graph(circuit, model, tokenizer, ids, seen, patterns, logits, top)
     return {
         "metadata": {
@@ -144,25 +143,23 @@ def to_attribution_graph(
     }  # fmt: skip
 
 
-def _observed(
-    circuit: Circuit, model: Any, ids: torch.Tensor
+def observed(
+    model: Any, ids: torch.Tensor, circuit: Circuit | None = None
 ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor], torch.Tensor]:
-    """Activations [tokens, width], attention probabilities by layer [heads, tokens, tokens], logits of the last token, of the circuit."""
+    """What the model, or the circuit in it, does on one prompt.
+
+    Args:
+        ids: [1, tokens].
+
+    Returns:
+        site -> activations [tokens, width]; attention probabilities of each layer [heads, tokens, tokens]; logits of the last token.
+    """
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")  # the others keep the probabilities to themselves
-    removed = None if circuit.edges is None else removed_edges(model, circuit.nodes, circuit.edges)
+    applied = contextlib.nullcontext() if circuit is None else circuit.applied_to(model)
     try:
-        with (
-            ablated(
-                model,
-                opened(circuit.nodes, circuit.fills),
-                removed=removed,
-                means=circuit.means,
-                freeze_norms=bool(circuit.settings.get("freeze_norms")),
-            ),
-            watching(model) as seen,
-        ):
-            out = model(input_ids=ids, use_cache=False, output_attentions=True)
+        with applied, watching(model) as seen:
+            out = model(input_ids=ids.to(model.device), use_cache=False, output_attentions=True)
     finally:
         model.set_attn_implementation(before)
     return (

@@ -39,8 +39,13 @@ def read_node(
     order = flat.argsort(stable=True)
     mean = float(flat.double().mean())
     loss, ablated_loss = _losses(model, site, index, mean, blocks, batch)
+    reads, writes = read_weights(model, site, index, edges)
+    if (site.endswith("act_in") or site == "final_resid") and index < model.config.d_model:
+        reads += _tokens(model, tokenizer, model.transformer.wte.weight, index, edges)
+    if site == "final_resid":
+        writes += _tokens(model, tokenizer, model.lm_head.weight, index, edges)
     return {
-        "node": node, "reads": _reads(model, tokenizer, site, index, edges), "writes": _writes(model, tokenizer, site, index, edges),
+        "node": node, "reads": reads, "writes": writes,
         "mean": mean, "active": float((flat != 0).double().mean()), "tokens": flat.numel(),
         "largest": [_context(tokenizer, blocks, flat, int(at)) for at in order.flip(0)[:contexts]],
         "smallest": [_context(tokenizer, blocks, flat, int(at)) for at in order[:contexts]],
@@ -92,42 +97,37 @@ def _largest(weights: torch.Tensor, names: list[str], count: int) -> list[dict[s
     return [{"node": names[int(i)], "weight": float(weights[i])} for i in order]
 
 
-def _reads(model: Any, tokenizer: Any, site: str, index: int, count: int) -> list[dict[str, Any]]:
-    """Weights into a node: from the node sites before it; for a read of the residual stream, from what is written to its channel."""
-    into = [part for part in edge_maps(model).values() if part.target == site]
-    if into:
-        (part,) = into
-        return _largest(
-            part.weight()[index].float().cpu(), [f"{part.source}:{i}" for i in range(part.weight().shape[1])], count
-        )
-    if index >= model.config.d_model:
-        return [{"node": f"position channel {index - model.config.d_model}", "weight": 1.0}]
-    names = list(model.node_sites())
-    before = [name for name in names[: names.index(site)] if name.endswith("resid_delta")]
-    channel = dense(model.transformer.wte.weight)[:, index].float().cpu()
-    tokens = _largest(channel, [repr(tokenizer.decode([i])) for i in range(len(channel))], count)
-    return [
-        *({"node": f"{name}:{index}", "weight": 1.0} for name in before),
-        *({"node": f"token {t['node']}", "weight": t["weight"]} for t in tokens),
-    ]
+def read_weights(model: Any, site: str, index: int, count: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Weights into and out of a node, largest magnitude first, as {"node", "weight"}.
 
-
-def _writes(model: Any, tokenizer: Any, site: str, index: int, count: int) -> list[dict[str, Any]]:
-    """Weights out of a node; for a write to the residual stream, the reads of its channel after it; for the last stream, tokens."""
-    found = []
-    for part in edge_maps(model).values():
+    A read of the residual stream is linked with weight 1 to what is written to its channel before it, a write with the reads after it.
+    """
+    maps, names = edge_maps(model).values(), list(model.node_sites())
+    reads: list[dict[str, Any]] = []
+    writes: list[dict[str, Any]] = []
+    for part in maps:
+        if part.target == site:
+            row = part.weight()[index].float().cpu()
+            reads += _largest(row, [f"{part.source}:{i}" for i in range(len(row))], count)
         if part.source == site:
-            weight = part.weight()[:, index].float().cpu()
-            found += _largest(weight, [f"{part.target}:{i}" for i in range(len(weight))], count)
-    names = list(model.node_sites())
+            column = part.weight()[:, index].float().cpu()
+            writes += _largest(column, [f"{part.target}:{i}" for i in range(len(column))], count)
+    if not any(part.target == site for part in maps):
+        if index >= model.config.d_model:
+            reads.append({"node": f"position channel {index - model.config.d_model}", "weight": 1.0})
+        else:
+            before = [name for name in names[: names.index(site)] if name.endswith("resid_delta")]
+            reads += [{"node": f"{name}:{index}", "weight": 1.0} for name in before]
     if site.endswith("resid_delta"):
         after = [name for name in names[names.index(site) + 1 :] if name.endswith("act_in") or name == "final_resid"]
-        found += [{"node": f"{name}:{index}", "weight": 1.0} for name in after]
-    if site == "final_resid":
-        column = dense(model.lm_head.weight)[:, index].float().cpu()
-        tokens = _largest(column, [repr(tokenizer.decode([i])) for i in range(len(column))], count)
-        found += [{"node": f"token {t['node']}", "weight": t["weight"]} for t in tokens]
-    return sorted(found, key=lambda each: -abs(each["weight"]))[:count]
+        writes += [{"node": f"{name}:{index}", "weight": 1.0} for name in after]
+    return reads, sorted(writes, key=lambda each: -abs(each["weight"]))[:count]
+
+
+def _tokens(model: Any, tokenizer: Any, matrix: Any, index: int, count: int) -> list[dict[str, Any]]:
+    """Tokens with the largest weights of a residual channel in the embedding or the unembedding."""
+    column = dense(matrix)[:, index].float().cpu()
+    return _largest(column, [f"token {tokenizer.decode([i])!r}" for i in range(len(column))], count)
 
 
 def _context(tokenizer: Any, blocks: torch.Tensor, flat: torch.Tensor, at: int) -> dict[str, Any]:

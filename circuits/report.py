@@ -1,17 +1,19 @@
-"""The report on a circuit: a table for the terminal, JSON, a page, and a verdict that says what the evidence supports, never more."""
+"""The report on a circuit: a table for the terminal, JSON, and a verdict that says what the evidence supports, never more."""
 
 from __future__ import annotations
 
-import html
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .storage import write_whole
+
 Rows = list[tuple[str, ...]]
+
+REPORT = "report.json"
 
 # What counts as what, in one place.
 ACCURATE = 0.9  # accuracy on prompts, and share of same answers, that count as doing the task and as agreeing
@@ -65,14 +67,31 @@ class Report:
         return {"supported": self.supported, "verdict": self.verdict, **self.found}
 
     def save(self, folder: str | Path) -> Path:
-        """Writes report.json and report.html into a folder."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (("report.json", json.dumps(self.to_dict(), indent=1) + "\n"), ("report.html", self.page())):
-            partial = folder / f".{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, folder / name)
-        return folder / "report.html"
+        """Writes report.json into a folder."""
+        return write_whole(Path(folder) / REPORT, json.dumps(self.to_dict(), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Report:
+        """What `save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: in one sentence.
+        """
+        path = Path(folder) / REPORT
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} has no {REPORT}; csp verify writes it.")
+        try:
+            found = json.loads(path.read_bytes())
+            supported, verdict = found.pop("supported"), found.pop("verdict")
+            report = cls(found, supported, verdict)
+            str(report)  # all of it that is shown
+            if not isinstance(supported, bool) or not all(isinstance(text, str) for text in verdict):
+                raise TypeError("a verdict is text")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{path} is no report ({str(error)[:80] or type(error).__name__}); run csp verify again."
+            ) from None
+        return report
 
     def tables(self) -> Iterator[tuple[str, Rows]]:
         """(title, rows), the first row being the head."""
@@ -115,28 +134,6 @@ class Report:
             ]
         lines += ["", *(f"left out: {text}" for text in self.found["left_out"]), "", *self.verdict]
         return "\n".join(lines)
-
-    def page(self) -> str:
-        """One HTML file without scripts; everything from data is escaped."""
-        parts = []
-        for title, rows in self.tables():
-            head, *body = rows
-            cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-            lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
-            parts.append(f"<h2>{html.escape(title)}</h2><table><tr>{cells}</tr>{lines}</table>")
-        said = "".join(f"<p>{html.escape(text)}</p>" for text in self.verdict)
-        missing = "".join(f"<li>{html.escape(text)}</li>" for text in self.found["left_out"])
-        name = html.escape(str(self.found["task"]))
-        return (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Circuit for {name}</title><style>{_STYLE}</style>'
-            f"<h1>Circuit for {name}</h1>{said}{''.join(parts)}<h2>left out</h2><ul>{missing or '<li>nothing</li>'}</ul></html>\n"
-        )
-
-
-_STYLE = (
-    ":root{color-scheme:light dark}body{font:15px system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;font-variant-numeric:tabular-nums}"
-)
 
 
 def _number(value: float | None) -> str:

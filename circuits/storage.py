@@ -55,7 +55,7 @@ def save(circuit: Circuit, folder: Path) -> Path:
                   for name, width in circuit.widths.items()},
         "edges": None if circuit.edges is None else {name: len(edges.source) for name, edges in circuit.edges.items()},
         "settings": circuit.settings, "calibration": circuit.calibration, "metrics": circuit.metrics, "labels": circuit.labels,
-        "versions": circuit.versions, "tensors_sha256": hashlib.sha256(data).hexdigest(),
+        **({"groups": circuit.groups} if circuit.groups else {}), "versions": circuit.versions, "tensors_sha256": hashlib.sha256(data).hexdigest(),
     }  # fmt: skip
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=True)
     _parse(document, data)  # what would be refused on load is not written
@@ -86,6 +86,16 @@ def _replace_folder(folder: Path, files: dict[str, bytes]) -> None:
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Writes a text file, or leaves the older one as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        partial = Path(scratch) / path.name
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(partial, path)
+    return path
 
 
 def load(folder: Path) -> Circuit:
@@ -149,10 +159,12 @@ def _parse(document: Any, data: bytes) -> Circuit:
     lost = [name for name in widths if name not in means]
     if lost:
         raise ValueError(f"there are no means of {lost[0]}.")
-    for key in ("labels", "versions"):
-        if not all(isinstance(value, str) for value in document[key].values()):
+    document.setdefault("groups", {})
+    for key in ("labels", "groups", "versions"):
+        if not isinstance(document[key], dict) or not all(isinstance(value, str) for value in document[key].values()):
             raise ValueError(f"{key} must be text.")
-    _check_labels(document["labels"], widths)
+    check_labels(document["labels"], widths)
+    check_labels(document["groups"], widths)
     _check_calibration(document["calibration"])
     _check_settings(document["settings"], document["metrics"])
     if (
@@ -160,7 +172,7 @@ def _parse(document: Any, data: bytes) -> Circuit:
         or "weights" not in document["model"]
     ):
         raise ValueError("model must have text, and the sha256 of its weights.")
-    keys = ("task", "model", "tokenizer", "settings", "calibration", "metrics", "labels", "versions")
+    keys = ("task", "model", "tokenizer", "settings", "calibration", "metrics", "labels", "groups", "versions")
     scores = _vectors("score", tensors, widths)
     if scores and set(scores) != set(widths):
         raise ValueError("there are scores of some sites only.")
@@ -250,7 +262,8 @@ def _check_settings(settings: dict[str, Any], metrics: dict[str, Any]) -> None:
         raise ValueError("metrics has no usable circuit.")
 
 
-def _check_labels(labels: dict[str, str], widths: dict[str, int]) -> None:
+def check_labels(labels: dict[str, str], widths: dict[str, int]) -> None:
+    """Raises ValueError for the first label that names no node."""
     for place in labels:
         site, _, index = place.rpartition(":")
         if site not in widths or not index.isascii() or not index.isdigit() or int(index[:9]) >= widths[site]:

@@ -100,7 +100,7 @@ def test_a_circuit_is_pruned_and_verified_from_the_command_line(model_folder, tm
     done = csp("verify", model_folder, tmp_path / "c", *small, "--pairs", 8, "--no-controls", "--seeds", 1)
     assert done.exit_code == 0, done.output
     assert "task loss" in done.stdout
-    assert (tmp_path / "c" / "report.html").is_file()
+    assert "Verification" in (tmp_path / "c" / "page.html").read_text()
     json.loads((tmp_path / "c" / "report.json").read_text())
     model = CSPForCausalLM.from_pretrained(model_folder)
     with circuit.applied_to(model):

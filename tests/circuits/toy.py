@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from sparse_circuits import CSPConfig, CSPForCausalLM
-from sparse_circuits.circuits import make_task
+from sparse_circuits.circuits import Circuit, Means, edges_in, make_task
+from sparse_circuits.circuits.identity import identify, tokenizer_sha256
 
 WORDS = [f"w{i}" for i in range(12)]
 TOKENS = ["('", '("', "')", '")', *WORDS]
@@ -93,3 +94,14 @@ def toy_blocks(count: int = 64, tokens: int = 24, seed: int = 0) -> torch.Tensor
     blocks = torch.randint(4, 16, (count, tokens), generator=generator)
     blocks[:, 0] = torch.randint(0, 2, (count,), generator=generator)
     return blocks
+
+
+def toy_circuit(model, means: Means, nodes=None, task="quotes") -> Circuit:
+    """The known circuit, or one with other nodes, as `prune` would return it."""
+    chosen = {site: torch.tensor(indices) for site, indices in (nodes or NODES).items()}
+    return Circuit(
+        task=task, nodes=chosen, edges=edges_in(model, chosen), means=means.values,
+        widths={name: site.width for name, site in model.node_sites().items()}, model=identify(model),
+        tokenizer=tokenizer_sha256(ToyTokenizer()), settings={"means": {"tokens": means.count}, "steps": 5},
+        metrics={"curve": [[12, 0.01], [4, 0.5], [8, 0.2]], "history": [[0, 0.7, 50], [100, 0.1, 20]], "circuit": {"loss": 0.01}},
+    )  # fmt: skip

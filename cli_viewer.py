@@ -1,0 +1,89 @@
+"""The commands of `csp` that show circuits, and take back what a person wrote on the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .cli_circuits import Corpus, Tokens, corpus_blocks, load
+
+Circuits = Annotated[list[str], typer.Argument(help="Folders of circuits of the model, or names under its circuits/ folder.")]
+
+
+def view_circuits(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id.")],
+    circuits: Circuits,
+    out: Annotated[
+        Path | None, typer.Option(help="File of the page. Default: page.html in the first circuit's folder.")
+    ] = None,
+    beside: Annotated[
+        tuple[str, str] | None, typer.Option(help="MODEL CIRCUIT: one of another model too, such as the dense twin.")
+    ] = None,
+    corpus: Corpus = None,
+    tokens: Tokens = 50_000,
+    contexts: Annotated[int, typer.Option(help="Contexts at each end of every node.", min=0)] = 5,
+    serve: Annotated[bool, typer.Option(help="Serve the page on this machine, with the model behind it.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="With --serve; 0 takes a free one.")] = 8765,
+) -> None:
+    """Write circuits as one HTML file that opens anywhere, or serve it with the model (--serve).
+
+    Example: csp view runs/tiny runs/quotes --out quotes.html
+    """
+    from .viewer import Subject, write_page
+
+    folders = [(model, name) for name in circuits] + ([beside] if beside is not None else [])
+    subjects: list[Subject] = []
+    loaded: dict[str, tuple[Any, Any]] = {}
+    for name, circuit in folders:
+        network, tokenizer = loaded.setdefault(name, load(name) if name not in loaded else loaded[name])
+        blocks = corpus_blocks(name, corpus, tokenizer, tokens) if contexts else None
+        subjects.append(subject_of(circuit_folder(name, circuit), network, tokenizer, blocks, contexts))
+    if serve:
+        from .viewer.serve import serve as run_server
+
+        run_server(subjects, [circuit_folder(*each) for each in folders], port=port, say=typer.echo)
+        return
+    target = out or circuit_folder(*folders[0]) / "page.html"
+    typer.echo(f"Wrote {write_page(subjects, target)} ({target.stat().st_size / 1e6:.1f} MB)")
+
+
+def circuit_folder(model: str, circuit: str) -> Path:
+    """The folder of a circuit that is named by its own folder, or by its name under the model's circuits/."""
+    own = Path(circuit)
+    inside = Path(model) / "circuits" / circuit
+    return inside if not own.is_dir() and inside.is_dir() else own
+
+
+def subject_of(folder: Path, model: Any, tokenizer: Any, blocks: Any, contexts: int = 5) -> Any:
+    """What the page shows of the circuit in a folder: with its task if it is a built-in one, and its report if it has been verified."""
+    from .circuits import Circuit, Report, load_task, tasks
+    from .circuits.report import REPORT
+    from .viewer import Subject
+
+    circuit = Circuit.from_pretrained(folder)
+    twin = str(circuit.settings.get("twin") or "")
+    name = circuit.task.removesuffix(f"_{twin}") if twin else circuit.task
+    task = load_task(name, tokenizer) if name in tasks() else None
+    task = getattr(task, twin)() if task is not None and twin in ("nonsense", "constant") else task
+    report = Report.load(folder) if (folder / REPORT).is_file() else None
+    return Subject(circuit, model, tokenizer, task, blocks, report, contexts)
+
+
+def label_nodes(
+    circuit: Annotated[Path, typer.Argument(help="Folder of the circuit.")],
+    labels: Annotated[Path, typer.Argument(help="File that the page's export wrote.")],
+) -> None:
+    """Put labels and groups that were written on the page into the circuit file.
+
+    Example: csp label runs/quotes quotes.labels.json
+    """
+    from .circuits import Circuit
+    from .viewer.labels import read_labels, set_labels
+
+    found = Circuit.from_pretrained(circuit)
+    given = read_labels(labels, found)
+    set_labels(found, given["labels"], given["groups"])
+    found.save_pretrained(circuit)
+    typer.echo(f"{len(found.labels)} labels and {len(found.groups)} nodes in groups; saved to {circuit}")

@@ -1,0 +1,180 @@
+"""What the page says is what the model and the circuit do: each number against its plain computation."""
+
+import json
+
+import pytest
+import torch
+
+from sparse_circuits.circuits import ablated, make_task, score
+from sparse_circuits.circuits.ablation import holding
+from sparse_circuits.viewer import Subject, circuit_data, page_data
+from sparse_circuits.viewer.contexts import find_contexts
+from sparse_circuits.viewer.contract import check, inline_json, records
+from sparse_circuits.viewer.data import EFFECT_PAIRS
+from tiny import tiny_ids, tiny_model
+from toy import NODES, TOKENS, ToyTokenizer, quotes, toy_circuit, toy_model, toy_task
+
+
+@pytest.fixture(scope="module")
+def data(toy):
+    return circuit_data(toy[3])
+
+
+def test_effects_are_what_the_circuit_loses(toy, data):
+    model, _, _, subject = toy
+    pairs = toy_task().pairs(EFFECT_PAIRS, "validation", seed=0)
+    circuit = subject.circuit
+    with circuit.applied_to(model):
+        base = score(model, pairs).loss
+    for node in data["nodes"]:
+        site, index = node["site"], node["index"]
+        open_ = torch.ones(circuit.widths[site], dtype=torch.bool)
+        open_[index] = False
+        with circuit.applied_to(model), ablated(model, {site: holding(open_, circuit.fills[site])}):
+            assert node["effect"] == pytest.approx(score(model, pairs).loss - base, abs=1e-6), node["id"]
+
+
+def plainly(model, ids):
+    """Site -> activations [tokens, width], and the last logits."""
+    seen = {}
+    keep = lambda name: lambda module, args, out: seen.__setitem__(name, out.detach()[0])  # noqa: E731
+    handles = [site.register_forward_hook(keep(name)) for name, site in model.node_sites().items()]
+    with torch.no_grad():
+        logits = model(ids).logits[0, -1]
+    for handle in handles:
+        handle.remove()
+    return seen, logits
+
+
+def test_activations_and_shares_on_prompts(toy, data):
+    model, _, _, subject = toy
+    for row, prompt in enumerate(data["prompts"]):
+        ids = torch.tensor([prompt["tokens"]])
+        full = plainly(model, ids)
+        with subject.circuit.applied_to(model):
+            own = plainly(model, ids)
+        for run, (seen, logits) in (("model", full), ("circuit", own)):
+            share = logits[[prompt["answer"], prompt["other"]]].softmax(0)[0]
+            assert prompt[run] == pytest.approx(float(share), abs=1e-5)
+            for node in data["nodes"]:
+                wanted = seen[node["site"]][:, node["index"]].tolist()
+                assert node[run][row] == pytest.approx(wanted, rel=1e-3, abs=1e-4)
+
+
+def test_attention_is_that_of_the_head(toy, data):
+    model = toy[0]
+    ids = torch.tensor([data["prompts"][1]["tokens"]])
+    model.set_attn_implementation("eager")
+    wanted = model(ids, output_attentions=True).attentions[1][0, 0]
+    model.set_attn_implementation("sdpa")
+    (found,) = [each for each in data["attention"] if each["prompt"] == 1]
+    for i, row in enumerate(found["model"]):
+        assert len(row) == i + 1
+        assert row == [round(100 * float(share)) for share in wanted[i, : i + 1]]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_contexts_against_brute_force(batch):
+    model, blocks = tiny_model(afrac={"mlp_neuron": 0.25}), tiny_ids(10, 12)
+    nodes = {"0.mlp.post_act": torch.tensor([3, 17]), "final_resid": torch.tensor([0])}
+    found = find_contexts(model, nodes, blocks, 4, batch)
+    for site, indices in nodes.items():
+        seen = {}
+        handle = model.node_sites()[site].register_forward_hook(lambda m, a, out, s=seen: s.update(x=out.detach()))
+        model(blocks)
+        handle.remove()
+        for i in indices.tolist():
+            values = seen["x"][..., i]
+            largest, smallest, active = found.of(site, i)
+            assert active == pytest.approx(float((values != 0).double().mean()))
+            assert [c["values"][c["at"]] for c in largest] == pytest.approx(
+                values.amax(1).sort(descending=True).values[:4].tolist(), rel=5e-3
+            )
+            assert [c["values"][c["at"]] for c in smallest] == pytest.approx(
+                values.amin(1).sort().values[:4].tolist(), rel=5e-3, abs=1e-6
+            )
+            row = int(values.amax(1).argmax())
+            column = int(values[row].argmax())
+            context = largest[0]
+            start = column - context["at"]
+            assert context["tokens"] == blocks[row, start : start + len(context["tokens"])].tolist()
+            assert context["values"] == pytest.approx(
+                values[row, start : start + len(context["values"])].tolist(), rel=5e-3, abs=1e-6
+            )
+
+
+def test_tokens_that_differ_come_first_in_the_graph(data):
+    assert {link["source"] for link in data["links"] if link["kind"] == "embedding"} == {"token:0", "token:1"}
+    assert {data["tokens"][str(t)] for t in (0, 1, 2, 3)} == set(TOKENS[:4])
+
+
+def test_without_task_corpus_or_report_the_rest_is_there(toy):
+    model, _, _, subject = toy
+    data = circuit_data(Subject(subject.circuit, model, ToyTokenizer()))
+    assert len(data["nodes"]) == sum(map(len, NODES.values()))
+    assert all(node["effect"] is None and node["active"] is None and not node["largest"] for node in data["nodes"])
+    assert (data["prompts"], data["attention"], data["report"]) == ([], [], None)
+
+
+def test_an_empty_circuit_and_one_without_edges_have_pages(toy):
+    model, _, means, subject = toy
+    empty = toy_circuit(model, means, {"final_resid": []}, task="empty")
+    empty.nodes, empty.edges = {}, {}
+    check(page_data([Subject(empty, model, ToyTokenizer(), toy_task(), toy[1])]))
+    bare = toy_circuit(model, means)
+    bare.edges = None
+    assert sum(link["kind"] == "weight" for link in circuit_data(Subject(bare, model, ToyTokenizer()))["links"]) == 9
+    with pytest.raises(ValueError, match="at least one circuit"):
+        page_data([])
+    with pytest.raises(ValueError, match="whose weights are not this model's"):
+        circuit_data(Subject(subject.circuit, toy_model("redundant"), ToyTokenizer()))
+
+
+def test_the_model_is_left_as_it_was(toy):
+    model = toy[0]
+    model.train()
+    before = model.config._attn_implementation
+    circuit_data(toy[3])
+    assert model.training
+    assert model.config._attn_implementation == before
+    hooks = [
+        hook for module in model.modules() for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    ]
+    assert all("output_capturing" in hook.__qualname__ for hook in hooks)  # transformers leaves its own
+    model.eval()
+
+
+def test_metrics_from_a_file_are_taken_only_as_far_as_they_are_numbers(toy):
+    model, _, means, _ = toy
+    circuit = toy_circuit(model, means)
+    circuit.metrics = {
+        "curve": [[1, 2], ["x", 1], [float("nan"), 1], 3, None],
+        "history": "no",
+        "circuit": {"loss": "x"},
+        "model": 3,
+    }
+    data = circuit_data(Subject(circuit, model, ToyTokenizer()))
+    check(data, "Circuit")
+    assert data["curve"] == [[1, 2]]
+    assert data["history"] == []
+
+
+def test_every_type_of_the_contract_exists():
+    known = {*records(), "string", "int", "number", "bool"}
+    for fields in records().values():
+        for kind in fields.values():
+            assert kind.rstrip("?").strip("[]{}").rstrip("?") in known
+
+
+def test_inlined_json_cannot_leave_its_element():
+    text = inline_json({"a": "</script><!--\u2028\ud800&"})
+    assert not set("<>&\u2028") & set(text)
+    assert text.isascii()
+    assert json.loads(text) == {"a": "</script><!--\u2028\ud800&"}
+
+
+def test_files_of_pairs_and_own_tasks_work_too(toy):
+    model, _, means, _ = toy
+    own = make_task("mine", quotes, ToyTokenizer())
+    data = circuit_data(Subject(toy_circuit(model, means, task="mine"), model, ToyTokenizer(), own))
+    assert data["description"] == "Close the quote that was opened."

@@ -1,0 +1,279 @@
+"""What the page shows of a circuit, as plain data (viewer/contract.json)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..circuits.ablation import ablated
+from ..circuits.circuit import Circuit, edges_in
+from ..circuits.export import observed
+from ..circuits.identity import refuse_other_model
+from ..circuits.masks import opened
+from ..circuits.reading import read_weights
+from ..circuits.report import Report
+from ..circuits.scoring import answer_logits, losses
+from ..circuits.sites import dense, evaluating
+from ..circuits.tasks import Pairs, Task
+from .contexts import Contexts, find_contexts
+from .contract import VERSION, check
+
+EFFECT_PAIRS = 16  # the effect of a node is a mean over as many held-out pairs
+PROMPT_PAIRS = 4  # shown, with activations
+PATTERN_PROMPTS = 2  # of which attention is shown: one pair
+MAX_TOKENS, MAX_ANSWERS = 16, 12  # in the first and last row of the graph
+WEIGHTS, VOCABULARY = 12, 8  # weights and tokens listed for a node
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A circuit with what is needed to show it.
+
+    Args:
+        circuit, model, tokenizer: that belong together.
+        task: whose prompts are shown; None (its file is not at hand): none are, and nodes have no effect.
+        blocks: token ids [n, tokens] of a corpus, for contexts; None: there are none.
+        report: of `verify`, if there is one.
+        contexts: at each end of every node.
+    """
+
+    circuit: Circuit
+    model: Any
+    tokenizer: Any
+    task: Task | None = None
+    blocks: torch.Tensor | None = None
+    report: Report | None = None
+    contexts: int = 5
+
+
+def page_data(subjects: Sequence[Subject], live: bool = False) -> dict[str, Any]:
+    """Data of a page with these circuits, checked against the contract."""
+    if not subjects:
+        raise ValueError("A page needs at least one circuit.")
+    page = {"version": VERSION, "live": live, "circuits": [circuit_data(subject) for subject in subjects]}
+    check(page)
+    return page
+
+
+def circuit_data(subject: Subject) -> dict[str, Any]:
+    """One circuit of a page.
+
+    Raises:
+        ValueError: if the circuit is of another model.
+    """
+    refuse_other_model(subject.circuit, subject.model)
+    with evaluating(subject.model), torch.no_grad():
+        return _Builder(subject).data()
+
+
+class _Builder:
+    def __init__(self, subject: Subject):
+        self.subject = subject
+        self.circuit, self.model, self.tokenizer = subject.circuit, subject.model, subject.tokenizer
+        self.pairs = self._pairs(PROMPT_PAIRS)
+        self.used: set[int] = set()
+        self.nodes = [(site, int(i)) for site, indices in self.circuit.nodes.items() for i in indices]
+
+    def data(self) -> dict[str, Any]:
+        circuit = self.circuit
+        prompts, runs = self._prompts()
+        contexts = self._contexts()
+        effects, means = self._effects(), self._means()
+        embedding, unembedding = dense(self.model.transformer.wte.weight), dense(self.model.lm_head.weight)
+        nodes = []
+        for site, i in self.nodes:
+            name = f"{site}:{i}"
+            largest, smallest, active = contexts.of(site, i) if contexts else ([], [], None)
+            reads, writes = read_weights(self.model, site, i, WEIGHTS)
+            nodes.append({
+                "id": name, "site": site, "index": i, "head": self._head(site, i), "label": circuit.labels.get(name, ""),
+                "group": circuit.groups.get(name, ""), "effect": effects.get(name), "mean": means.get(name), "active": active,
+                "reads": reads, "writes": writes, "largest": largest, "smallest": smallest,
+                "embedding": self._vocabulary(embedding, site, i, self._reads_residual(site)),
+                "unembedding": self._vocabulary(unembedding, site, i, site == "final_resid"),
+                "model": [_rounded(full[site][:, i]) for full, _ in runs], "circuit": [_rounded(own[site][:, i]) for _, own in runs],
+            })  # fmt: skip
+            self.used.update(t for c in largest + smallest for t in c["tokens"])
+        links = self._links() + self._ends(prompts, embedding, unembedding)
+        return {
+            "task": circuit.task, "description": self.subject.task.description if self.subject.task else "",
+            "model": str(circuit.model.get("id") or ""), "weights": str(circuit.model.get("weights") or ""),
+            "tokens": {str(t): self.tokenizer.decode([t]) for t in sorted(self.used)}, "stages": self._stages(),
+            "nodes": nodes, "links": links, "prompts": prompts, "attention": self._attention(runs),
+            "curve": _numbers(circuit.metrics.get("curve")), "history": _numbers(circuit.metrics.get("history")),
+            "facts": self._facts(), "report": _report(self.subject.report),
+        }  # fmt: skip
+
+    def _pairs(self, count: int) -> Pairs | None:
+        task = self.subject.task
+        return None if task is None else task.pairs(count, "validation", seed=0, fewer=True)
+
+    def _prompts(self) -> tuple[list[dict[str, Any]], list[Any]]:
+        """Prompts with the share of the right answer between the two, and what the model and the circuit do on each."""
+        found, runs = [], []
+        for row in range(len(self.pairs.texts) if self.pairs else 0):
+            ids = self.pairs.input_ids[row][self.pairs.attention_mask[row].bool()]  # type: ignore[union-attr]
+            answer, other = self.pairs.answers[row].tolist()  # type: ignore[union-attr]
+            full, own = observed(self.model, ids[None]), observed(self.model, ids[None], self.circuit)
+            share = [float(torch.sigmoid(logits[answer].double() - logits[other].double())) for _, _, logits in (full, own)]
+            found.append({"tokens": ids.tolist(), "answer": answer, "other": other, "model": share[0], "circuit": share[1]})
+            runs.append((full, own))
+            self.used.update([*ids.tolist(), answer, other])
+        self.patterns = [(full[1], own[1]) for full, own in runs[:PATTERN_PROMPTS]]
+        return found, [(full[0], own[0]) for full, own in runs]
+
+    def _contexts(self) -> Contexts | None:
+        if self.subject.blocks is None or not len(self.subject.blocks):
+            return None
+        return find_contexts(self.model, self.circuit.nodes, self.subject.blocks, self.subject.contexts)
+
+    def _means(self) -> dict[str, float]:
+        return {f"{site}:{i}": float(self.circuit.means[site][i]) for site, i in self.nodes}
+
+    def _effects(self) -> dict[str, float]:
+        """Node -> how much the circuit's loss rises, in nats, when it is closed too."""
+        pairs = self._pairs(EFFECT_PAIRS)
+        if pairs is None:
+            return {}
+
+        def loss() -> float:
+            return float(losses(answer_logits(self.model, pairs).double()).mean())
+
+        found = {}
+        with self.circuit.applied_to(self.model):
+            base = loss()
+            for site, i in self.nodes:
+                closed = {name: each[each != i] if name == site else each for name, each in self.circuit.nodes.items()}
+                with ablated(self.model, {site: opened(closed, self.circuit.fills)[site]}):
+                    found[f"{site}:{i}"] = loss() - base
+        return found
+
+    def _head(self, site: str, index: int) -> int | None:
+        return index // self.model.config.d_head if site.endswith(("attn.q", "attn.k", "attn.v")) else None
+
+    def _reads_residual(self, site: str) -> bool:
+        return site.endswith("act_in") or site == "final_resid"
+
+    def _vocabulary(self, matrix: torch.Tensor, site: str, index: int, applies: bool) -> list[dict[str, Any]]:
+        """Tokens with the largest weights of a residual channel in the (un)embedding."""
+        if not applies or index >= matrix.shape[1]:
+            return []
+        column = matrix[:, index].float().cpu()
+        top = column.abs().topk(min(VOCABULARY, len(column))).indices
+        found = [{"token": int(t), "weight": _short(column[t])} for t in top if column[t] != 0]
+        self.used.update(int(each["token"]) for each in found)
+        return found
+
+    def _stages(self) -> list[dict[str, Any]]:
+        last = {"name": "answers", "kind": "tokens", "layer": None}
+        sites = [
+            {
+                "name": site,
+                "kind": site.partition(".")[2] or site,
+                "layer": None if site == "final_resid" else int(site.partition(".")[0]),
+            }
+            for site in self.circuit.widths
+        ]
+        return [{"name": "tokens", "kind": "tokens", "layer": None}, *sites, last]
+
+    def _links(self) -> list[dict[str, Any]]:
+        counted = self.circuit.edges if self.circuit.edges is not None else edges_in(self.model, self.circuit.nodes)
+        found = []
+        for name, edges in counted.items():
+            source, target = name.split("->")
+            for s, t, weight in zip(*(part.tolist() for part in edges)):
+                found.append({"source": f"{source}:{s}", "target": f"{target}:{t}", "weight": _short(weight), "kind": "weight"})
+        return found
+
+    def _ends(self, prompts: list[dict[str, Any]], embedding: torch.Tensor, unembedding: torch.Tensor) -> list[dict[str, Any]]:
+        """Links from the prompts' tokens to the channels that they are read from, and from the last channels to the answers."""
+        tokens = sorted({t for prompt in prompts for t in prompt["tokens"]})
+        answers = list(dict.fromkeys(t for prompt in prompts for t in (prompt["answer"], prompt["other"])))[:MAX_ANSWERS]
+        first, strength = [], dict.fromkeys(tokens, 0.0)
+        channels = sorted({i for site, i in self.nodes if self._reads_residual(site) and i < embedding.shape[1]})
+        readers = {i: next(s for s, j in self.nodes if j == i and self._reads_residual(s)) for i in channels}
+        for i in channels:
+            for t in tokens:
+                weight = float(embedding[t, i])
+                if weight:
+                    first.append(
+                        {"source": f"token:{t}", "target": f"{readers[i]}:{i}", "weight": _short(weight), "kind": "embedding"}
+                    )
+                    strength[t] += abs(weight)
+        telling = _differing(prompts)
+        shown = {f"token:{t}" for t in sorted(tokens, key=lambda t: (t not in telling, -strength[t], t))[:MAX_TOKENS]}
+        last = [
+            {"source": f"final_resid:{i}", "target": f"answer:{t}", "weight": _short(unembedding[t, i]), "kind": "unembedding"}
+            for site, i in self.nodes if site == "final_resid" for t in answers if float(unembedding[t, i])
+        ]  # fmt: skip
+        return [link for link in first if link["source"] in shown] + last
+
+    def _attention(self, runs: list[Any]) -> list[dict[str, Any]]:
+        """Patterns in percent, rows without what lies in the future, for every head with a node of the circuit."""
+        heads = sorted(
+            {(int(site.partition(".")[0]), self._head(site, i)) for site, i in self.nodes if self._head(site, i) is not None}
+        )
+        return [
+            {"layer": layer, "head": head, "prompt": p, "model": _percent(full[layer][head]), "circuit": _percent(own[layer][head])}
+            for layer, head in heads for p, (full, own) in enumerate(self.patterns)
+        ]  # fmt: skip
+
+    def _facts(self) -> list[list[str]]:
+        circuit, metrics = self.circuit, self.circuit.metrics
+        facts = [["nodes", f"{circuit.num_nodes:,}"]]
+        if circuit.num_edges is not None:
+            facts.append(["edges", f"{circuit.num_edges:,}"])
+        for title, key in (("circuit", "circuit"), ("model", "model"), ("calibrated circuit", "calibrated")):
+            each = metrics.get(key)
+            if isinstance(each, dict) and isinstance(each.get("loss"), (int, float)):
+                facts.append([f"task loss of the {title}", f"{each['loss']:.3f} nats (chance {math.log(2):.3f})"])
+        means = circuit.settings.get("means")
+        if isinstance(means, dict) and isinstance(means.get("tokens"), int):
+            facts.append(["other nodes are held at", f"their means over {means['tokens']:,} tokens"])
+        facts += [[f"setting {k}", str(v)] for k, v in circuit.settings.items() if isinstance(v, (int, float, str)) and v != ""]
+        return facts + [[f"made with {name}", version] for name, version in circuit.versions.items()]
+
+
+def _differing(prompts: list[dict[str, Any]]) -> set[int]:
+    """Tokens in which the two prompts of a pair differ, compared from their ends."""
+    found: set[int] = set()
+    for one, two in zip(prompts[::2], prompts[1::2]):
+        for a, b in zip(reversed(one["tokens"]), reversed(two["tokens"])):
+            found |= {a, b} if a != b else set()
+    return found
+
+
+def _report(report: Report | None) -> dict[str, Any] | None:
+    if report is None:
+        return None
+    tables = [{"title": title, "rows": [list(row) for row in rows]} for title, rows in report.tables()]
+    return {"supported": report.supported, "verdict": list(report.verdict), "tables": tables}
+
+
+def _numbers(rows: Any) -> list[list[float]]:
+    """Points of a curve, from a file: rows that are not all finite numbers are left out."""
+    if not isinstance(rows, list):
+        return []
+    fine = [row for row in rows if isinstance(row, (list, tuple)) and all(_is_number(each) for each in row)]
+    return [[_short(each) for each in row] for row in fine]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _short(value: Any) -> float:
+    """Four significant digits: enough to read, a third of the bytes."""
+    return float(f"{float(value):.4g}")
+
+
+def _rounded(values: torch.Tensor) -> list[float]:
+    return [_short(value) for value in values.tolist()]
+
+
+def _percent(pattern: torch.Tensor) -> list[list[int]]:
+    return [[round(100 * value) for value in row[: i + 1]] for i, row in enumerate(pattern.tolist())]

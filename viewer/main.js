@@ -1,0 +1,42 @@
+/** Data in, panels up; every change of the state tells each panel once. */
+function start() {
+  const read = (id) => JSON.parse(byId(id).textContent);
+  page = read("data");
+  checkContract(read("contract"), page, "Page", "page");
+  if (page.version !== 1) throw new Error(`This page has data of version ${page.version} and code of version 1; write it again with csp view.`);
+  readFragment();
+  buildFilters();
+  buildLive();
+  drawGraphs();
+  listeners.push(onChange);
+  onChange(new Set(Object.keys(DEFAULTS)));
+  addEventListener("hashchange", () => { readFragment(); drawGraphs(); notify(new Set(Object.keys(DEFAULTS))); });
+  addEventListener("keydown", (event) => {
+    if (event.key === "/" && !/INPUT|TEXTAREA|SELECT/.test(event.target.tagName)) { event.preventDefault(); byId("search").focus(); }
+  });
+}
+
+function onChange(changed) {
+  const is = (...names) => names.some((name) => changed.has(name));
+  showTheme();
+  if (is("circuit", "beside")) {
+    byId("title").textContent = `Circuit for ${current().task}`;
+    byId("subtitle").textContent = `${current().description || ""} · ${current().nodes.length} nodes · ${current().model}`;
+    if (drawnGraphs.map((drawn) => drawn.index).join() !== panes().join()) drawGraphs();
+    showCompare();
+    showCurves();
+    showReport();
+  }
+  showFilters();
+  refreshGraphs(changed);
+  if (is("circuit", "node", "labels", "groups")) showNode();
+  if (is("circuit", "node")) { showContexts(); byId("announce").textContent = state.node; }
+  if (is("circuit", "node", "pair", "run")) { showPrompts(); showAttention(); showLive(); }
+}
+
+try {
+  start();
+} catch (error) {
+  byId("problem").hidden = false;
+  byId("problem").textContent = error.message;
+}

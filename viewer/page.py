@@ -1,0 +1,52 @@
+"""One HTML file from the data and the source files in this folder: no network, no build step."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..circuits.storage import write_whole
+from .contract import HERE, check, inline_json, records
+from .data import Subject, page_data
+
+# In order: what is shared, then one file for each panel.
+SCRIPTS = (
+    "contract.js", "dom.js", "state.js", "layout.js", "graph.js", "node.js", "contexts.js", "prompts.js", "attention.js", "curves.js", "report.js",
+    "labels.js", "filters.js", "compare.js", "live.js", "main.js",
+)  # fmt: skip
+
+
+def render(data: dict[str, Any]) -> str:
+    """The page as text.
+
+    Scripts and styles are inlined and named by hash in a content security policy that allows nothing else: nothing is fetched (a live page
+    talks to its own server), and nothing that data could smuggle in would run.
+    """
+    check(data)
+    style = (HERE / "style.css").read_text(encoding="utf-8")
+    script = '"use strict";\n' + "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'; "
+        f"connect-src {chr(39) + 'self' + chr(39) if data['live'] else chr(39) + 'none' + chr(39)}"
+    )
+    title = ", ".join(dict.fromkeys(circuit["task"] for circuit in data["circuits"]))
+    parts = {
+        "POLICY": policy, "TITLE": html.escape(f"Circuit: {title}"), "STYLE": style, "SCRIPT": script, "DATA": inline_json(data),
+        "CONTRACT": inline_json(records()),
+    }  # fmt: skip
+    text = (HERE / "page.html").read_text(encoding="utf-8")
+    head, *rest = text.split("@@")  # @@NAME@@, replaced once: what is put in is not searched again
+    return head + "".join(parts[part] if i % 2 == 0 else part for i, part in enumerate(rest))
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def write_page(subjects: Sequence[Subject], out: str | Path) -> Path:
+    """Writes the page of these circuits; an older page stays whole if writing fails."""
+    return write_whole(Path(out), render(page_data(subjects)))
