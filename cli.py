@@ -21,7 +21,7 @@ from .cli_circuits import (
     show_tasks,
     verify_circuit,
 )
-from .cli_viewer import label_nodes, view_circuits
+from .cli_viewer import label_nodes, publish_folder, view_circuits
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 DEMO_TASK = "single_double_quote"
@@ -158,6 +158,7 @@ def convert(
     task: Annotated[str | None, typer.Option(help="For a circuit: its name.")] = None,
     corpus: Corpus = None,
     tokens: Tokens = 50_000,
+    publish: Annotated[str | None, typer.Option(help="For a checkpoint: also publish it as user/name on the Hub.")] = None,
 ) -> None:
     """Turn a checkpoint of OpenAI's circuit_sparsity release into a Hub folder, or a circuit of it into a circuit folder.
 
@@ -173,6 +174,8 @@ def convert(
         typer.echo(f"Wrote {import_circuit(source, dest, model, task, corpus, tokens)}")
         return
     typer.echo(f"Wrote {convert_openai_checkpoint(source, dest, tokenizer=tokenizer)}")
+    if publish is not None:
+        publish_folder(dest, publish)
 
 
 @command(app, "train")
@@ -235,6 +238,7 @@ command(app, "node")(show_node)
 command(app, "export")(export_circuit)
 command(app, "view")(view_circuits)
 command(app, "label")(label_nodes)
+command(app, "publish")(publish_folder)
 
 
 if __name__ == "__main__":

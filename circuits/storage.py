@@ -20,6 +20,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 
 from .circuit import Circuit, Edges
+from .hub import hub_errors
 from .masks import PruneConfig
 from .sites import edge_names, ordered
 from .tasks import NAME
@@ -317,6 +318,7 @@ def push(circuit: Circuit, repo_id: str, subfolder: str, hub: dict[str, Any]) ->
         load(folder)
         api = HfApi(token=hub.pop("token", None))
         private = hub.pop("private", None)
+        stack.enter_context(hub_errors(repo_id, "published to"))
         api.create_repo(repo_id, private=private, exist_ok=True)
         done = api.upload_folder(
             repo_id=repo_id,

@@ -1,6 +1,14 @@
-"""In: OpenAI's checkpoints and circuits. Out: self-contained Hub folders."""
+"""In: OpenAI's checkpoints and circuits. Out: self-contained folders, and the Hub."""
 
 from .openai import config_from_openai, convert_openai_checkpoint, read_openai_checkpoint
 from .openai_circuit import convert_openai_circuit
+from .publish import Plan, publish
 
-__all__ = ["config_from_openai", "convert_openai_checkpoint", "convert_openai_circuit", "read_openai_checkpoint"]
+__all__ = [
+    "Plan",
+    "config_from_openai",
+    "convert_openai_checkpoint",
+    "convert_openai_circuit",
+    "publish",
+    "read_openai_checkpoint",
+]

@@ -19,7 +19,25 @@ def csp(*words):
     return runner.invoke(app, [str(word) for word in words])
 
 
-@pytest.mark.parametrize("words", [["generate"], ["info"], ["convert"], ["demo"], ["train"], ["tasks"], ["prune"], ["verify"], ["node"], ["export"], ["view"], ["label"], ["tokenize", "train"], ["tokenize", "show"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate"],
+        ["info"],
+        ["convert"],
+        ["demo"],
+        ["train"],
+        ["tasks"],
+        ["prune"],
+        ["verify"],
+        ["node"],
+        ["export"],
+        ["view"],
+        ["label"],
+        ["tokenize", "train"],
+        ["tokenize", "show"],
+    ],
+)
 def test_help_has_an_example(words):
     result = csp(*words, "--help")
     assert result.exit_code == 0

@@ -34,7 +34,17 @@ model = AutoModelForCausalLM.from_pretrained("{load}", trust_remote_code=True)
 {rows}
 
 Weight-sparse transformers: Gao et al. 2025, *Weight-sparse transformers have interpretable circuits*, arXiv 2511.13653.
+
+```bibtex
+@article{{gao2025weightsparse,
+  title = {{Weight-sparse transformers have interpretable circuits}},
+  author = {{Gao, Leo and others}},
+  journal = {{arXiv preprint arXiv:2511.13653}},
+  year = {{2025}}
+}}
+```
 """
+HERE = "path/to/this/folder"  # what the card loads from until it is published
 
 
 @contextlib.contextmanager
@@ -74,8 +84,8 @@ def write_card(
         license="apache-2.0", library_name="transformers", pipeline_tag="text-generation", tags=["csp", "weight-sparse"]
     ).to_yaml()
     text = _CARD.format(
-        yaml=yaml, title=title, description=description, load="path/to/this/folder",
-        tokenizer_lines='tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n' if has_tokenizer else "",
+        yaml=yaml, title=title, description=description, load=HERE,
+        tokenizer_lines=f'tokenizer = AutoTokenizer.from_pretrained("{HERE}")\n' if has_tokenizer else "",
         rows="\n".join(f"| {key} | {value} |" for key, value in table.items()),
     )  # fmt: skip
     (folder / "README.md").write_text(text, encoding="utf-8")

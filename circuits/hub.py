@@ -1,0 +1,61 @@
+"""What the Hub's client says, in one sentence that names the cause and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_ADVICE = {
+    400: "the Hub does not accept what was sent; read its message",
+    401: "the Hub knows no such token; log in with `hf auth login`, or set HF_TOKEN",
+    403: "this token may not write there; use one with write access to the repository's owner",
+    404: "there is no such repository or revision, or the token may not see it",
+    409: "the repository changed meanwhile; run the same command again, which sends only what is missing",
+    413: "the Hub refuses files of this size",
+    429: "too many requests; wait some minutes and run the same command again, which sends only what is missing",
+}
+
+
+@contextmanager
+def hub_errors(repo_id: str, doing: str) -> Iterator[None]:
+    """Turns what goes wrong on the way to the Hub into a ConnectionError (an OSError) in one sentence; doing: "published to", say."""
+    try:
+        yield
+    except Exception as error:
+        status = _status(error)
+        if status is not None:
+            advice = _ADVICE.get(
+                status, "the Hub has a problem; try again later" if status >= 500 else "read the Hub's message"
+            )
+            raise ConnectionError(f"{repo_id} could not be {doing} (HTTP {status}): {advice}.") from error
+        if _is_network(error):
+            raise ConnectionError(
+                f"{repo_id} could not be {doing}: no connection to the Hub ({_first_line(error)}); check the network and run it again."
+            ) from error
+        raise
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of an error, or of what caused it: uploads wrap theirs."""
+    for each in _chain(error):
+        status = getattr(getattr(each, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status
+    return None
+
+
+def _is_network(error: BaseException) -> bool:
+    names = {name for each in _chain(error) for kind in type(each).__mro__ for name in (kind.__name__,)}
+    return bool(
+        names & {"TransportError", "ConnectionError", "TimeoutError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
