@@ -32,7 +32,7 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) -c constraints.txt torch==2.13.0
-	$(PIP) -c constraints.txt -e ".[dev,fast,train,search,serve]"
+	$(PIP) -c constraints.txt -e ".[dev,fast,train,search,serve,lens,notebook,ecosystem]"
 	touch $(STAMP)
 
 # Chromium for the tests of the circuit page. Where there is no apt or no right to install, those tests are skipped and say so.
