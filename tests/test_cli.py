@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+import shutil
 
 import pytest
 import torch
@@ -154,3 +155,27 @@ def test_a_short_demo_end_to_end(tmp_path):
     assert names >= {"config.json", "sparse_weights.safetensors", "tokenizer.json", "README.md", "modeling_csp.py"}
     assert not [name for name in names if name.endswith(".pt")]
     assert str(tmp_path) not in (tmp_path / "demo" / "README.md").read_text() + (tmp_path / "demo" / "config.json").read_text()
+
+
+def test_the_demo_ends_with_a_circuit_or_says_why_not(tmp_path, monkeypatch):
+    """With few steps the model closes no strings; in full it does (`make demo`, which CI runs). Here the shipped model stands in for that."""
+    done = csp("demo", "--out", tmp_path / "short", "--steps", 10)
+    assert done.exit_code == 0, done.output
+    assert "The model cannot do single_double_quote: " in done.stdout
+    assert "force=True" not in done.stdout
+    assert not (tmp_path / "short" / "circuits").exists()
+
+    import sparse_circuits.training.demo as demo
+
+    monkeypatch.setattr(
+        demo,
+        "run_demo",
+        lambda out, recipe, say: shutil.copytree(
+            ROOT, out, ignore=lambda f, names: {n for n in names if f != str(ROOT) or "." not in n[1:]}
+        ),
+    )
+    done = csp("demo", "--out", tmp_path / "full", "--steps", 10)
+    assert done.exit_code == 0, done.output
+    page = tmp_path / "full" / "circuits" / "single_double_quote" / "page.html"
+    assert f"Look at it: {page}" in done.stdout
+    assert page.is_file()

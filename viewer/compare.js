@@ -36,7 +36,7 @@ const panes = () => [state.circuit, state.beside].filter((index) => index >= 0).
 /** Draws the chosen graphs anew. */
 function drawGraphs() {
   drawnGraphs = panes().map(drawGraph);
-  fill("graphs", drawnGraphs.map((drawn) => html("div", { class: "pane" }, html("h3", {}, `${drawn.circuit.task} · ${drawn.circuit.model}`), drawn.root)));
+  fill("graphs", drawnGraphs.map((drawn) => html("div", { class: "pane" }, html("h3", {}, [drawn.circuit.task, drawn.circuit.model].filter(Boolean).join(" · ")), drawn.root)));
   fitGraph(0.7);
 }
 

@@ -21,7 +21,7 @@ function onChange(changed) {
   showTheme();
   if (is("circuit", "beside")) {
     byId("title").textContent = `Circuit for ${current().task}`;
-    byId("subtitle").textContent = `${current().description || ""} · ${current().nodes.length} nodes · ${current().model}`;
+    byId("subtitle").textContent = [current().description, `${current().nodes.length} nodes`, current().model].filter(Boolean).join(" · ");
     if (drawnGraphs.map((drawn) => drawn.index).join() !== panes().join()) drawGraphs();
     showCompare();
     showCurves();

@@ -232,6 +232,30 @@ def test_a_circuit_is_pushed_into_a_model_repository(hub, cache, folder, monkeyp
         Circuit.from_pretrained("user/model", TASK, revision="nowhere", cache_dir=cache)
 
 
+def test_a_model_pushes_itself(hub, cache):
+    """transformers' own push_to_hub: code and weights arrive, and load as remote code."""
+    push = f"""
+from sparse_circuits import CSPForCausalLM
+model = CSPForCausalLM.from_pretrained({str(ROOT)!r})
+model.push_to_hub("user/pushed")
+"""
+    done = client(hub, cache, code=push)
+    assert done.returncode == 0, done.stderr[-2000:]
+    load = """
+import torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("user/pushed", trust_remote_code=True)
+print(type(model).__module__, float(model(torch.arange(8)[None]).logits.sum()))
+"""
+    done = client(hub, cache, code=load, token=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    module, total = done.stdout.split()
+    assert module.startswith("transformers_modules.")
+    with torch.no_grad():
+        wanted = float(CSPForCausalLM.from_pretrained(ROOT)(torch.arange(8)[None]).logits.sum())
+    assert float(total) == pytest.approx(wanted, rel=1e-4)
+
+
 def test_no_network_is_said(folder, monkeypatch):
     called_at(None, monkeypatch)
     with pytest.raises(ConnectionError, match="no connection to the Hub"):

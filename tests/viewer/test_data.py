@@ -1,17 +1,20 @@
 """What the page says is what the model and the circuit do: each number against its plain computation."""
 
 import json
+import time
 
 import pytest
 import torch
 
-from sparse_circuits.circuits import ablated, make_task, score
+from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
+from sparse_circuits.circuits import Report, ablated, edges_in, load_task, make_task, mean_activations, score
 from sparse_circuits.circuits.ablation import holding
-from sparse_circuits.viewer import Subject, circuit_data, page_data
+from sparse_circuits.circuits.masks import as_nodes, attribution, ranked
+from sparse_circuits.viewer import Subject, circuit_data, page_data, write_page
 from sparse_circuits.viewer.contexts import find_contexts
 from sparse_circuits.viewer.contract import check, inline_json, records
 from sparse_circuits.viewer.data import EFFECT_PAIRS
-from tiny import tiny_ids, tiny_model
+from tiny import ROOT, tiny_ids, tiny_model
 from toy import NODES, TOKENS, ToyTokenizer, quotes, toy_circuit, toy_model, toy_task
 
 
@@ -178,3 +181,31 @@ def test_files_of_pairs_and_own_tasks_work_too(toy):
     own = make_task("mine", quotes, ToyTokenizer())
     data = circuit_data(Subject(toy_circuit(model, means, task="mine"), model, ToyTokenizer(), own))
     assert data["description"] == "Close the quote that was opened."
+
+
+def test_a_page_of_150_nodes_is_small_and_made_quickly(tmp_path):
+    """Acceptance: under 3 MB and 30 s on 2 cores, contexts included; the shipped model, its 150 first nodes by attribution."""
+    model, tokenizer = CSPForCausalLM.from_pretrained(ROOT).eval(), CSPTokenizer.from_pretrained(ROOT)
+    task = load_task("single_double_quote", tokenizer)
+    blocks = torch.randint(0, len(tokenizer), (400, 128), generator=torch.Generator().manual_seed(0))
+    means = mean_activations(model, blocks)
+    scores = attribution(model, {name: means.values[name] for name in model.node_sites()}, task.pairs(8), False)
+    nodes = as_nodes(ranked(scores)[:150], list(model.node_sites()))
+    circuit = Circuit.from_pretrained(ROOT, "single_double_quote")
+    circuit.nodes, circuit.edges = nodes, edges_in(model, nodes)
+    started = time.perf_counter()
+    path = write_page([Subject(circuit, model, tokenizer, task, blocks)], tmp_path / "page.html")
+    assert time.perf_counter() - started < 30
+    assert path.stat().st_size < 3_000_000
+    assert circuit.num_nodes == 150
+
+
+def test_the_shipped_circuit_is_of_the_shipped_model():
+    model, tokenizer = CSPForCausalLM.from_pretrained(ROOT).eval(), CSPTokenizer.from_pretrained(ROOT)
+    circuit = Circuit.from_pretrained(ROOT, "single_double_quote")
+    pairs = load_task("single_double_quote", tokenizer).pairs(64, "validation")
+    with circuit.applied_to(model):
+        assert score(model, pairs).loss == pytest.approx(circuit.metrics["circuit"]["loss"], abs=1e-3)
+    report = Report.load(ROOT / "circuits" / "single_double_quote")
+    assert report.supported
+    assert report.found["size"]["edges"] == circuit.num_edges
