@@ -196,12 +196,19 @@ class CSPBlock(GradientCheckpointingLayer):
         fused = fused_block(self, hidden_states, positions, attention_mask, past_key_values, kwargs)
         if fused is not None:
             return fused
+        return self.feed(self.attend(hidden_states, positions, attention_mask, past_key_values, **kwargs), positions)
+
+    def attend(self, hidden_states, positions=None, attention_mask=None, past_key_values=None, **kwargs: Any) -> torch.Tensor:
+        """The first sublayer: from before attention to before the MLP."""
         x = self.resid_in(hidden_states)
         a = with_positions(self.attn_norm(x), self.attn_pos_norm, positions)
         delta, _ = self.attn(a, attention_mask, past_key_values, **kwargs)
-        x = self.resid_mid(activate(self.residual_activation_type, x + delta))
-        m = with_positions(self.mlp_norm(x), self.mlp_pos_norm, positions)
-        return self.resid_post(activate(self.residual_activation_type, x + self.mlp(m)))
+        return self.resid_mid(activate(self.residual_activation_type, x + delta))
+
+    def feed(self, hidden_states: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """The second sublayer: from before the MLP to the end of the block."""
+        m = with_positions(self.mlp_norm(hidden_states), self.mlp_pos_norm, positions)
+        return self.resid_post(activate(self.residual_activation_type, hidden_states + self.mlp(m)))
 
 
 def with_positions(x: torch.Tensor, norm: nn.Module | None, positions: torch.Tensor | None) -> torch.Tensor:
@@ -331,12 +338,15 @@ class CSPModel(CSPPreTrainedModel):
         if position_ids is None:
             position_ids = self._position_ids(inputs_embeds, attention_mask, seen)
         mask = self._causal_mask(inputs_embeds, attention_mask, past_key_values, position_ids, seen, kwargs)
-        x, positions = self._add_positions(inputs_embeds, position_ids, seen)
-        x = self.drop(x)
+        x, positions = self.with_positions(inputs_embeds, position_ids, seen)
         for block in self.h:
             x = block(x, positions, attention_mask=mask, past_key_values=past_key_values, position_ids=position_ids, **kwargs)
-        x = self.final_norm(self.final_resid(x))
+        x = self.final(x)
         return BaseModelOutputWithPast(last_hidden_state=x, past_key_values=past_key_values if use_cache else None)
+
+    def final(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """From the last residual stream to what the unembedding reads."""
+        return self.final_norm(self.final_resid(hidden_states))
 
     def _position_ids(self, x: torch.Tensor, attention_mask: torch.Tensor | None, seen: int | torch.Tensor) -> torch.Tensor:
         """0, 1, 2, ... after what the cache has seen; counted from the first unmasked token, so left padding is harmless."""
@@ -359,9 +369,10 @@ class CSPModel(CSPPreTrainedModel):
             arguments["cache_position"] = kwargs["cache_position"]
         return create_causal_mask(**arguments)
 
-    def _add_positions(self, x, position_ids, seen) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def with_positions(self, x, position_ids, seen=0) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(residual stream before the first block, positions that blocks concatenate) of embedded tokens."""
         if self.wpe is None:
-            return x, None
+            return self.drop(x), None
         length = seen + x.shape[1] if isinstance(seen, int) else 0  # a static cache counts in a tensor
         if position_ids.device.type == "cpu" and not torch.compiler.is_compiling():
             length = max(length, int(position_ids.max()) + 1)
@@ -372,8 +383,8 @@ class CSPModel(CSPPreTrainedModel):
             )
         positions = self.wpe(position_ids)
         if self.config.position_embedding_type == "added":
-            return x + positions, None
-        return x, positions
+            return self.drop(x + positions), None
+        return self.drop(x), positions
 
 
 class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):  # type: ignore[misc]
@@ -428,10 +439,8 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):  # type: ignore[misc]
             use_cache=use_cache,
             **kwargs,
         )
-        logits = self.lm_head(keep(cast(torch.Tensor, outputs.last_hidden_state), logits_to_keep))
-        logits = logits + self.final_logits_bias.to(logits)  # dtype, and device under a device map
-        if self.bigram_table is not None:
-            logits = logits + self.bigram_table(keep(cast(torch.Tensor, input_ids), logits_to_keep)).to(logits)
+        ids = None if input_ids is None else keep(input_ids, logits_to_keep)
+        logits = self.unembed(keep(cast(torch.Tensor, outputs.last_hidden_state), logits_to_keep), ids)
         loss = None
         if labels is not None:
             # transformers' loss works in float32, also on float64 logits; top-k training amplifies that rounding.
@@ -444,6 +453,14 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):  # type: ignore[misc]
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def unembed(self, hidden_states: torch.Tensor, input_ids: torch.Tensor | None) -> torch.Tensor:
+        """Logits [..., vocab] of normalised residual streams [..., d_model]; the bigram table reads the ids [...]."""
+        logits = self.lm_head(hidden_states)
+        logits = logits + self.final_logits_bias.to(logits)  # dtype, and device under a device map
+        if self.bigram_table is not None:
+            logits = logits + self.bigram_table(input_ids).to(logits)
+        return logits
 
     def _resize_token_embeddings(self, new_num_tokens, *args, **kwargs):
         """Also grows or cuts the logits' bias and the bigram table; new entries are zero, that is, no opinion."""
