@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .cli_bridges import bridge_evaluate, bridge_steer, bridge_train
 from .cli_circuits import (
     Corpus,
     Tokens,
@@ -27,6 +28,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 DEMO_TASK = "single_double_quote"
 tokenize_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train a tokenizer, or see how text is split.")
 app.add_typer(tokenize_app, name="tokenize")
+bridge_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Read a dense model through a sparse one.")
+app.add_typer(bridge_app, name="bridge")
 
 
 @app.callback()
@@ -195,13 +198,10 @@ def train(
 
     Example: csp train --preset tiny --corpus idioms --out runs/tiny
     """
-    from .training.recipes import make_recipe
+    from .training.recipes import corpus_setting, make_recipe
     from .training.train import train as run
 
-    given = list(settings or [])
-    if corpus:
-        weighed = [source.rpartition("=") if source.rpartition("=")[1] else (source, "", "1") for source in corpus]
-        given.append("corpora={" + ", ".join(f"{name!r}: {weight}" for name, _, weight in weighed) + "}")
+    given = [*(settings or []), *corpus_setting(corpus)]
     if steps is not None:
         given.append(f"arguments.max_steps={steps}")
     run(make_recipe(preset, recipe, given), out, resume=resume, say=typer.echo)
@@ -239,6 +239,9 @@ command(app, "export")(export_circuit)
 command(app, "view")(view_circuits)
 command(app, "label")(label_nodes)
 command(app, "publish")(publish_folder)
+command(bridge_app, "train")(bridge_train)
+command(bridge_app, "evaluate")(bridge_evaluate)
+command(bridge_app, "steer")(bridge_steer)
 
 
 if __name__ == "__main__":

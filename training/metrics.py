@@ -63,14 +63,19 @@ def residual_kurtosis(model: Any, batch: dict[str, torch.Tensor]) -> float:
 
 
 class RunMetrics(TrainerCallback):
-    """Adds to the log: tokens seen and per second, neurons alive and q/k channels dead by layer; at evaluations, residual kurtosis."""
+    """Adds to the log: tokens seen and per second, neurons alive and q/k channels dead by layer; at evaluations, residual kurtosis.
 
-    def __init__(self, block: int):
-        self.block = block
+    Args:
+        block: tokens in a sequence.
+        own: the CSP model, where the Trainer trains a module that holds it.
+    """
+
+    def __init__(self, block: int, own: Any = None):
+        self.block, self.own = block, own
         self._begun: tuple[float, int] | None = None
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        self._tensors = sparse_tensors(model)
+        self._tensors = sparse_tensors(self.own or model)
         self._begun = time.monotonic(), state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -87,7 +92,7 @@ class RunMetrics(TrainerCallback):
 
     def on_evaluate(self, args, state, control, model=None, metrics=None, eval_dataloader=None, **kwargs):
         batch = next(iter(eval_dataloader))
-        kurtosis = residual_kurtosis(model, {"input_ids": batch["input_ids"][:8]})
+        kurtosis = residual_kurtosis(self.own or model, {"input_ids": batch["input_ids"][:8]})
         if metrics is not None:
             metrics["eval_residual_kurtosis"] = kurtosis
         if state.log_history:

@@ -122,6 +122,14 @@ def make_recipe(preset: str = "tiny", file: str | Path | None = None, settings: 
     return Recipe(**values)
 
 
+def corpus_setting(sources: Sequence[str] | None) -> list[str]:
+    """The setting for sources "source" or "source=weight", as given on a command line."""
+    if not sources:
+        return []
+    weighed = [source.rpartition("=") if source.rpartition("=")[1] else (source, "", "1") for source in sources]
+    return ["corpora={" + ", ".join(f"{name!r}: {weight}" for name, _, weight in weighed) + "}"]
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))

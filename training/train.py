@@ -53,15 +53,15 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
     """
     out = Path(out)
     tokenizer = CSPTokenizer.from_folder(recipe.tokenizer or Path(__file__).resolve().parent.parent)
-    sparsity, arguments = SparsityConfig(**recipe.sparsity), _arguments(recipe, out)
-    config = _config(recipe, tokenizer)
+    sparsity, arguments = SparsityConfig(**recipe.sparsity), training_arguments(recipe, out)
+    config = model_config(recipe, tokenizer)
     first = arguments.process_index == 0
     say = say if first else lambda text: None
     with arguments.main_process_first(local=False):  # the other processes find what the first has written
         if first:
-            _prepare_folder(recipe, out, resume)
-        blocks = _blocks(recipe, tokenizer, out, say)
-        checkpoint = _last_complete(out) if resume else None
+            prepare_folder(recipe.to_dict(), out, resume)
+        blocks = run_blocks(recipe, tokenizer, out, say)
+        checkpoint = last_complete(out) if resume else None
     set_seed(arguments.seed)
     model = CSPForCausalLM(config)
     report: dict[str, Any] = ngram_losses(blocks["train"], blocks["held_out"], len(tokenizer))
@@ -123,13 +123,14 @@ def _draw_curves(log: list[dict[str, Any]], out: Path, say: Callable[[str], None
         write_curves(log, out / CURVES)
 
 
-def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
+def prepare_folder(recipe: dict[str, Any], out: Path, resume: bool) -> None:
+    """A new folder with the recipe in it; on resume, that of the same recipe."""
     file = out / RECIPE
     if resume:
         if not file.is_file():
             raise FileNotFoundError(f"{out} has no {RECIPE}, so there is no run to resume; leave out --resume to start one.")
         saved = yaml.safe_load(file.read_text(encoding="utf-8"))
-        for section, value in recipe.to_dict().items():
+        for section, value in recipe.items():
             if saved.get(section) != value:
                 raise ValueError(
                     f"{section} of this recipe differs from the run's in {file}; resume with the same settings, or start in another folder."
@@ -140,10 +141,11 @@ def _prepare_folder(recipe: Recipe, out: Path, resume: bool) -> None:
             f"{out} exists and is not empty; add --resume to go on with the run there, or choose another folder."
         )
     out.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
 
 
-def _arguments(recipe: Recipe, out: Path) -> TrainingArguments:
+def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
+    """The recipe's arguments, with defaults that follow from the number of steps."""
     given = dict(recipe.arguments)
     if given.get("max_steps", -1) <= 0:
         raise ValueError(
@@ -166,7 +168,8 @@ def _arguments(recipe: Recipe, out: Path) -> TrainingArguments:
         raise ValueError(f"arguments cannot be used: {str(error).removeprefix('TrainingArguments.__init__() ')}.") from None
 
 
-def _config(recipe: Recipe, tokenizer: Any) -> CSPConfig:
+def model_config(recipe: Recipe, tokenizer: Any) -> CSPConfig:
+    """The recipe's model for a tokenizer."""
     end = tokenizer.eos_token_id
     own = {"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
     clash = sorted(set(own) & set(recipe.model))
@@ -175,7 +178,7 @@ def _config(recipe: Recipe, tokenizer: Any) -> CSPConfig:
     return CSPConfig(**{"block_size": max(1024, recipe.block), **recipe.model, **own})
 
 
-def _blocks(recipe: Recipe, tokenizer: Any, out: Path, say: Callable[[str], None]) -> dict[str, torch.Tensor]:
+def run_blocks(recipe: Recipe, tokenizer: Any, out: Path, say: Callable[[str], None]) -> dict[str, torch.Tensor]:
     """The run's own copy of its data, so that a resumed run sees the same whatever has become of the sources."""
     file = out / BLOCKS
     if not file.is_file():
@@ -190,7 +193,7 @@ def _blocks(recipe: Recipe, tokenizer: Any, out: Path, say: Callable[[str], None
     return load_file(file)
 
 
-def _last_complete(out: Path) -> str | None:
+def last_complete(out: Path) -> str | None:
     """The newest checkpoint that was written to its end (the Trainer's state comes last); later ones, torn by a kill, are removed."""
     found = [path for path in out.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
@@ -205,7 +208,7 @@ def _last_complete(out: Path) -> str | None:
 def _explain_failed_write(out: Path, step: int, error: Exception) -> None:
     """Raises in one sentence if it was the checkpoint of this step that could not be written; what there is of it is removed."""
     torn = out / f"checkpoint-{step}"
-    before = _last_complete(out) if torn.is_dir() else str(torn)
+    before = last_complete(out) if torn.is_dir() else str(torn)
     if before != str(torn):
         rest = f"the one before is intact: --resume goes on from {Path(before).name}" if before else "there is none before it"
         raise OSError(f"{torn.name} could not be written ({error}); free some disk space; {rest}.") from error

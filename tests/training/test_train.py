@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from sparse_circuits.cli import app
 from sparse_circuits.training.recipes import PRESETS, make_recipe
-from sparse_circuits.training.train import _arguments, _config, _last_complete, train
+from sparse_circuits.training.train import last_complete, model_config, train, training_arguments
 from tiny import ROOT
 
 SMALL = (
@@ -127,7 +127,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(whole, tmp_path):
     last = full.stderr.strip().splitlines()[-1]
     assert "checkpoint-12 could not be written" in last, last
     assert "--resume goes on from" in last
-    assert _last_complete(tmp_path / "run").endswith("checkpoint-8")
+    assert last_complete(tmp_path / "run").endswith("checkpoint-8")
     assert run(tmp_path / "run", resume=True).returncode == 0
     assert same_weights(whole, tmp_path / "run")
 
@@ -178,7 +178,7 @@ def test_sigterm_saves_and_ends_cleanly(whole, tmp_path):
     assert process.returncode == 0, said + rest
     assert "Stopping: a checkpoint is saved" in rest
     assert "--resume goes on from there" in rest
-    assert _last_complete(tmp_path / "run") is not None
+    assert last_complete(tmp_path / "run") is not None
     assert (tmp_path / "run" / "curves.png").is_file()
 
 
@@ -208,8 +208,8 @@ def test_every_preset_can_be_built(tmp_path):
     tokenizer = CSPTokenizer.from_pretrained(ROOT)
     for name in PRESETS:
         recipe = make_recipe(name)
-        sparsity, config = SparsityConfig(**recipe.sparsity), _config(recipe, tokenizer)
-        arguments = _arguments(make_recipe(name, None, ["arguments.bf16=false"]), tmp_path)
+        sparsity, config = SparsityConfig(**recipe.sparsity), model_config(recipe, tokenizer)
+        arguments = training_arguments(make_recipe(name, None, ["arguments.bf16=false"]), tmp_path)
         assert arguments.max_steps > 0
         assert (sparsity.density == 1) == name.startswith("dense-")
         twin = make_recipe(name.removeprefix("dense-"))

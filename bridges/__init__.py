@@ -1,0 +1,10 @@
+"""Bridges between a dense and a sparse model: their training, evaluation, steering."""
+
+from .bridge import BridgeConfig, Bridges
+from .evaluate import evaluate_bridges, ridge_bridges
+from .losses import bridge_losses
+from .pair import BridgedPair
+from .sides import side_of
+from .steer import steer
+
+__all__ = ["BridgeConfig", "BridgedPair", "Bridges", "bridge_losses", "evaluate_bridges", "ridge_bridges", "side_of", "steer"]

@@ -1,0 +1,83 @@
+"""Hybrid passes: one model up to a residual point, the other from there on; all points in one pass whose batch grows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from .bridge import Bridges
+from .sides import Side
+
+
+def stream(side: Side, ids: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The residual stream [batch, tokens, width] at each of the 2L + 1 points, and the logits: a plain pass."""
+    x, context = side.embed(ids)
+    points = [x]
+    for i in range(side.sublayers):
+        points.append(side.sublayer(i, points[-1], context))
+    return points, side.logits(points[-1], ids)
+
+
+def tails(side: Side, injected: Sequence[torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+    """Logits [points, batch, tokens, vocab] of the model run on from each point, given the stream there.
+
+    What is injected at point i joins the batch of those from before: each sublayer runs once, on all that have reached it. With 2L sublayers that
+    is L (2L + 1) sublayer runs of one batch, (2L + 1) / 2 plain passes.
+    """
+    _, context = side.embed(ids)
+    x = injected[0]
+    for i in range(side.sublayers):
+        x = torch.cat([side.sublayer(i, x, context), injected[i + 1]])
+    logits = side.logits(x, ids.repeat(len(injected), 1))
+    return logits.unflatten(0, (len(injected), len(ids)))
+
+
+def switched(dense: Side, sparse: Side, bridges: Bridges, ids: torch.Tensor, path: Sequence[bool]) -> torch.Tensor:
+    """Logits of a pass that may change models at every point.
+
+    Args:
+        path: for each of the 2L + 1 points, whether the pass is in the sparse model from there on (to the unembedding, at the last).
+            It starts in the dense model, so path[0] True goes over at once.
+    """
+    (x, in_dense), (_, in_sparse) = dense.embed(ids), sparse.embed(ids)
+    now_sparse = False
+    for i, to_sparse in enumerate(path):
+        if to_sparse != now_sparse:
+            x = bridges.encode(i, x) if to_sparse else bridges.decode(i, x)
+            now_sparse = to_sparse
+        if i < len(path) - 1:
+            x = sparse.sublayer(i, x, in_sparse) if now_sparse else dense.sublayer(i, x, in_dense)
+    return (sparse if now_sparse else dense).logits(x, ids)
+
+
+def plain_passes(sublayers: int) -> float:
+    """Cost of a bridged step in plain passes (forward, of models of equal size): two plain ones, and the tails of both."""
+    return 2 + 2 * (sublayers + 1) / 2
+
+
+def nmse(found: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Squared error over the target's variance around its mean over batch and tokens; the denominator is a constant. 1: as good as the mean."""
+    wide = target.detach().to(torch.promote_types(target.dtype, torch.float32))
+    variance = (wide - wide.mean((0, 1), keepdim=True)).square().mean()
+    return (found - target).square().mean() / variance.clamp_min(torch.finfo(wide.dtype).tiny)
+
+
+def kl(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """KL(target || logits) in nats, mean over batch and tokens; both are logits [..., tokens, vocab], leading dimensions of the second are kept.
+
+    Written out as logsumexp(q) - sum p q - H(p), which makes few tensors of the size of the logits: they are the cost of a bridged step.
+    """
+    wanted = target.log_softmax(-1)
+    shares = wanted.exp()
+    entropy = (shares * wanted).sum(-1)
+    return (logits.logsumexp(-1) - (shares * logits).sum(-1) + entropy).mean((-1, -2))
+
+
+def next_token_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy in nats per token; leading dimensions of logits [..., batch, tokens, vocab] are kept."""
+    lead = logits.shape[:-3]
+    flat = logits.reshape(-1, *logits.shape[-3:])[:, :, :-1]
+    losses = [F.cross_entropy(each.flatten(0, 1), ids[:, 1:].flatten()) for each in flat]
+    return torch.stack(losses).view(lead)

@@ -1,0 +1,162 @@
+"""A dense and a sparse model with their bridges, as one thing that is saved, loaded and published."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..circuits.hub import hub_errors
+from ..circuits.identity import tokenizer_sha256
+from .bridge import BridgeConfig, Bridges
+from .sides import Side, side_of
+
+FORMAT, VERSION = "sparse_circuits.bridges", 1
+CONFIG, TENSORS = "bridges.json", "bridges.safetensors"
+LARGEST_CONFIG = 1 << 20  # bytes
+
+
+class BridgedPair:
+    """Two models of equal depth and vocabulary with bridges between their residual streams.
+
+    Args:
+        dense: the model to be explained: one of ours, or transformers' GPT-2.
+        sparse: a CSP model.
+        bridges: of their widths; None: new ones.
+        tokenizer: of both.
+
+    Raises:
+        ValueError: naming what does not match.
+    """
+
+    def __init__(
+        self, dense: Any, sparse: Any, tokenizer: Any, bridges: Bridges | None = None, config: BridgeConfig | None = None
+    ):
+        self.dense, self.sparse, self.tokenizer = side_of(dense), side_of(sparse), tokenizer
+        self.config = config or BridgeConfig()
+        require_match(self.dense, self.sparse)
+        points = self.dense.sublayers + 1
+        self.bridges = bridges or Bridges(self.dense.width, self.sparse.width, points, self.config.active)
+        wanted = (points, self.sparse.width, self.dense.width)
+        found = (self.bridges.points, *self.bridges.encoders[0].weight.shape)  # type: ignore[misc]
+        if found != wanted:
+            raise ValueError(f"The bridges have (points, sparse width, dense width) {found}, the models need {wanted}.")
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Writes a new folder with dense/ and sparse/ (each loads by itself) and the bridges; whole or not at all."""
+        from ..training.folder import fresh_folder
+
+        with fresh_folder(folder) as scratch:
+            for name, side in (("dense", self.dense), ("sparse", self.sparse)):
+                side.model.save_pretrained(scratch / name)
+                self.tokenizer.save_pretrained(scratch / name)
+            state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.bridges.state_dict().items()}
+            save_file(state, scratch / TENSORS, {"format": "pt"})
+            document = {
+                "format": FORMAT, "version": VERSION, "config": self.config.to_dict(), "points": self.bridges.points, "dense_width": self.dense.width,
+                "sparse_width": self.sparse.width, "keep": self.bridges.keep, "tokenizer": tokenizer_sha256(self.tokenizer),
+            }  # fmt: skip
+            (scratch / CONFIG).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        return Path(folder)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None, **hub: Any) -> BridgedPair:
+        """From a folder or a Hub id. Models come as float32, in eval mode.
+
+        Raises:
+            FileNotFoundError, ValueError: naming what is missing, damaged or does not match.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = _folder(source, revision, hub)
+        document = _document(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder / "sparse")
+        for name in ("dense", "sparse"):
+            if tokenizer_sha256(AutoTokenizer.from_pretrained(folder / name)) != document["tokenizer"]:
+                raise ValueError(f"The tokenizer in {folder / name} is not the one that the bridges were trained with.")
+        models = {
+            name: AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32).eval()
+            for name in ("dense", "sparse")
+        }
+        bridges = Bridges(document["dense_width"], document["sparse_width"], document["points"])
+        bridges.keep = document["keep"]
+        try:
+            bridges.load_state_dict(load_file(folder / TENSORS))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
+            raise ValueError(f"{folder / TENSORS} does not hold these bridges ({reason}); copy the folder again.") from None
+        return cls(models["dense"], models["sparse"], tokenizer, bridges, BridgeConfig(**document["config"]))
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Uploads the whole folder in one commit; returns the commit's address."""
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = self.save_pretrained(Path(scratch) / "pair")
+            BridgedPair.from_pretrained(folder)
+            api = HfApi(token=token)
+            with hub_errors(repo_id, "published to"):
+                api.create_repo(repo_id, private=private, exist_ok=True)
+                done = api.upload_folder(
+                    repo_id=repo_id, folder_path=folder, commit_message="Dense and sparse model with bridges"
+                )
+        return str(done.commit_url)
+
+
+def require_match(dense: Side, sparse: Side) -> None:
+    """Raises if two models cannot be bridged."""
+    if sparse.model.config.model_type != "csp":
+        raise ValueError("The sparse side must be a CSP model; give the other model as the dense side.")
+    if dense.sublayers != sparse.sublayers:
+        raise ValueError(
+            f"The dense model has {dense.sublayers} sublayers, the sparse one {sparse.sublayers}; bridges need as many (the same number of layers)."
+        )
+    if dense.model.config.vocab_size != sparse.model.config.vocab_size:
+        raise ValueError(
+            f"The dense model has {dense.model.config.vocab_size} tokens, the sparse one {sparse.model.config.vocab_size}; they must share a tokenizer."
+        )
+
+
+def _folder(source: str | Path, revision: str | None, hub: dict[str, Any]) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or str(source).startswith("."):
+        raise FileNotFoundError(f"{source} is no folder; give that of a bridged pair, or a Hub id such as user/name.")
+    from huggingface_hub import snapshot_download
+
+    with hub_errors(str(source), "read from the Hub"):
+        return Path(snapshot_download(str(source), revision=revision, **hub))
+
+
+_FIELDS = {"points": int, "dense_width": int, "sparse_width": int, "keep": int, "tokenizer": str, "config": dict}
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file() or not (folder / TENSORS).is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG} with {TENSORS}; it is no bridged pair.")
+    try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise ValueError("too large")
+        document = json.loads(path.read_bytes())
+        if document.get("format") != FORMAT or document.get("version") != VERSION:
+            raise ValueError(f"format {document.get('format')!r:.60}, version {document.get('version')!r:.20}")
+        for name, kind in _FIELDS.items():
+            value = document.get(name)
+            if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and not 1 <= value <= 1 << 20):
+                raise ValueError(f"{name} is {value!r:.40}")
+        BridgeConfig(**document["config"])
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} describes no bridges that this package reads ({str(error)[:120]}).") from None
+    if os.path.getsize(folder / TENSORS) > 8 * (document["dense_width"] + 1) * (document["sparse_width"] + 1) * document[
+        "points"
+    ] * 2 + (1 << 20):
+        raise ValueError(f"{folder / TENSORS} is larger than bridges of this shape can be.")
+    return document

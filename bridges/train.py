@@ -1,0 +1,142 @@
+"""`train_bridges`: a sparse model and its bridges to a frozen dense one, trained together under the stock Trainer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback, default_data_collator, set_seed
+
+from ..modeling_csp import CSPForCausalLM
+from ..training.callback import WeightSparsityCallback
+from ..training.corpus import TokenBlocks
+from ..training.demo import start_from_bigrams_
+from ..training.metrics import RunMetrics
+from ..training.ngrams import bigram_log_probabilities
+from ..training.projection import csp_rule
+from ..training.recipes import Recipe
+from ..training.schedules import SparsityConfig
+from ..training.train import (
+    RefuseNonFinite,
+    StopCleanly,
+    last_complete,
+    model_config,
+    prepare_folder,
+    run_blocks,
+    training_arguments,
+)
+from .bridge import BridgeConfig, Bridges
+from .evaluate import evaluate_bridges
+from .hybrids import plain_passes
+from .losses import bridge_losses
+from .pair import BridgedPair, require_match
+from .sides import Side, side_of
+
+PAIR, REPORT = "pair", "report.json"
+
+
+class BridgeTraining(nn.Module):
+    """What the Trainer sees: the sparse model and the bridges. The dense model is no part of it: it is neither trained nor saved with checkpoints."""
+
+    def __init__(self, dense: Side, sparse: CSPForCausalLM, bridges: Bridges, config: BridgeConfig):
+        super().__init__()
+        self.sparse, self.bridges, self.settings = sparse, bridges, config
+        self._dense = (dense,)  # in a tuple, where nn.Module does not look for modules
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any) -> dict[str, torch.Tensor]:
+        terms = bridge_losses(self._dense[0], side_of(self.sparse), self.bridges, input_ids, self.settings)
+        if self.training:
+            for name, term in terms.items():
+                self.sums[name] = self.sums.get(name, 0.0) + float(term.detach())
+            self.count += 1
+        return {"loss": terms["loss"]}
+
+    def rule(self, name: str, parameter: nn.Parameter) -> tuple[str, int | None] | None:
+        """Only the sparse model is under the projection; bridges are dense."""
+        return csp_rule(self.sparse.config)(name, parameter) if name.startswith("sparse.") else None
+
+
+class LogTerms(TrainerCallback):
+    """Every loss term, as a mean since the last log, beside the loss."""
+
+    def __init__(self, module: BridgeTraining):
+        self.module = module
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs and self.module.count:
+            terms = {f"term/{name}": total / self.module.count for name, total in self.module.sums.items() if name != "loss"}
+            logs.update(terms)
+            state.log_history[-1].update(terms)
+            self.module.sums, self.module.count = {}, 0
+
+
+def train_bridges(
+    dense: Any,
+    tokenizer: Any,
+    recipe: Recipe,
+    config: BridgeConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Trains a sparse model by a recipe, with bridges to `dense`, and saves the pair in `out`/pair.
+
+    Checkpoints lie in `out`; with `resume` the last complete one is taken up, with the same weights at the end, bit for bit on CPU.
+
+    Returns:
+        what `evaluate_bridges` measures on held-out blocks, with `finished` and `steps`.
+
+    Raises:
+        ValueError: if the models cannot be bridged, or settings cannot work, before any work.
+    """
+    out, side = Path(out), side_of(dense.eval().requires_grad_(False))
+    arguments, sparsity = training_arguments(recipe, out), SparsityConfig(**recipe.sparsity)
+    model_settings = model_config(recipe, tokenizer)
+    set_seed(arguments.seed)
+    sparse = CSPForCausalLM(model_settings)
+    require_match(side, side_of(sparse))
+    prepare_folder({**recipe.to_dict(), "bridges": config.to_dict()}, out, resume)
+    blocks = run_blocks(recipe, tokenizer, out, say)
+    if recipe.start == "bigrams" and sparse.bigram_table is not None:
+        start_from_bigrams_(sparse, bigram_log_probabilities(blocks["train"], len(tokenizer)))
+    bridges = Bridges(side.width, sparse.config.d_model, side.sublayers + 1, config.active)
+    module = BridgeTraining(side, sparse, bridges, config)
+    say(f"A step costs {plain_passes(side.sublayers):g} plain forward passes, one backward pass through all of them but one")
+    callback, stop = WeightSparsityCallback(sparsity, rule=module.rule), StopCleanly(say)
+    trainer = Trainer(
+        model=module, args=arguments, train_dataset=TokenBlocks(blocks["train"]), eval_dataset=TokenBlocks(blocks["held_out"]),
+        data_collator=default_data_collator, callbacks=[callback, LogTerms(module), RunMetrics(recipe.block, sparse), stop],
+    )  # fmt: skip
+    callback.lead(trainer)
+    trainer.callback_handler.callbacks.insert(0, RefuseNonFinite())
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=last_complete(out) if resume else None)
+    finished = trainer.state.global_step >= trainer.state.max_steps
+    if not finished:
+        say(f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; --resume goes on from there.")
+        return {"finished": False, "steps": trainer.state.global_step}
+    module.eval()
+    report = {
+        "finished": True,
+        "steps": trainer.state.global_step,
+        **evaluate_bridges(side, side_of(sparse), bridges, blocks["held_out"]),
+    }
+    sparse.config.provenance = {
+        "recipe": "csp bridge train",
+        "steps": trainer.state.global_step,
+        "density": recipe.sparsity["density"],
+    }
+    if not (out / PAIR).exists():
+        BridgedPair(dense, sparse.eval(), tokenizer, bridges, config).save_pretrained(out / PAIR)
+    (out / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    say(
+        f"Hybrids' mean loss {report['mean_hybrid']:.3f}, dense {report['dense']:.3f}, sparse {report['sparse']:.3f}; saved to {out / PAIR}"
+    )
+    return report

@@ -1,0 +1,220 @@
+"""`csp bridge`: train, evaluate and steer through bridges between a dense and a sparse model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .cli_circuits import require_model
+
+
+def load_dense(model: str) -> tuple[Any, Any]:
+    """A model that can be bridged, in float32, and its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from .bridges import side_of
+
+    require_model(model)
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    side_of(network)
+    return network, AutoTokenizer.from_pretrained(model)
+
+
+def bridge_train(
+    dense: Annotated[str, typer.Argument(help="The dense model: folder or Hub id of a CSP model or a GPT-2.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the run; new or empty, unless --resume. The pair is written to pair/ in it.")
+    ],
+    sparse_preset: Annotated[str, typer.Option(help="Preset of the sparse model; it gets the dense model's depth.")] = "tiny",
+    recipe: Annotated[Path | None, typer.Option(help="YAML file, as for csp train.")] = None,
+    corpus: Annotated[list[str] | None, typer.Option(help="As for csp train.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1)] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any setting of the recipe, as for csp train.")] = None,
+    bridge: Annotated[list[str] | None, typer.Option(help="Any field of BridgeConfig, such as kl=2.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last complete checkpoint in the folder.")] = False,
+) -> None:
+    """Train a sparse model with bridges to a frozen dense one.
+
+    Example: csp bridge train runs/dense-tiny --sparse-preset tiny --out runs/bridged
+    """
+    import yaml
+
+    from .bridges import BridgeConfig
+    from .bridges.train import train_bridges
+    from .training.recipes import corpus_setting, make_recipe
+
+    network, tokenizer = load_dense(dense)
+    given = [*(settings or []), *corpus_setting(corpus)]
+    layers = network.config.n_layer
+    given += [f"model.n_layer={layers}"] + ([f"arguments.max_steps={steps}"] if steps is not None else [])
+    values: dict[str, Any] = {}
+    for text in bridge or []:
+        name, equals, value = text.partition("=")
+        if not equals or name not in BridgeConfig.__dataclass_fields__:
+            raise ValueError(
+                f"{text!r} is no setting of bridges; write name=value with one of {', '.join(BridgeConfig.__dataclass_fields__)}."
+            )
+        values[name] = yaml.safe_load(value)
+    train_bridges(
+        network,
+        tokenizer,
+        make_recipe(sparse_preset, recipe, given),
+        BridgeConfig(**values),
+        out,
+        resume=resume,
+        say=typer.echo,
+    )
+
+
+def bridge_evaluate(
+    pair: Annotated[str, typer.Argument(help="Folder or Hub id of a bridged pair.")],
+    corpus: Annotated[str, typer.Option(help="stdlib, idioms, a folder or glob, hf:NAME; held-out files only.")] = "idioms",
+    blocks: Annotated[int, typer.Option(help="Blocks of 128 tokens to measure on.", min=1)] = 100,
+    apart: Annotated[
+        str | None, typer.Option(help="A sparse model that was trained apart: ridge bridges to it, as a baseline.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Variance explained at each point, loss of every hybrid, and baselines.
+
+    Example: csp bridge evaluate runs/bridged/pair --apart runs/tiny
+    """
+    from .bridges import BridgedPair, evaluate_bridges, ridge_bridges, side_of
+    from .bridges.evaluate import constant_bridges
+    from .bridges.pair import require_match
+    from .cli_circuits import load
+    from .training.corpora import mix
+
+    found = BridgedPair.from_pretrained(pair)
+    mixture = mix({corpus: 1.0}, found.tokenizer, 128, 0)
+    held_out = mixture.held_out[:blocks]
+    reports = {"bridges": evaluate_bridges(found.dense, found.sparse, found.bridges, held_out)}
+    for kind in ("zero", "identity"):
+        if kind == "zero" or found.dense.width == found.sparse.width:
+            reports[kind] = evaluate_bridges(
+                found.dense, found.sparse, constant_bridges(found.dense, found.sparse, kind), held_out
+            )
+    if apart is not None:
+        other = side_of(load(apart)[0])
+        require_match(found.dense, other)
+        reports["ridge, trained apart"] = evaluate_bridges(
+            found.dense, other, ridge_bridges(found.dense, other, mixture.train[:400]), held_out
+        )
+    typer.echo(json.dumps(reports, indent=1) if as_json else evaluation_text(reports))
+
+
+def evaluation_text(reports: dict[str, Any]) -> str:
+    first = reports["bridges"]
+    lines = [f"next-token loss in nats: dense {first['dense']:.3f}, sparse {first['sparse']:.3f}", ""]
+    lines.append("point    encode: explained  hybrid loss    decode: explained  hybrid loss")
+    for i, (e, d) in enumerate(zip(first["encode"], first["decode"])):
+        lines.append(f"{i:5d}   {e['fve']:16.3f} {e['loss']:12.3f}   {d['fve']:18.3f} {d['loss']:12.3f}")
+    lines.append("")
+    for name, report in reports.items():
+        switching = sum(each["loss"] for each in report["paths"]) / max(1, len(report["paths"]))
+        lines.append(
+            f"{name}: hybrids' mean loss {report['mean_hybrid']:.3f} ({report['excess']:+.3f} on the dense model's); several switches {switching:.3f}"
+        )
+    return "\n".join(lines)
+
+
+def bridge_steer(
+    pair: Annotated[str, typer.Argument(help="Folder or Hub id of a bridged pair.")],
+    out: Annotated[Path, typer.Option(help="Folder for steering.json and steering.png.")],
+    task: Annotated[str, typer.Option(help="Task whose prompts are steered to their counterfactuals.")] = "single_double_quote",
+    node: Annotated[str | None, typer.Option(help="SITE:INDEX of a read; default: the best on training prompts.")] = None,
+    circuit: Annotated[
+        Path | None,
+        typer.Option(help="Circuit of the pair's sparse model: its reads are the candidates and the other nodes shown."),
+    ] = None,
+    corpus: Annotated[str, typer.Option(help="Text for the scales of the two streams.")] = "idioms",
+    pairs: Annotated[int, typer.Option(min=2)] = 64,
+    directions: Annotated[int, typer.Option(help="Random directions, as a control.", min=1)] = 40,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Push the dense model along what one sparse node means for it; against random directions and other nodes.
+
+    Example: csp bridge steer runs/bridged/pair --task single_double_quote --out runs/steering
+    """
+    import random
+
+    from .bridges import BridgedPair, steer
+    from .bridges.steer import best_nodes, read_nodes
+    from .circuits import Circuit, load_task
+    from .circuits.identity import refuse_other_model
+    from .training.corpora import mix
+
+    found = BridgedPair.from_pretrained(pair)
+    reference = mix({corpus: 1.0}, found.tokenizer, 128, seed).train[:50]
+    wanted = load_task(task, found.tokenizer)
+    candidates = read_nodes(found.sparse.model)
+    everything = list(candidates)
+    if circuit is not None:
+        own = Circuit.from_pretrained(circuit)
+        refuse_other_model(own, found.sparse.model)
+        inside = {f"{site}:{int(i)}" for site, indices in own.nodes.items() for i in indices}
+        candidates = [name for name in candidates if name in inside]
+        if not candidates:
+            raise ValueError(f"The circuit in {circuit} reads the residual stream nowhere; leave out --circuit.")
+    ranking = best_nodes(found, wanted.pairs(pairs, "train", seed=seed, fewer=True), reference, candidates)
+    chosen = node or ranking[0][0]
+    others = [name for name, _ in ranking if name != chosen][:3]
+    others += random.Random(seed).sample([name for name in everything if name not in (*candidates, chosen)] or everything, 3)
+    report = steer(
+        found,
+        wanted.pairs(pairs, "test", seed=seed, fewer=True),
+        chosen,
+        reference,
+        others=others,
+        random_directions=directions,
+        seed=seed,
+    )
+    report |= {"task": task, "chosen": "given" if node else "best on training prompts"}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "steering.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    typer.echo(steering_text(report))
+    typer.echo(f"Wrote {draw(report, out / 'steering.png')} and steering.json beside it")
+
+
+def steering_text(report: dict[str, Any]) -> str:
+    lines = [
+        f"{report['node']} ({report['chosen']}): probability of the counterfactual's answer in the dense model, {report['prompts']} prompts"
+    ]
+    lines.append("strength   node (95 % of prompts)      random directions (95 %)")
+    rows = zip(
+        report["strengths"],
+        report["probability"],
+        report["low"],
+        report["high"],
+        report["random"]["low"],
+        report["random"]["high"],
+    )
+    lines += [
+        f"{s:8.2f}   {p:.4f} ({low:.4f} to {high:.4f})   {r_low:.4f} to {r_high:.4f}" for s, p, low, high, r_low, r_high in rows
+    ]
+    lines += [f"at strength {report['strengths'][-1]:g}, {name}: {curve[-1]:.4f}" for name, curve in report["others"].items()]
+    return "\n".join(lines)
+
+
+def draw(report: dict[str, Any], path: Path) -> Path:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    x = report["strengths"]
+    axes.fill_between(x, report["random"]["low"], report["random"]["high"], color="0.8", label="random directions, 95 %")
+    axes.fill_between(x, report["low"], report["high"], color="#0072b2", alpha=0.25)
+    axes.plot(x, report["probability"], color="#0072b2", label=report["node"])
+    for name, curve in report["others"].items():
+        axes.plot(x, curve, linewidth=0.8, linestyle="--", label=name)
+    axes.set(xlabel="strength", ylabel="probability of the counterfactual's answer", title=f"Steering {report['task']}")
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+    return path
