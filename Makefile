@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 TYPED := .cli .modeling_csp .configuration_csp .tokenization_csp .sparse_csp .sparse_form_csp .storage_csp .fused_csp .attention_csp \
   .training .training.demo .training.info .training.train .convert .circuits .circuits.search .circuits.export .circuits.reading .cli_circuits \
-  .cli_viewer .viewer .viewer.serve .viewer.labels .convert.publish
+  .cli_viewer .viewer .viewer.serve .viewer.labels .convert.publish .bridges .bridges.train .cli_bridges
 
 .PHONY: demo test check format compat browser venv clean
 

@@ -170,12 +170,17 @@ def convert(
     Example: csp convert downloads/viz_data.pt runs/quotes --model runs/csp_yolo2 --task single_double_quote
     """
     from .convert import convert_openai_checkpoint
+    from .convert.publish import require_repo_id
 
     if source.endswith("viz_data.pt"):
+        if publish is not None:
+            raise ValueError("--publish is for checkpoints; put the circuit under circuits/ of its model and publish that.")
         if model is None or task is None:
             raise ValueError("A circuit belongs to a model and a task; name them with --model (converted before) and --task.")
         typer.echo(f"Wrote {import_circuit(source, dest, model, task, corpus, tokens)}")
         return
+    if publish is not None:
+        require_repo_id(publish)  # before the work
     typer.echo(f"Wrote {convert_openai_checkpoint(source, dest, tokenizer=tokenizer)}")
     if publish is not None:
         publish_folder(dest, publish)

@@ -48,26 +48,23 @@ def load(model: str) -> tuple[Any, Any]:
         raise ValueError(
             f"{model} is a {kind} model; circuits are found in CSP models, such as csp train and csp convert make."
         )
+    if Path(model).is_dir() and not (Path(model) / "tokenizer.json").is_file():
+        raise FileNotFoundError(
+            f"{model} has no tokenizer.json; save the model's tokenizer there, circuits are found on its tokens."
+        )
     return CSPForCausalLM.from_pretrained(model, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(model)
 
 
 def corpus_blocks(model: str, corpus: str | None, tokenizer: Any, tokens: int) -> Any:
     """Token ids [blocks, tokens] of training text: the model's own training blocks, or a corpus."""
-    own = Path(model) / "blocks.safetensors"
-    if corpus is None and own.is_file():
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+    from .training.corpus import sample_blocks, saved_blocks
 
-        try:
-            blocks = load_file(own)["train"]
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{own} is damaged ({error}); give another text with --corpus.") from None
-    else:
-        from .training.corpora import load_corpus
-        from .training.corpus import sample_blocks
+    own = saved_blocks(Path(model)) if corpus is None else None
+    if own is not None:
+        return own[: max(1, tokens // own.shape[1])]
+    from .training.corpora import load_corpus
 
-        return sample_blocks(load_corpus(corpus or "stdlib"), tokenizer, 128, tokens)
-    return blocks[: max(1, tokens // blocks.shape[1])]
+    return sample_blocks(load_corpus(corpus or "stdlib"), tokenizer, 128, tokens)
 
 
 def show_tasks(
@@ -132,7 +129,6 @@ def prune_task(
         circuit = search(loaded, tokenizer, wanted, means, config, trials=trials, out=out, force=force)
     else:
         circuit = prune(loaded, tokenizer, wanted, means, config, method=method, out=out, force=force)
-    (out / "report.json").unlink(missing_ok=True)  # of the circuit that was replaced
     metrics = circuit.metrics
     if not metrics["reached"]:
         typer.echo(f"The target of {target:g} was not reached; the best found has loss {metrics['circuit']['loss']:.3f}.")
@@ -146,11 +142,10 @@ def prune_task(
 def page_of(folder: Path, model: Any, tokenizer: Any, task: Any, blocks: Any) -> Path:
     """Writes page.html into a circuit's folder, with the report that is there."""
     from .circuits import Circuit, Report
-    from .circuits.report import REPORT
     from .viewer import Subject, write_page
 
-    report = Report.load(folder) if (folder / REPORT).is_file() else None
-    return write_page([Subject(Circuit.from_pretrained(folder), model, tokenizer, task, blocks, report)], folder / "page.html")
+    circuit = Circuit.from_pretrained(folder)
+    return write_page([Subject(circuit, model, tokenizer, task, blocks, Report.of(folder, circuit))], folder / "page.html")
 
 
 def prune_config(target: float, settings: list[str]) -> Any:
@@ -192,14 +187,14 @@ def verify_circuit(
 
     Example: csp verify runs/tiny runs/quotes
     """
-    from .circuits import Circuit, load_task, verify
+    from .circuits import Circuit, verify
     from .circuits.report import REPORT
 
     found = Circuit.from_pretrained(circuit)
     loaded, tokenizer = load(model)
-    twin = str(found.settings.get("twin") or "")
-    wanted = load_task(task or (found.task.removesuffix(f"_{twin}") if twin else found.task), tokenizer)
-    wanted = getattr(wanted, twin)() if twin in ("nonsense", "constant") else wanted
+    wanted = found.find_task(tokenizer, task)
+    if wanted is None:
+        raise ValueError(f"{found.task} is no built-in task; give the file that it came from with --task.")
     blocks = corpus_blocks(model, corpus, tokenizer, tokens)
     report = verify(found, loaded, tokenizer, wanted, blocks=blocks, pairs=pairs, controls=controls, seeds=seeds)
     typer.echo(str(report))

@@ -21,6 +21,7 @@ def view_circuits(
     beside: Annotated[
         tuple[str, str] | None, typer.Option(help="MODEL CIRCUIT: one of another model too, such as the dense twin.")
     ] = None,
+    task: Annotated[str | None, typer.Option(help="For a task from a file: the file.")] = None,
     corpus: Corpus = None,
     tokens: Tokens = 50_000,
     contexts: Annotated[int, typer.Option(help="Contexts at each end of every node.", min=0)] = 5,
@@ -39,36 +40,40 @@ def view_circuits(
     for name, circuit in folders:
         network, tokenizer = loaded.setdefault(name, load(name) if name not in loaded else loaded[name])
         blocks = corpus_blocks(name, corpus, tokenizer, tokens) if contexts else None
-        subjects.append(subject_of(circuit_folder(name, circuit), network, tokenizer, blocks, contexts))
+        subjects.append(subject_of(circuit_folder(name, circuit), network, tokenizer, blocks, contexts, task))
     if serve:
         from .viewer.serve import serve as run_server
 
         run_server(subjects, [circuit_folder(*each) for each in folders], port=port, say=typer.echo)
         return
+    if out is None and not Path(model).is_dir():
+        raise ValueError("The circuit is on the Hub; say with --out where its page goes.")
     target = out or circuit_folder(*folders[0]) / "page.html"
     typer.echo(f"Wrote {write_page(subjects, target)} ({target.stat().st_size / 1e6:.1f} MB)")
 
 
 def circuit_folder(model: str, circuit: str) -> Path:
-    """The folder of a circuit that is named by its own folder, or by its name under the model's circuits/."""
-    own = Path(circuit)
-    inside = Path(model) / "circuits" / circuit
-    return inside if not own.is_dir() and inside.is_dir() else own
+    """The folder of a circuit that is named by its own folder, or by its task under the model's circuits/, here or on the Hub."""
+    from .circuits.storage import find
+
+    if (Path(circuit) / "circuit.json").is_file():
+        return Path(circuit)
+    return find(model, f"circuits/{circuit}", None, {})
 
 
-def subject_of(folder: Path, model: Any, tokenizer: Any, blocks: Any, contexts: int = 5) -> Any:
-    """What the page shows of the circuit in a folder: with its task if it is a built-in one, and its report if it has been verified."""
-    from .circuits import Circuit, Report, load_task, tasks
-    from .circuits.report import REPORT
+def subject_of(folder: Path, model: Any, tokenizer: Any, blocks: Any, contexts: int = 5, task: str | None = None) -> Any:
+    """What the page shows of the circuit in a folder: with its task, if it is built in or its file is given, and its report, if it has been verified."""
+    from .circuits import Circuit, Report
     from .viewer import Subject
 
     circuit = Circuit.from_pretrained(folder)
-    twin = str(circuit.settings.get("twin") or "")
-    name = circuit.task.removesuffix(f"_{twin}") if twin else circuit.task
-    task = load_task(name, tokenizer) if name in tasks() else None
-    task = getattr(task, twin)() if task is not None and twin in ("nonsense", "constant") else task
-    report = Report.load(folder) if (folder / REPORT).is_file() else None
-    return Subject(circuit, model, tokenizer, task, blocks, report, contexts)
+    found = circuit.find_task(tokenizer, task)
+    if found is None:
+        typer.echo(
+            f"{circuit.task} is no built-in task: without --task FILE the page has no prompts and no effects of nodes.",
+            err=True,
+        )
+    return Subject(circuit, model, tokenizer, found, blocks, Report.of(folder, circuit), contexts)
 
 
 def label_nodes(

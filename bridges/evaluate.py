@@ -92,7 +92,8 @@ def evaluate_bridges(
 
 def _paths(points: int, seed: int) -> Iterator[list[bool]]:
     """Different random paths that change models at least twice."""
-    draw, seen = random.Random(seed), set()
+    draw = random.Random(seed)
+    seen: set[tuple[bool, ...]] = set()
     for _ in range(50 * PATHS):
         path = tuple(draw.random() < 0.5 for _ in range(points))
         changes = sum(a != b for a, b in zip((False, *path), path))

@@ -13,6 +13,7 @@ from .circuit import Circuit, Edges, edges_in
 from .identity import refuse_other_model, versions
 from .means import watching
 from .sites import EdgeMap, dense, edge_maps
+from .storage import write_whole
 
 if TYPE_CHECKING:
     import networkx
@@ -276,5 +277,4 @@ class _Graph:
 
 def save_json(graph: dict[str, Any], path: str | Path) -> Path:
     """Writes a graph of `to_mib` or `to_attribution_graph`."""
-    Path(path).write_text(json.dumps(graph, allow_nan=False) + "\n", encoding="utf-8")
-    return Path(path)
+    return write_whole(Path(path), json.dumps(graph, allow_nan=False) + "\n")

@@ -37,6 +37,23 @@ def _plain(value: Any) -> Any:
     return sorted((key, float(part)) for key, part in value.items()) if isinstance(value, dict) else value
 
 
+def circuit_sha256(circuit: Any) -> str:
+    """sha256 of what a circuit computes: nodes, edges, means, and the model that it is of. Labels and metrics are not in it."""
+    digest = hashlib.sha256(
+        repr((circuit.task, circuit.model.get("weights"), bool(circuit.settings.get("freeze_norms")))).encode()
+    )
+    parts = {f"node::{site}": [indices.long()] for site, indices in circuit.nodes.items()}
+    parts |= {f"mean::{name}": [mean.float()] for name, mean in circuit.means.items()}
+    parts |= {
+        f"edge::{name}": [e.source.long(), e.target.long(), e.weight.float()] for name, e in (circuit.edges or {}).items()
+    }
+    for name in sorted(parts):
+        digest.update(f"{name} {circuit.edges is None}\n".encode())
+        for tensor in parts[name]:
+            digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
 def tokenizer_sha256(tokenizer: Any) -> str:
     """sha256 of the vocabulary: tokens and their ids."""
     vocabulary = sorted((index, token) for token, index in tokenizer.get_vocab().items())

@@ -327,7 +327,7 @@ class _Maker:
         return Circuit(
             task=search.task.name + (f"_{search.task.twin}" if search.task.twin else ""), nodes=nodes, edges=edges, means=search.values,
             widths=search.widths, model=self.model, tokenizer=self.tokenizer, scores=self.scores,
-            settings={**config.to_dict(), "method": self.method, "twin": search.task.twin,
+            settings={**config.to_dict(), "method": self.method, "twin": search.task.twin, "task_origin": search.task.origin,
                       "means": {"tokens": search.means.count, "corpus_sha256": search.means.corpus}},
             calibration=calibration, metrics=metrics, versions=versions(),
         )  # fmt: skip

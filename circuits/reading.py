@@ -65,7 +65,7 @@ def parse_node(model: Any, node: str) -> tuple[str, int]:
         raise ValueError(
             f"{node!r} names no node: write SITE:INDEX with a site such as {', '.join(list(sites)[:3])}, final_resid."
         )
-    if not (number.isascii() and number.isdigit()) or int(number) >= sites[site].width:
+    if not (number.isascii() and number.isdigit() and len(number) < 10) or int(number) >= sites[site].width:
         raise ValueError(f"{node!r} names no node: {site} has the nodes 0 to {sites[site].width - 1}.")
     return site, int(number)
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .storage import write_whole
+from .identity import circuit_sha256
+from .storage import REPORT, write_whole
 
 Rows = list[tuple[str, ...]]
-
-REPORT = "report.json"
 
 # What counts as what, in one place.
 ACCURATE = 0.9  # accuracy on prompts, and share of same answers, that count as doing the task and as agreeing
@@ -87,11 +86,19 @@ class Report:
             str(report)  # all of it that is shown
             if not isinstance(supported, bool) or not all(isinstance(text, str) for text in verdict):
                 raise TypeError("a verdict is text")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise ValueError(
                 f"{path} is no report ({str(error)[:80] or type(error).__name__}); run csp verify again."
             ) from None
         return report
+
+    @classmethod
+    def of(cls, folder: str | Path, circuit: Any) -> Report | None:
+        """The report in a circuit's folder; None if there is none, or it is about another circuit than the one there now."""
+        if not (Path(folder) / REPORT).is_file():
+            return None
+        report = cls.load(folder)
+        return report if report.found.get("circuit_sha256") == circuit_sha256(circuit) else None
 
     def tables(self) -> Iterator[tuple[str, Rows]]:
         """(title, rows), the first row being the head."""

@@ -25,7 +25,7 @@ from .masks import PruneConfig
 from .sites import edge_names, ordered
 from .tasks import NAME
 
-JSON, TENSORS = "circuit.json", "circuit.safetensors"
+JSON, TENSORS, REPORT = "circuit.json", "circuit.safetensors", "report.json"
 PREVIOUS = ".circuit.safetensors.previous"  # there only while a circuit is replaced
 FORMAT, VERSION = "sparse_circuits.circuit", 1
 LARGEST_JSON, LARGEST_TENSORS = 64 << 20, 4 << 30  # bytes; far above what a circuit of the largest models takes
@@ -91,11 +91,18 @@ def _replace_folder(folder: Path, files: dict[str, bytes]) -> None:
 
 def write_whole(path: Path, text: str) -> Path:
     """Writes a text file, or leaves the older one as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        partial = Path(scratch) / path.name
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+            partial = Path(scratch) / path.name
+            partial.write_text(text, encoding="utf-8", newline="\n")
+            os.replace(partial, path)
+    except OSError as error:
+        raise OSError(
+            f"{path} could not be written ({error.strerror or error}); free some disk space, or choose another place."
+        ) from error
     return path
 
 
@@ -298,7 +305,9 @@ def find(source: str | Path, subfolder: str | None, revision: str | None, hub: d
 
     prefix = f"{subfolder}/" if subfolder else ""
     try:
-        root = snapshot_download(str(source), revision=revision, allow_patterns=[prefix + JSON, prefix + TENSORS], **hub)
+        root = snapshot_download(
+            str(source), revision=revision, allow_patterns=[prefix + name for name in (JSON, TENSORS, REPORT)], **hub
+        )
     except Exception as error:  # the client has dozens of kinds
         raise FileNotFoundError(
             f"{source} could not be read from the Hub ({next(iter(str(error).strip().splitlines()), type(error).__name__)})."

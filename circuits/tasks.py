@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import re
@@ -78,6 +79,7 @@ class Task:
             continuation at that place.
         twin: "" for the task itself; "nonsense": the two answers of every pair exchanged; "constant": both prompts ask for the
             first's answer. Twins are controls: a method that finds circuits for them finds circuits anywhere.
+        origin: "" for the built-in tasks; "file:" and its sha256, or "function" for others, which may bear the same name.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Task:
     generator: Generator
     twin: str = ""
     families: tuple[str, ...] = FAMILIES
+    origin: str = ""
 
     def nonsense(self) -> Task:
         return dataclasses.replace(self, twin="nonsense")
@@ -224,7 +227,7 @@ def make_task(
     for family in families:
         if family not in FAMILIES:
             raise ValueError(f"{family!r} is no family; they are {', '.join(FAMILIES)}.")
-    return Task(_named(name), tokenizer, generator, families=families)
+    return Task(_named(name), tokenizer, generator, families=families, origin="function")
 
 
 def _named(name: str) -> str:
@@ -262,7 +265,8 @@ def _from_file(path: Path, tokenizer: Any) -> Task:
         a, answer_a, b, answer_b = values.random.choice(pool)
         return (a, answer_a), (b, answer_b)
 
-    return Task(_named(path.stem), tokenizer, generator, families=FAMILIES[:1])
+    origin = f"file:{hashlib.sha256(text.encode()).hexdigest()}"
+    return Task(_named(path.stem), tokenizer, generator, families=FAMILIES[:1], origin=origin)
 
 
 def _csv_rows(path: Path, text: str) -> list[dict[str, Any]]:

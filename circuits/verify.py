@@ -19,7 +19,7 @@ import torch
 from .ablation import ablated, holding
 from .calibration import apply_calibration
 from .circuit import Circuit, edges_in, removed_edges
-from .identity import refuse_other_model, tokenizer_sha256
+from .identity import circuit_sha256, refuse_other_model, tokenizer_sha256
 from .masks import PruneConfig, as_nodes, opened, pool_size, ranked
 from .means import Means, mean_activations, sample_activations, watching
 from .prune import prune
@@ -71,7 +71,7 @@ def verify(
 
 def _judged(look: _Look, tokenizer: Any, blocks: torch.Tensor | None, controls: bool, seeds: int) -> Report:
     found: dict[str, Any] = {
-        "task": look.circuit.task, "model": look.circuit.model, "size": look.size(), "target_loss": look.target,
+        "task": look.circuit.task, "circuit_sha256": circuit_sha256(look.circuit), "model": look.circuit.model, "size": look.size(), "target_loss": look.target,
         "scores": look.scores(), "agreement": look.agreement(), "necessity": look.necessity(), "ablations": look.ablations(blocks),
         "interchange": look.interchange(), "faithfulness": look.faithfulness(), "left_out": list(look.left_out),
     }  # fmt: skip

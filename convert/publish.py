@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 
 from ..circuits.circuit import Circuit
@@ -23,21 +25,25 @@ from ..circuits.report import REPORT, Report
 from ..circuits.storage import JSON, TENSORS
 from ..circuits.storage import load as load_circuit
 from ..modeling_csp import CSPForCausalLM
+from ..training.corpus import saved_blocks
 from ..viewer import Subject, write_page
 from .card import model_card
 
 # What goes; everything else in the folder stays and is named.
 ROOT_FILES = (
-    r"config\.json", r"generation_config\.json", r"[\w.-]+\.safetensors", r"[\w.-]+\.safetensors\.index\.json", r"\w+_csp\.py", r"README\.md",
-    r"LICENSE(\.\w+)?", r"(special_tokens_map|tokenizer|tokenizer_config|vocab|added_tokens)\.json", r"merges\.txt", r"recipe\.yaml", r"report\.json",
-    r"curves\.png",
+    r"config\.json", r"generation_config\.json", r"model(-\d{5}-of-\d{5})?\.safetensors", r"model\.safetensors\.index\.json",
+    r"sparse_weights\.safetensors", r"\w+_csp\.py", r"README\.md", r"LICENSE(\.\w+)?", r"merges\.txt", r"recipe\.yaml", r"report\.json", r"curves\.png",
+    r"(special_tokens_map|tokenizer|tokenizer_config|vocab|added_tokens)\.json",
 )  # fmt: skip
 CIRCUIT_FILES = (JSON, TENSORS, REPORT)
-CORPUS_BLOCKS = "blocks.safetensors"  # of csp train: text, not weights
+OBSOLETE = ["circuits/**", "*.safetensors"]  # taken away from the repository where this version does not have them
+CONTEXT_BLOCKS = 400  # of the text that a model was trained on, for the contexts on pages
 SECRET = re.compile(
-    rb"\bhf_[A-Za-z0-9]{20,}|\bAKIA[A-Z0-9]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"\bhf_[A-Za-z0-9]{20,}|\bAKIA[A-Z0-9]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{15,}|\bsk-[\w-]{20,}"
+    r"|\bxox[abprs]-[\w-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
-HOME = re.compile(rb"/home/[\w.-]+|/Users/[\w.-]+|/root/[\w.-]+|[A-Z]:\\+Users\\+[\w.-]+|/tmp/[\w.-]+")
+HOME = re.compile(r"/home/[\w.-]+|/Users/[\w.-]+|/root/[\w.-]+|[A-Z]:\\+Users\\+[\w.-]+|/tmp/[\w.-]+")
+LOCAL = re.compile(r"(~|/[^\s/]+|[A-Za-z]:[\\/][^\s\\/]*)[\\/]\S*")  # a whole value that is a path of some machine
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,8 @@ def publish(
 
     Everything is put together and checked in a scratch folder first: the model loads in a new process, offline and without this package's
     help, and computes finite logits; circuits belong to it; weights are safetensors; no file has a token or a path of this machine. One
-    commit has all files. If the upload breaks off, the same call sends only what is missing.
+    commit has all files, and takes away circuits and weights of an earlier version that this one does not have. If the upload breaks
+    off, the same call sends only what is missing.
 
     Args:
         private: of a repository that is created. revision: branch to commit to (it must exist; default: main).
@@ -93,33 +100,39 @@ def publish(
     """
     folder = Path(folder)
     for name in (repo_id, space):
-        if name is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-            raise ValueError(f"{name!r} is no repository id; write user/name.")
+        if name is not None:
+            require_repo_id(name)
     with tempfile.TemporaryDirectory(prefix="csp-publish-") as scratch:
-        staged = Path(scratch) / "repo"
+        staged, site = Path(scratch) / "repo", Path(scratch) / "space"
         left_out = _stage(folder, staged)
         model = _require_model(staged, folder)
         circuits = _circuits(staged, model)
         _require_loadable(staged)
         (staged / "README.md").write_text(model_card(staged, model, repo_id, _rows(staged, circuits)), encoding="utf-8")
-        subjects = [_subject(staged, model, task, circuit, folder) for task, circuit in circuits.items()]
+        own = _own_strings(folder, token)
+        blocks = _blocks(folder, staged, own, say) if circuits else None
+        subjects = [_subject(staged, model, circuit, blocks, say) for circuit in circuits.values()]
         for subject, task in zip(subjects, circuits):
-            say(f"page of {task}")
             write_page([subject], staged / "circuits" / task / "page.html")
-        _refuse_private(staged, folder)
-        files = sorted(
-            (path.relative_to(staged).as_posix(), path.stat().st_size) for path in staged.rglob("*") if path.is_file()
-        )
-        plan = Plan(repo_id, files, left_out, list(circuits))
-        site = Path(scratch) / "space"
         if space is not None:
             _stage_space(site, space, repo_id, subjects)
+        for place in (staged, site):
+            _refuse_private(place, own)
+        files = [(path.relative_to(staged).as_posix(), path.stat().st_size) for path in staged.rglob("*") if path.is_file()]
+        files += [(f"{space}: {path.name}", path.stat().st_size) for path in site.glob("*")]
+        plan = Plan(repo_id, sorted(files), left_out, list(circuits))
         if dry_run:
             return plan
         url = _upload(staged, repo_id, "model", private, revision, token, message)
         if space is not None:
             _upload(site, space, "space", private, None, token, f"Circuits of {repo_id}")
-        return Plan(repo_id, files, left_out, list(circuits), url)
+        return replace(plan, url=url)
+
+
+def require_repo_id(name: str) -> None:
+    """Raises ValueError if this is no user/name."""
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        raise ValueError(f"{name!r} is no repository id; write user/name.")
 
 
 def _stage(folder: Path, staged: Path) -> list[str]:
@@ -129,7 +142,7 @@ def _stage(folder: Path, staged: Path) -> list[str]:
     staged.mkdir()
     left_out = []
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != CORPUS_BLOCKS and any(re.fullmatch(each, path.name) for each in ROOT_FILES):
+        if path.is_file() and any(re.fullmatch(each, path.name) for each in ROOT_FILES):
             shutil.copyfile(path, staged / path.name)
         elif path.name != "circuits" or not path.is_dir():
             left_out.append(path.name + ("/" if path.is_dir() else ""))
@@ -160,11 +173,16 @@ def _require_model(staged: Path, folder: Path) -> CSPForCausalLM:
 def _circuits(staged: Path, model: CSPForCausalLM) -> dict[str, Circuit]:
     """Task -> circuit, each loaded and found in this model."""
     found = {}
-    vocabulary = tokenizer_sha256(_tokenizer(staged)) if (staged / "tokenizer.json").is_file() else None
-    for path in sorted((staged / "circuits").glob("*")):
+    folders = sorted((staged / "circuits").glob("*"))
+    if folders and not (staged / "tokenizer.json").is_file():
+        raise FileNotFoundError(
+            "The folder has circuits but no tokenizer.json, whose tokens they are about; save the model's tokenizer there."
+        )
+    vocabulary = tokenizer_sha256(_tokenizer(staged)) if folders else None
+    for path in folders:
         circuit = load_circuit(path)
         refuse_other_model(circuit, model)
-        if vocabulary is not None and circuit.tokenizer != vocabulary:
+        if circuit.tokenizer != vocabulary:
             raise ValueError(f"The circuit in circuits/{path.name} was found with another tokenizer than the folder's.")
         if circuit.task != path.name:
             raise ValueError(
@@ -180,17 +198,27 @@ def _tokenizer(staged: Path) -> Any:
     return AutoTokenizer.from_pretrained(staged)
 
 
-def _subject(staged: Path, model: CSPForCausalLM, task: str, circuit: Circuit, folder: Path) -> Subject:
-    """With prompts if the task is built in, and contexts if the folder has the text that the model was trained on."""
-    from ..circuits.tasks import load_task, tasks
+def _blocks(folder: Path, staged: Path, own: set[str], say: Callable[[str], None]) -> Any:
+    """Text for the contexts on pages: what the model was trained on, if the folder has it, without blocks that hold a token or one of our paths."""
+    blocks = saved_blocks(folder)
+    if blocks is None:
+        return None
+    blocks, tokenizer = blocks[:CONTEXT_BLOCKS], _tokenizer(staged)
+    fine = [_private(tokenizer.decode(ids), own) is None for ids in blocks.tolist()]
+    if not all(fine):
+        say(
+            f"{fine.count(False)} of {len(fine)} blocks of training text hold what looks like a secret; pages show nothing of them."
+        )
+    return blocks[torch.tensor(fine)]
 
+
+def _subject(staged: Path, model: CSPForCausalLM, circuit: Circuit, blocks: Any, say: Callable[[str], None]) -> Subject:
     tokenizer = _tokenizer(staged)
-    blocks = None
-    if (folder / CORPUS_BLOCKS).is_file():
-        with safe_open(folder / CORPUS_BLOCKS, "pt") as file:
-            blocks = file.get_slice("train")[:400]
-    report = Report.load(staged / "circuits" / task) if (staged / "circuits" / task / REPORT).is_file() else None
-    return Subject(circuit, model, tokenizer, load_task(task, tokenizer) if task in tasks() else None, blocks, report)
+    task = circuit.find_task(tokenizer)
+    missing = [] if task is not None else ["prompts (it is no built-in task)"]
+    missing += [] if blocks is not None else ["contexts (the folder has no blocks.safetensors of csp train)"]
+    say(f"page of {circuit.task}" + (f", without {' and '.join(missing)}" if missing else ""))
+    return Subject(circuit, model, tokenizer, task, blocks, Report.of(staged / "circuits" / circuit.task, circuit))
 
 
 def _rows(staged: Path, circuits: dict[str, Circuit]) -> list[tuple[str, str, str, str]]:
@@ -199,9 +227,8 @@ def _rows(staged: Path, circuits: dict[str, Circuit]) -> list[tuple[str, str, st
     for task, circuit in circuits.items():
         folder = staged / "circuits" / task
         loss = circuit.metrics.get("circuit", {}).get("loss")
-        verdict = "not verified"
-        if (folder / REPORT).is_file():
-            verdict = "supported" if Report.load(folder).supported else "not supported"
+        report = Report.of(folder, circuit)
+        verdict = "not verified" if report is None else "supported" if report.supported else "not supported"
         edges = circuit.num_edges
         rows.append((task, "not counted" if edges is None else f"{edges:,}", "" if loss is None else f"{loss:.3f}", verdict))
     return rows
@@ -237,33 +264,67 @@ def _require_loadable(staged: Path) -> None:
         raise ValueError(f"The folder does not load in a new process ({reason}); save the model again with save_pretrained.")
 
 
-def _texts(staged: Path) -> Iterator[tuple[Path, bytes]]:
-    """Every file that may hold text; of safetensors the header."""
-    for path in sorted(staged.rglob("*")):
-        if path.is_file():
-            if path.suffix == ".safetensors":
-                with open(path, "rb") as file:
-                    yield path, file.read(int.from_bytes(file.read(8), "little"))
-            else:
-                yield path, path.read_bytes()
+def _own_strings(folder: Path, token: str | None) -> set[str]:
+    """What must not be in any file: places of this machine, and tokens of this user."""
+    from huggingface_hub import get_token
+
+    return {str(folder.resolve()), str(Path.cwd()), str(Path.home()), token or "", get_token() or ""} - {"", "/"}
 
 
-def _refuse_private(staged: Path, folder: Path) -> None:
-    """Raises if a file has a token, or a path of this machine, naming the file and the line, never the secret.
+def _private(text: str, own: set[str]) -> tuple[str, int] | None:
+    """(what it is, where) of the first secret or own path in a text."""
+    if found := SECRET.search(text):
+        return "what looks like a secret token", found.start()
+    for each in own:
+        if found := re.search(re.escape(each) + r"(?![\w.-])", text):
+            return "a path or token of yours", found.start()
+    return None
 
-    Pages hold text of the corpus, where such words may stand rightfully: they are searched for tokens, and for this machine's own paths.
+
+def _refuse_private(place: Path, own: set[str]) -> None:
+    """Raises if a file has a token or a path of this machine, naming the file and the line, never the secret.
+
+    Texts and headers of safetensors are searched; of documents (JSON, YAML) every value that is an absolute path counts, too. Code and the vocabulary may
+    speak of /home or /tmp. What pages show of the corpus is no text in their files: it is searched before (`_blocks`).
     """
-    own = {str(folder.resolve()), str(Path.cwd()), str(Path.home()), os.environ.get("HF_TOKEN", "")} - {"", "/"}
-    for path, text in _texts(staged):
-        found = SECRET.search(text)
-        kind = "what looks like a secret token" if found else "a path of this machine"
-        if not found and path.suffix not in (".html", ".py") and path.name != "tokenizer.json":
-            found = HOME.search(text)
-        if not found:
-            found = next((m for each in own if (m := re.search(re.escape(each.encode()) + rb"(?![\w.-])", text))), None)
-        if found:
-            line = text[: found.start()].count(b"\n") + 1
-            raise ValueError(f"{path.relative_to(staged)} has {kind} in line {line}; take it out and publish again.")
+    for path in sorted(path for path in place.rglob("*") if path.is_file()):
+        name, text = path.relative_to(place).as_posix(), _text(path)
+        found = _private(text, own)
+        if (
+            found is None
+            and path.suffix in (".md", ".json", ".yaml")
+            and path.name != "tokenizer.json"
+            and (home := HOME.search(text))
+        ):
+            found = "a path of this machine", home.start()
+        if found is not None:
+            raise ValueError(
+                f"{name} has {found[0]} in line {text[: found[1]].count(chr(10)) + 1}; take it out and publish again."
+            )
+        if path.suffix in (".json", ".yaml") and path.name != "tokenizer.json":
+            for value in _strings(yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)):
+                if LOCAL.fullmatch(value):
+                    raise ValueError(f"{name} has a path of this machine among its values; take it out and publish again.")
+
+
+def _text(path: Path) -> str:
+    if path.suffix == ".safetensors":
+        with open(path, "rb") as file:
+            return file.read(int.from_bytes(file.read(8), "little")).decode("utf-8", "replace")
+    return path.read_bytes().decode("utf-8", "replace")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in a document, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield from _strings(key)
+            yield from _strings(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _strings(each)
 
 
 def _stage_space(site: Path, space: str, repo_id: str, subjects: list[Subject]) -> None:
@@ -290,5 +351,8 @@ def _upload(
         api.create_repo(
             repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk="static" if kind == "space" else None
         )
-        done = api.upload_folder(repo_id=repo_id, repo_type=kind, folder_path=folder, revision=revision, commit_message=message)
+        done = api.upload_folder(
+            repo_id=repo_id, repo_type=kind, folder_path=folder, revision=revision, commit_message=message,
+            delete_patterns=OBSOLETE if kind == "model" else None,
+        )  # fmt: skip
     return str(done.commit_url)

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 LARGEST_FILE = 1_000_000  # bytes; larger source files are data tables, or generated
+BLOCKS = "blocks.safetensors"  # of csp train: the run's own copy of its text
 _NOT_SOURCE = {"site-packages", "dist-packages", "__pycache__"}  # nor hidden folders, such as environments
 _TESTS = {"test", "tests", "idle_test", "lib2to3"}  # of the standard library
 
@@ -150,3 +153,20 @@ def sample_blocks(
         if sum(map(len, chosen)) >= max(tokens, block):
             break
     return pack(iter(chosen), block)[: max(1, tokens // block)]
+
+
+def saved_blocks(folder: Path) -> torch.Tensor | None:
+    """The training blocks [n, tokens] that `csp train` left in a model's folder; None if there are none.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    if not (folder / BLOCKS).is_file():
+        return None
+    try:
+        found = load_file(folder / BLOCKS)["train"]
+        if found.dim() != 2 or found.is_floating_point():
+            raise ValueError("no blocks of token ids")
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise ValueError(f"{folder / BLOCKS} is damaged ({error}); remove it, or give another text.") from None
+    return found

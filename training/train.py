@@ -23,7 +23,7 @@ from ..modeling_csp import CSPForCausalLM
 from ..tokenization_csp import CSPTokenizer
 from .callback import WeightSparsityCallback, measured
 from .corpora import mix
-from .corpus import TokenBlocks
+from .corpus import BLOCKS, TokenBlocks
 from .demo import start_from_bigrams_
 from .folder import write_card
 from .metrics import RunMetrics, write_curves
@@ -32,7 +32,7 @@ from .projection import sparse_tensors
 from .recipes import Recipe
 from .schedules import SparsityConfig
 
-RECIPE, BLOCKS, CURVES, REPORT = "recipe.yaml", "blocks.safetensors", "curves.png", "report.json"
+RECIPE, CURVES, REPORT = "recipe.yaml", "curves.png", "report.json"
 
 
 def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callable[[str], None] = print) -> dict[str, Any]:

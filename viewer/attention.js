@@ -4,9 +4,10 @@ function showAttention() {
   const layer = node && Number(node.site.split(".")[0]);
   const found = node && node.head !== null ? circuit.attention.filter((each) => each.layer === layer && each.head === node.head) : [];
   if (!found.length) return fill("attention");
-  const chosen = found.find((each) => each.prompt === 2 * state.pair) ?? found[0];
-  const other = found.find((each) => each.prompt === chosen.prompt + 1);
-  fill("attention", html("h2", {}, `Attention of head ${node.head} in layer ${layer}`), ...[chosen, other].filter(Boolean).map((each) => html("div", {}, html("h3", {}, `prompt ${each.prompt + 1}: whole model, then circuit`), pattern(circuit, each, "model"), " ", pattern(circuit, each, "circuit"))));
+  const title = html("h2", {}, `Attention of head ${node.head} in layer ${layer}`), pair = chosenPair(circuit);
+  const chosen = found.find((each) => each.prompt === 2 * pair), other = found.find((each) => each.prompt === 2 * pair + 1);
+  if (!chosen) return fill("attention", title, html("p", { class: "soft" }, `This page has attention for the first ${found.length / 2} of the pairs only.`));
+  fill("attention", title, ...[chosen, other].filter(Boolean).map((each) => html("div", {}, html("h3", {}, `prompt ${each.prompt + 1}: whole model, then circuit`), pattern(circuit, each, "model"), " ", pattern(circuit, each, "circuit"))));
 }
 
 /** Rows are the tokens that look, columns those looked at; shares in percent. */

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..circuits.ablation import ablated
-from ..circuits.circuit import Circuit, edges_in
+from ..circuits.circuit import Circuit, edges_in, removed_edges
 from ..circuits.export import observed
 from ..circuits.identity import refuse_other_model
 from ..circuits.masks import opened
@@ -24,7 +24,7 @@ from .contract import VERSION, check
 
 EFFECT_PAIRS = 16  # the effect of a node is a mean over as many held-out pairs
 PROMPT_PAIRS = 4  # shown, with activations
-PATTERN_PROMPTS = 2  # of which attention is shown: one pair
+PATTERN_CELLS = 250_000  # attention is shown for as many pairs as fit, at least one
 MAX_TOKENS, MAX_ANSWERS = 16, 12  # in the first and last row of the graph
 WEIGHTS, VOCABULARY = 12, 8  # weights and tokens listed for a node
 
@@ -70,11 +70,16 @@ def circuit_data(subject: Subject) -> dict[str, Any]:
         return _Builder(subject).data()
 
 
+def shown_pairs(subject: Subject, count: int = PROMPT_PAIRS) -> Pairs | None:
+    """Held-out pairs of the subject's task; None without a task."""
+    return None if subject.task is None else subject.task.pairs(count, "validation", seed=0, fewer=True)
+
+
 class _Builder:
     def __init__(self, subject: Subject):
         self.subject = subject
         self.circuit, self.model, self.tokenizer = subject.circuit, subject.model, subject.tokenizer
-        self.pairs = self._pairs(PROMPT_PAIRS)
+        self.pairs = shown_pairs(subject)
         self.used: set[int] = set()
         self.nodes = [(site, int(i)) for site, indices in self.circuit.nodes.items() for i in indices]
 
@@ -108,10 +113,6 @@ class _Builder:
             "facts": self._facts(), "report": _report(self.subject.report),
         }  # fmt: skip
 
-    def _pairs(self, count: int) -> Pairs | None:
-        task = self.subject.task
-        return None if task is None else task.pairs(count, "validation", seed=0, fewer=True)
-
     def _prompts(self) -> tuple[list[dict[str, Any]], list[Any]]:
         """Prompts with the share of the right answer between the two, and what the model and the circuit do on each."""
         found, runs = [], []
@@ -123,7 +124,14 @@ class _Builder:
             found.append({"tokens": ids.tolist(), "answer": answer, "other": other, "model": share[0], "circuit": share[1]})
             runs.append((full, own))
             self.used.update([*ids.tolist(), answer, other])
-        self.patterns = [(full[1], own[1]) for full, own in runs[:PATTERN_PROMPTS]]
+        heads = len(
+            {(site.partition(".")[0], self._head(site, i)) for site, i in self.nodes if self._head(site, i) is not None}
+        )
+        kept, cells = 0, 0
+        for prompt in found:
+            cells += heads * len(prompt["tokens"]) ** 2  # half of a square each, in the model and in the circuit
+            kept += cells <= PATTERN_CELLS
+        self.patterns = [(full[1], own[1]) for full, own in runs[: max(kept - kept % 2, 2)]]
         return found, [(full[0], own[0]) for full, own in runs]
 
     def _contexts(self) -> Contexts | None:
@@ -136,20 +144,22 @@ class _Builder:
 
     def _effects(self) -> dict[str, float]:
         """Node -> how much the circuit's loss rises, in nats, when it is closed too."""
-        pairs = self._pairs(EFFECT_PAIRS)
+        pairs = shown_pairs(self.subject, EFFECT_PAIRS)
         if pairs is None:
             return {}
 
         def loss() -> float:
             return float(losses(answer_logits(self.model, pairs).double()).mean())
 
-        found = {}
-        with self.circuit.applied_to(self.model):
+        circuit, found = self.circuit, {}
+        removed = None if circuit.edges is None else removed_edges(self.model, circuit.nodes, circuit.edges)
+        freeze = bool(circuit.settings.get("freeze_norms"))
+        with circuit.applied_to(self.model):
             base = loss()
-            for site, i in self.nodes:
-                closed = {name: each[each != i] if name == site else each for name, each in self.circuit.nodes.items()}
-                with ablated(self.model, {site: opened(closed, self.circuit.fills)[site]}):
-                    found[f"{site}:{i}"] = loss() - base
+        for site, i in self.nodes:
+            left = {name: each[each != i] if name == site else each for name, each in circuit.nodes.items()}
+            with ablated(self.model, opened(left, circuit.fills), removed=removed, means=circuit.means, freeze_norms=freeze):
+                found[f"{site}:{i}"] = loss() - base
         return found
 
     def _head(self, site: str, index: int) -> int | None:
@@ -263,7 +273,9 @@ def _numbers(rows: Any) -> list[list[float]]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+    )  # integers of files have no bound
 
 
 def _short(value: Any) -> float:

@@ -15,7 +15,13 @@ const harmless = (text) => String(text).replace(/[\u061c\u200e\u200f\u202a-\u202
 const html = (name, attributes, ...children) => make(null, name, attributes, children);
 const svg = (name, attributes, ...children) => make("http://www.w3.org/2000/svg", name, attributes, children);
 const byId = (id) => document.getElementById(id);
-const fill = (id, ...children) => byId(id).replaceChildren(...children.flat().filter(Boolean));
+
+/** New content for a panel; what had the focus in it has it again, if it is still there. */
+function fill(id, ...children) {
+  const active = document.activeElement?.id;
+  byId(id).replaceChildren(...children.flat().filter(Boolean));
+  if (active && document.activeElement?.id !== active) byId(active)?.focus();
+}
 
 /** Numbers with a true minus sign and at most four significant digits. */
 function shown(value) {

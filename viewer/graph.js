@@ -19,9 +19,14 @@ function drawGraph(index) {
   const root = svg("svg", { width: plan.width, height: plan.height, viewBox: `0 0 ${plan.width} ${plan.height}`, tabindex: 0, role: "application", "aria-label": `Circuit for ${circuit.task}: arrow keys go from node to node, Escape lets go`, onkeydown: (event) => onKey(event, index, plan) }, parts.lanes, parts.edges, parts.nodes);
   root.addEventListener("click", (event) => {
     const id = event.target.closest(".node")?.dataset.id;
-    if (id) update({ circuit: index, beside: index === state.beside ? state.circuit : state.beside, node: id });
+    if (id) chooseNode(index, id);
   });
   return { index, circuit, root, nodes, edges, plan };
+}
+
+/** Selects a node of a graph that is shown; the other graph stays beside it. */
+function chooseNode(index, id) {
+  update({ circuit: index, beside: index === state.beside ? state.circuit : state.beside, node: id });
 }
 
 function drawEdge(link, plan, most) {
@@ -90,22 +95,23 @@ function refreshGraph(drawn, found, shared) {
     classes.toggle("near", near.has(node.id));
     classes.toggle("found", found.has(node.id));
     classes.toggle("shared", shared.has(node.id));
-    classes.toggle("off", switchedOff.has(node.id));
+    classes.toggle("off", offIn(index).has(node.id));
   }
 }
 
 function onKey(event, index, plan) {
   const order = plan.rows.map((row) => [...row.nodes].sort((a, b) => plan.places.get(a.id).x - plan.places.get(b.id).x)).filter((row) => row.length);
-  const at = order.findIndex((row) => row.some((node) => node.id === state.node));
+  const own = index === state.circuit || sameModel(index, state.circuit) ? state.node : "";
+  const at = order.findIndex((row) => row.some((node) => node.id === own));
   const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
   if (event.key === "Escape") update({ node: "" });
   if (!moves[event.key] || !order.length) return;
   event.preventDefault();
-  if (at < 0) return update({ circuit: index, node: order[0][0].id });
+  if (at < 0) return chooseNode(index, order[0][0].id);
   const [down, right] = moves[event.key];
   const row = order[Math.min(order.length - 1, Math.max(0, at + down))];
   const here = order[at].findIndex((node) => node.id === state.node);
   const x = plan.places.get(state.node).x;
   const nearest = () => row.reduce((best, node) => (Math.abs(plan.places.get(node.id).x - x) < Math.abs(plan.places.get(best.id).x - x) ? node : best));
-  update({ node: (down ? nearest() : row[Math.min(row.length - 1, Math.max(0, here + right))]).id });
+  chooseNode(index, (down ? nearest() : row[Math.min(row.length - 1, Math.max(0, here + right))]).id);
 }

@@ -37,7 +37,7 @@ def read_labels(path: str | Path, circuit: Circuit) -> dict[str, dict[str, str]]
 
 
 def set_labels(circuit: Circuit, labels: Any, groups: Any) -> None:
-    """Replaces a circuit's labels and groups; empty text takes one away.
+    """Replaces the labels and groups of a circuit's nodes, which the page shows; those of other nodes are kept, or replaced if given.
 
     Raises:
         ValueError: if they are no text, or name no node.
@@ -48,5 +48,6 @@ def set_labels(circuit: Circuit, labels: Any, groups: Any) -> None:
         ):
             raise ValueError(f"Labels and groups must be text of at most {LARGEST_NAME} characters, by node.")
         check_labels(names, circuit.widths)
-    circuit.labels = {node: text for node, text in labels.items() if text}
-    circuit.groups = {node: text for node, text in groups.items() if text}
+    inside = {f"{site}:{int(i)}" for site, indices in circuit.nodes.items() for i in indices}
+    circuit.labels = {n: t for n, t in circuit.labels.items() if n not in inside} | {n: t for n, t in labels.items() if t}
+    circuit.groups = {n: t for n, t in circuit.groups.items() if n not in inside} | {n: t for n, t in groups.items() if t}

@@ -1,14 +1,27 @@
 /** With the model behind the page (csp view --serve): a prompt of one's own, nodes switched off. */
-const switchedOff = new Set();
-let answer = null;
+const switchedOff = new Map(); // circuit -> nodes
+const answers = new Map(); // circuit -> what the server said last
 
+function offIn(index) {
+  if (!switchedOff.has(index)) switchedOff.set(index, new Set());
+  return switchedOff.get(index);
+}
+
+/** The panel of the chosen circuit, with what was tried on it before. */
 function buildLive() {
-  if (!page.live) return;
+  if (!page.live || byId("live").dataset.circuit === String(state.circuit)) return;
+  byId("live").dataset.circuit = String(state.circuit);
   const first = current().prompts[0];
   const text = first ? first.tokens.map((id) => current().tokens[String(id)]).join("") : "";
-  fill("live", html("h2", {}, "Try it"), html("textarea", { id: "live-prompt", rows: 4, "aria-label": "prompt" }, text),
-    html("p", {}, html("button", { id: "live-run", onclick: runLive }, "run"), " ", html("button", { id: "live-switch", onclick: switchNode }, "switch selected node off / on"), " ", html("button", { id: "live-save", onclick: saveLabels }, "save labels")),
-    html("p", { id: "live-off", class: "soft" }), html("div", { id: "live-result" }));
+  fill("live", html("h2", {}, "Try it"), html("textarea", { id: "live-prompt", rows: 4, "aria-label": "prompt" }, answers.get(state.circuit)?.prompt ?? text),
+    html("p", {}, html("button", { id: "live-run", onclick: runLive }, "run"), " ", html("button", { id: "live-switch", onclick: () => switchNode(state.node) }, "switch selected node off / on"), " ", html("button", { id: "live-save", onclick: saveLabels }, "save labels")),
+    html("p", { id: "live-off", class: "soft" }), html("p", { id: "live-said", class: "soft" }), html("div", { id: "live-result" }));
+  showOff();
+}
+
+function showOff() {
+  const off = [...offIn(state.circuit)];
+  byId("live-off").replaceChildren(...(off.length ? ["off: ", ...off.flatMap((id) => [html("button", { title: "switch it on again", onclick: () => switchNode(id) }, id), " "])] : []));
 }
 
 async function post(path, body) {
@@ -19,11 +32,12 @@ async function post(path, body) {
 }
 
 async function runLive() {
+  const circuit = state.circuit, prompt = byId("live-prompt").value;
   try {
-    answer = await post("run", { circuit: state.circuit, prompt: byId("live-prompt").value, off: [...switchedOff] });
+    answers.set(circuit, { prompt, ...(await post("run", { circuit, prompt, off: [...offIn(circuit)] })) });
     showLive();
   } catch (error) {
-    answer = null;
+    answers.delete(circuit);
     fill("live-result", html("p", { class: "minus" }, error.message));
   }
 }
@@ -32,23 +46,26 @@ async function saveLabels() {
   const names = (kind) => Object.fromEntries(current().nodes.map((node) => [node.id, nameOf(state.circuit, node, kind)]).filter(([, text]) => text));
   try {
     await post("labels", { circuit: state.circuit, labels: names("label"), groups: names("group") });
-    byId("announce").textContent = byId("live-off").textContent = "labels are in the circuit file";
+    byId("live-said").textContent = "labels are in the circuit file";
   } catch (error) {
-    byId("live-off").textContent = error.message;
+    byId("live-said").textContent = error.message;
   }
 }
 
-function switchNode() {
-  if (!state.node) return;
-  switchedOff.has(state.node) ? switchedOff.delete(state.node) : switchedOff.add(state.node);
-  byId("live-off").textContent = switchedOff.size ? `off: ${[...switchedOff].join(", ")}` : "";
+function switchNode(id) {
+  if (!id) return;
+  const off = offIn(state.circuit);
+  off.has(id) ? off.delete(id) : off.add(id);
+  showOff();
   refreshGraphs(new Set(["node"]));
   runLive();
 }
 
 /** Activations of the selected node along the prompt, and what comes next by the model and by the circuit. */
 function showLive() {
-  if (!page.live || !answer) return;
+  const answer = answers.get(state.circuit);
+  if (!page.live) return;
+  if (!answer) return fill("live-result");
   const values = answer.activations[state.node];
   const most = strongest(values ?? []);
   const line = answer.tokens.map((text, i) => {
@@ -60,6 +77,6 @@ function showLive() {
     }
     return span;
   });
-  const rows = answer.next.map(({ text, model, circuit }) => html("tr", {}, html("td", { class: "code" }, visible(text)), html("td", { class: "number" }, shown(100 * model)), html("td", { class: "number" }, shown(100 * circuit))));
+  const rows = answer.next.map(({ text, answer: wanted, model, circuit }) => html("tr", {}, html("td", { class: "code" }, visible(text), wanted ? " (an answer)" : ""), html("td", { class: "number" }, shown(100 * model)), html("td", { class: "number" }, shown(100 * circuit))));
   fill("live-result", html("p", { class: "code" }, ...line), html("table", {}, html("tr", {}, ...["next token", "model, %", "circuit, %"].map((text) => html("th", {}, text))), rows));
 }

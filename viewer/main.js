@@ -6,7 +6,6 @@ function start() {
   if (page.version !== 1) throw new Error(`This page has data of version ${page.version} and code of version 1; write it again with csp view.`);
   readFragment();
   buildFilters();
-  buildLive();
   drawGraphs();
   listeners.push(onChange);
   onChange(new Set(Object.keys(DEFAULTS)));
@@ -26,10 +25,12 @@ function onChange(changed) {
     showCompare();
     showCurves();
     showReport();
+    buildLive();
   }
   showFilters();
   refreshGraphs(changed);
-  if (is("circuit", "node", "labels", "groups")) showNode();
+  if (is("circuit", "node")) showNode();
+  else if (is("labels", "groups")) refreshNames();
   if (is("circuit", "node")) { showContexts(); byId("announce").textContent = state.node; }
   if (is("circuit", "node", "pair", "run")) { showPrompts(); showAttention(); showLive(); }
 }

@@ -11,6 +11,15 @@ function showNode() {
     weightTable("Writes", "writes", node.writes, circuit), tokenTable("Unembedding of its channel", "unembedding", node.unembedding, circuit));
 }
 
+/** Names changed: the fields are not built anew, as the next one may just be getting the focus. */
+function refreshNames() {
+  const node = nodeOf(current(), state.node);
+  for (const kind of node ? ["label", "group"] : []) {
+    const field = byId(`${kind}-input`);
+    if (field && field !== document.activeElement) field.value = nameOf(state.circuit, node, kind);
+  }
+}
+
 function nameField(node, kind) {
   const index = state.circuit;
   const input = html("input", { id: `${kind}-input`, maxlength: 200, dir: "auto", value: nameOf(index, node, kind), onchange: (event) => rename(index, node, kind, event.target.value) });

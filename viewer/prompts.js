@@ -2,7 +2,7 @@
 function showPrompts() {
   const circuit = current();
   if (!circuit.prompts.length) return fill("prompts");
-  const pairs = circuit.prompts.length / 2, pair = Math.min(Math.max(0, Math.trunc(state.pair)), pairs - 1);
+  const pairs = circuit.prompts.length / 2, pair = chosenPair(circuit);
   const node = nodeOf(circuit, state.node), rows = [2 * pair, 2 * pair + 1];
   const values = node ? rows.map((row) => node[state.run === "model" ? "model" : "circuit"][row]) : null;
   const most = values ? strongest(values.flat()) : 0;
@@ -13,6 +13,8 @@ function showPrompts() {
     rows.map((row, side) => promptLine(circuit, rows, side, values?.[side], most)),
     values ? differenceLine(circuit, rows, values) : html("p", { class: "soft" }, "Select a node to see its activations here."));
 }
+
+const chosenPair = (circuit) => Math.min(Math.max(0, Math.trunc(state.pair)), circuit.prompts.length / 2 - 1);
 
 function picker(id, options, chosen, onpick) {
   return html("select", { id, onchange: (event) => onpick(event.target.value) }, options.map(([value, text]) => html("option", { value, selected: String(value) === String(chosen) }, String(text))));

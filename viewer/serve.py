@@ -5,6 +5,7 @@ Starlette and uvicorn serve it (pip install "sparse-circuits[serve]").
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -13,10 +14,10 @@ from typing import Any
 
 import torch
 
-from ..circuits.circuit import Circuit
+from ..circuits.circuit import Circuit, within
 from ..circuits.export import observed
 from ..circuits.reading import parse_node
-from .data import Subject, page_data
+from .data import MAX_ANSWERS, Subject, page_data, shown_pairs
 from .labels import set_labels
 from .page import render
 
@@ -35,10 +36,10 @@ def application(subjects: Sequence[Subject], folders: Sequence[Path] = ()) -> An
     from starlette.responses import HTMLResponse
     from starlette.routing import Route
 
-    text = render(page_data(subjects, live=True))
+    data = page_data(subjects, live=True)
 
     async def page(request: Any) -> Any:
-        return HTMLResponse(text)
+        return HTMLResponse(render(data))
 
     one_at_a_time = threading.Lock()  # what is ablated is hooks on the one model
 
@@ -48,9 +49,13 @@ def application(subjects: Sequence[Subject], folders: Sequence[Path] = ()) -> An
 
     def labels(given: dict[str, Any]) -> dict[str, Any]:
         subject = _subject(subjects, given)
-        set_labels(subject.circuit, given.get("labels"), given.get("groups"))
-        if folders:
-            subject.circuit.save_pretrained(folders[given["circuit"]])
+        with one_at_a_time:
+            set_labels(subject.circuit, given.get("labels"), given.get("groups"))
+            for node in data["circuits"][given["circuit"]]["nodes"]:  # a page that is opened later shows them
+                node["label"] = subject.circuit.labels.get(node["id"], "")
+                node["group"] = subject.circuit.groups.get(node["id"], "")
+            if folders:
+                subject.circuit.save_pretrained(folders[given["circuit"]])
         return {"saved": bool(folders)}
 
     routes = [Route("/", page), *(Route(f"/{f.__name__}", _answered(f), methods=["POST"]) for f in (run, labels))]
@@ -80,6 +85,8 @@ def _answered(function: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
             return JSONResponse(await run_in_threadpool(function, given))
         except (ValueError, RecursionError, OSError) as error:
             return JSONResponse({"error": str(error)}, status_code=400)
+        except Exception as error:  # the page shows it, and the server goes on
+            return JSONResponse({"error": f"The server failed on this ({type(error).__name__})."}, status_code=500)
 
     return endpoint
 
@@ -96,11 +103,13 @@ def run_prompt(subject: Subject, prompt: Any, off: Any) -> dict[str, Any]:
     """What the model and the circuit make of a prompt, with nodes switched off (held at their means) in both.
 
     Returns:
-        tokens (text), activations ("site:index" -> values along the prompt, in the circuit), next (the likeliest next tokens, with
-        probabilities of the model and of the circuit).
+        tokens (text), activations ("site:index" -> values along the prompt, in the circuit), next (answers of the task, then the likeliest next
+        tokens, with probabilities of the model and of the circuit).
     """
     if not isinstance(prompt, str) or not prompt:
         raise ValueError("The prompt is empty; give some text.")
+    if any("\ud800" <= mark <= "\udfff" for mark in prompt):
+        raise ValueError("The prompt has half a character (a lone surrogate); give whole text.")
     ids = subject.tokenizer.encode(prompt, add_special_tokens=False)
     longest = min(MAX_TOKENS, subject.model.config.block_size)
     if not 0 < len(ids) <= longest:
@@ -111,14 +120,33 @@ def run_prompt(subject: Subject, prompt: Any, off: Any) -> dict[str, Any]:
     batch = torch.tensor([ids])
     with holding_off(subject.circuit, subject.model, closed):
         _, _, full = observed(subject.model, batch)
-        seen, _, own = observed(subject.model, batch, subject.circuit)
+    seen, _, own = observed(subject.model, batch, without(subject.circuit, closed))
     both = torch.stack([full.softmax(0), own.softmax(0)])
-    top = both.amax(0).topk(min(TOP, both.shape[1])).indices.tolist()
+    answers = _answers(subject)
+    top = answers + [i for i in both.amax(0).topk(min(TOP, both.shape[1])).indices.tolist() if i not in answers]
     return {
         "tokens": [subject.tokenizer.decode([i]) for i in ids],
         "activations": {f"{site}:{int(i)}": seen[site][:, i].tolist() for site, nodes in subject.circuit.nodes.items() for i in nodes},
-        "next": [{"text": subject.tokenizer.decode([i]), "model": float(both[0, i]), "circuit": float(both[1, i])} for i in top],
+        "next": [
+            {"text": subject.tokenizer.decode([i]), "answer": i in answers, "model": float(both[0, i]), "circuit": float(both[1, i])} for i in top
+        ],
     }  # fmt: skip
+
+
+def _answers(subject: Subject) -> list[int]:
+    """Tokens that answer the prompts which the page shows."""
+    pairs = shown_pairs(subject)
+    return [] if pairs is None else list(dict.fromkeys(pairs.answers.flatten().tolist()))[:MAX_ANSWERS]
+
+
+def without(circuit: Circuit, closed: Sequence[tuple[str, int]]) -> Circuit:
+    """The circuit with these nodes closed, too."""
+    nodes = {
+        site: torch.tensor([i for i in each.tolist() if (site, i) not in closed], dtype=torch.long)
+        for site, each in circuit.nodes.items()
+    }
+    nodes = {site: each for site, each in nodes.items() if len(each)}
+    return dataclasses.replace(circuit, nodes=nodes, edges=None if circuit.edges is None else within(circuit.edges, nodes))
 
 
 def holding_off(circuit: Circuit, model: Any, closed: Sequence[tuple[str, int]]) -> Any:

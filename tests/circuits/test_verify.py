@@ -114,6 +114,8 @@ def test_reports_come_back(report, tmp_path):
         '{"supported": true, "verdict": [1]}',
         '{"supported": true, "verdict": [], "size": 3}',
         "[" * 99999,
+        '{"supported": true, "verdict": [], "task": "a", "size": {"nodes": 1, "edges": 1, "model_nodes": 1, "model_edges": 1}, "scores": '
+        '{"test": {"model": {"loss": 1' + "0" * 400 + ', "accuracy": 1}}}, "left_out": []}',
     ],
 )
 def test_damaged_reports_are_refused(text, tmp_path):

@@ -1,5 +1,6 @@
 """Publishing over HTTP on loopback, with the real client, to a stand-in for the Hub; each call in a process of its own, as a user's would be."""
 
+import importlib
 import json
 import os
 import re
@@ -16,10 +17,12 @@ from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
 from sparse_circuits.circuits import load_task, mean_activations, prune, verify
 from sparse_circuits.circuits.masks import PruneConfig
 from sparse_circuits.convert import publish
+from sparse_circuits.convert.card import model_card
 from sparse_circuits.training.folder import write_card
 from tiny import ROOT
 
 TASK = "single_double_quote"
+TOKEN = "a-token-of-an-odd-kind"
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +298,18 @@ def cut(name):
     return apply
 
 
+def text(name, content):
+    return lambda copy: (copy / name).write_text(content)
+
+
 WRONG = {
+    "a folder in the recipe": (text("recipe.yaml", "corpora: {/data/alice-private/code: 1.0}\n"), "recipe.yaml has a path of this machine among its values"),
+    "a mount in the recipe": (text("recipe.yaml", "tokenizer: /mnt/nas/x\n"), "among its values"),
+    "a home in the recipe": (text("recipe.yaml", "tokenizer: ~/secret\n"), "among its values"),
+    "another token": (text("recipe.yaml", "note: github_pat_" + "a" * 34), "secret token"),
+    "this user's token": (text("recipe.yaml", "note: " + TOKEN), "path or token of yours"),
+    "damaged text": (text("blocks.safetensors", "junk"), "is damaged .*; remove it"),
+    "no tokenizer": (lambda c: (c / "tokenizer.json").unlink(), "has circuits but no tokenizer.json"),
     "a token in the card": (edit("README.md", lambda t: t + "\nhf_" + "a" * 34), r"README.md has what looks like a secret token in line \d+; take it out"),
     "a path in the config": (edit("config.json", lambda t: t.replace('"model_type"', '"provenance": {"from": "/home/alice/x"}, "model_type"')), "config.json has a path of this machine"),
     "a path in a circuit": (edit(f"circuits/{TASK}/report.json", lambda t: t.replace('"left_out": [', '"left_out": ["/Users/bob/models", ')), "path of this machine"),
@@ -314,9 +328,62 @@ def test_what_is_wrong_is_found_before_a_byte_leaves(what, folder, hub, tmp_path
     change, message = WRONG[what]
     called_at(hub, monkeypatch)
     with pytest.raises((ValueError, OSError), match=message) as error:
-        publish(damaged(folder, tmp_path, change), "user/model", token=hub.token)
+        publish(damaged(folder, tmp_path, change), "user/model", token=TOKEN)
     assert "a" * 34 not in str(error.value)
     assert hub.requests == []
+
+
+def test_text_with_secrets_does_not_get_onto_pages(folder, tmp_path, hub, monkeypatch):
+    tokenizer = CSPTokenizer.from_pretrained(ROOT)
+    secret = tokenizer('key = "AKIAIOSFODNN7EXAMPLE"\n')["input_ids"]
+    blocks = torch.randint(0, len(tokenizer), (4, 64), generator=torch.Generator().manual_seed(1)).int()
+    blocks[2, : len(secret)] = torch.tensor(secret)
+    copy, said, seen = damaged(folder, tmp_path, lambda c: save_file({"train": blocks}, c / "blocks.safetensors")), [], []
+    module = importlib.import_module("sparse_circuits.convert.publish")
+    original = module.write_page
+    monkeypatch.setattr(
+        module, "write_page", lambda subjects, out: (seen.append(subjects[0].blocks), original(subjects, out))[1]
+    )
+    publish(copy, "user/model", dry_run=True, say=said.append)
+    assert len(seen[0]) == 3
+    assert "AKIA" not in tokenizer.decode(seen[0].flatten())
+    assert "1 of 4 blocks of training text hold what looks like a secret; pages show nothing of them." in said
+
+
+def test_only_weights_go_of_all_safetensors(folder, tmp_path):
+    def more(copy):
+        for name in ("eval_blocks.safetensors", ".hidden.safetensors"):
+            save_file({"x": torch.zeros(2)}, copy / name)
+
+    plan = publish(damaged(folder, tmp_path, more), "user/model", space="user/look", dry_run=True)
+    names = [name for name, _ in plan.files]
+    assert not [name for name in names if "blocks" in name or "hidden" in name]
+    assert {"eval_blocks.safetensors", ".hidden.safetensors"} <= set(plan.left_out)
+    assert {"user/look: index.html", "user/look: README.md"} <= set(names)
+
+
+def test_a_report_on_another_circuit_is_not_believed(folder, tmp_path, monkeypatch):
+    def swap(copy):
+        circuit = Circuit.from_pretrained(copy, TASK)
+        circuit.nodes, circuit.edges = {}, {}
+        circuit.save_pretrained(copy / "circuits" / TASK)
+
+    seen = []
+    module = importlib.import_module("sparse_circuits.convert.publish")
+    monkeypatch.setattr(module, "model_card", lambda *args: (seen.append(args[3]), model_card(*args))[1])
+    publish(damaged(folder, tmp_path, swap), "user/model", dry_run=True)
+    assert seen == [[(TASK, "0", seen[0][0][2], "not verified")]]
+
+
+def test_what_a_new_version_lacks_is_taken_away(hub, folder, tmp_path, monkeypatch):
+    called_at(hub, monkeypatch)
+    publish(folder, "user/model", token=hub.token)
+    copy = damaged(folder, tmp_path, lambda c: shutil.rmtree(c / "circuits"))
+    publish(copy, "user/model", token=hub.token)
+    files = hub.repos["models/user/model"]["branches"]["main"][-1]["files"]
+    assert not [name for name in files if name.startswith("circuits/")]
+    assert "sparse_weights.safetensors" in files
+    assert "## Circuits" not in files["README.md"].decode()
 
 
 def test_a_circuit_of_another_model_is_refused(folder, tmp_path):
@@ -337,8 +404,6 @@ def test_ids_are_checked(folder):
 
 
 def test_a_card_of_ones_own_is_kept(folder, tmp_path):
-    from sparse_circuits.convert.card import model_card
-
     copy = damaged(folder, tmp_path, lambda c: (c / "README.md").write_text("# Mine\n\nWords.\n"))
     model = CSPForCausalLM.from_pretrained(copy)
     rows = [("a", "3", "0.1", "supported")]

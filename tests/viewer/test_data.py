@@ -1,5 +1,6 @@
 """What the page says is what the model and the circuit do: each number against its plain computation."""
 
+import dataclasses
 import json
 import time
 
@@ -7,13 +8,15 @@ import pytest
 import torch
 
 from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
-from sparse_circuits.circuits import Report, ablated, edges_in, load_task, make_task, mean_activations, score
+from sparse_circuits.circuits import Edges, Report, ablated, edges_in, load_task, make_task, mean_activations, score
 from sparse_circuits.circuits.ablation import holding
+from sparse_circuits.circuits.circuit import within
 from sparse_circuits.circuits.masks import as_nodes, attribution, ranked
 from sparse_circuits.viewer import Subject, circuit_data, page_data, write_page
 from sparse_circuits.viewer.contexts import find_contexts
 from sparse_circuits.viewer.contract import check, inline_json, records
 from sparse_circuits.viewer.data import EFFECT_PAIRS
+from sparse_circuits.viewer.labels import set_labels
 from tiny import ROOT, tiny_ids, tiny_model
 from toy import NODES, TOKENS, ToyTokenizer, quotes, toy_circuit, toy_model, toy_task
 
@@ -35,6 +38,60 @@ def test_effects_are_what_the_circuit_loses(toy, data):
         open_[index] = False
         with circuit.applied_to(model), ablated(model, {site: holding(open_, circuit.fills[site])}):
             assert node["effect"] == pytest.approx(score(model, pairs).loss - base, abs=1e-6), node["id"]
+
+
+def test_effects_with_frozen_norms_are_those_of_the_circuit_without_the_node(toy):
+    model, _, means, _ = toy
+    circuit = toy_circuit(model, means)
+    circuit.settings["freeze_norms"] = True
+    pairs = toy_task().pairs(EFFECT_PAIRS, "validation", seed=0)
+    with circuit.applied_to(model):
+        base = score(model, pairs).loss
+    for node in circuit_data(Subject(circuit, model, ToyTokenizer(), toy_task()))["nodes"]:
+        nodes = {s: i[i != node["index"]] if s == node["site"] else i for s, i in circuit.nodes.items()}
+        left = dataclasses.replace(circuit, nodes=nodes, edges=within(circuit.edges, nodes))
+        with left.applied_to(model):
+            assert node["effect"] == pytest.approx(score(model, pairs).loss - base, abs=1e-6), node["id"]
+
+
+def test_a_report_on_another_circuit_is_none(toy, tmp_path):
+    subject = toy[3]
+    subject.report.save(subject.circuit.save_pretrained(tmp_path))
+    assert Report.of(tmp_path, subject.circuit) is not None
+    relabelled = dataclasses.replace(subject.circuit, labels={"final_resid:4": "x"}, metrics={})
+    assert Report.of(tmp_path, relabelled) is not None
+    nodes = {site: indices for site, indices in subject.circuit.nodes.items() if site != "1.attn.k"}
+    assert Report.of(tmp_path, dataclasses.replace(subject.circuit, nodes=nodes)) is None
+    edges = {name: Edges(e.source, e.target, e.weight * 2) for name, e in subject.circuit.edges.items()}
+    assert Report.of(tmp_path, dataclasses.replace(subject.circuit, edges=edges)) is None
+    assert Report.of(tmp_path / "nowhere", subject.circuit) is None
+
+
+def test_a_file_named_like_a_built_in_task_is_not_taken_for_it(tmp_path):
+    tokenizer = CSPTokenizer.from_pretrained(ROOT)
+    path = tmp_path / "if_equals.csv"
+    rows = [f"x{i} = ,1,y{i} = ,2" for i in range(40)]
+    path.write_text("prompt_a,answer_a,prompt_b,answer_b\n" + "\n".join(rows))
+    task = load_task(path, tokenizer)
+    circuit = Circuit.from_pretrained(ROOT, "single_double_quote")
+    assert circuit.find_task(tokenizer).name == "single_double_quote"
+    circuit.task, circuit.settings["task_origin"] = "if_equals", task.origin
+    assert circuit.find_task(tokenizer) is None
+    assert circuit.find_task(tokenizer, path).origin == task.origin
+    path.write_text("prompt_a,answer_a,prompt_b,answer_b\n" + "\n".join(rows[1:]))
+    with pytest.raises(ValueError, match="found with another task"):
+        circuit.find_task(tokenizer, path)
+    circuit.settings["twin"] = "nonsense"
+    circuit.task, circuit.settings["task_origin"] = "if_equals_nonsense", ""
+    assert circuit.find_task(tokenizer).twin == "nonsense"
+
+
+def test_labels_of_nodes_that_the_page_does_not_show_are_kept(toy):
+    model, _, means, _ = toy
+    circuit = toy_circuit(model, means)
+    circuit.labels = {"1.mlp.post_act:0": "outside", "final_resid:4": "old"}
+    set_labels(circuit, {"0.mlp.act_in:0": "new"}, {})
+    assert circuit.labels == {"1.mlp.post_act:0": "outside", "0.mlp.act_in:0": "new"}
 
 
 def plainly(model, ids):
@@ -151,7 +208,7 @@ def test_metrics_from_a_file_are_taken_only_as_far_as_they_are_numbers(toy):
     model, _, means, _ = toy
     circuit = toy_circuit(model, means)
     circuit.metrics = {
-        "curve": [[1, 2], ["x", 1], [float("nan"), 1], 3, None],
+        "curve": [[1, 2], ["x", 1], [float("nan"), 1], [10**400, 1], 3, None],
         "history": "no",
         "circuit": {"loss": "x"},
         "model": 3,
@@ -206,6 +263,7 @@ def test_the_shipped_circuit_is_of_the_shipped_model():
     pairs = load_task("single_double_quote", tokenizer).pairs(64, "validation")
     with circuit.applied_to(model):
         assert score(model, pairs).loss == pytest.approx(circuit.metrics["circuit"]["loss"], abs=1e-3)
-    report = Report.load(ROOT / "circuits" / "single_double_quote")
+    report = Report.of(ROOT / "circuits" / "single_double_quote", circuit)
+    assert report is not None
     assert report.supported
     assert report.found["size"]["edges"] == circuit.num_edges

@@ -130,6 +130,8 @@ def test_attention_of_the_head(opened, toy_page, toy):
     wanted = [share for row in data[0]["circuit"] for share in row if share]
     assert [int(re.search(r": (\d+) %", text)[1]) for text in cells] == wanted
     assert max(int(s) for s in wanted) >= 90  # it looks at the quote
+    page.select_option("#pair-select", value="2")
+    assert [text.split(":")[0] for text in texts(page, "#attention h3")] == ["prompt 5", "prompt 6"]
     assert not opened(f"{toy_page}#node={NEURON}").inner_text("#attention")
 
 
@@ -249,6 +251,33 @@ def test_keyboard(opened, toy_page):
     assert page.inner_text("#announce") == seen[-1]
     page.keyboard.press("Escape")
     assert "No node selected" in page.inner_text("#node")
+
+
+def test_keys_in_the_second_graph_keep_both(opened, toy_page):
+    page = opened(f"{toy_page}#beside=1")
+    page.focus(".pane >> nth=1 >> svg")
+    page.keyboard.press("ArrowDown")
+    assert page.locator(".pane").count() == 2
+    assert page.inner_text("#title") == "Circuit for half"
+    assert page.inner_text("#node h2") == "0.mlp.act_in:0"
+    page.keyboard.press("ArrowDown")
+    assert page.inner_text("#node h2").startswith("0.mlp.post_act")
+    assert "circuit=1" in page.url
+    assert "beside=0" in page.url
+
+
+def test_fields_and_menus_keep_the_focus(opened, toy_page):
+    page = opened(f"{toy_page}#node={NEURON}")
+    page.fill("#label-input", "abc")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "group-input"
+    page.keyboard.type("grp")
+    page.keyboard.press("Enter")
+    assert "grp" in page.url
+    for menu in ("#pair-select", "#beside-select"):
+        page.focus(menu)
+        page.keyboard.press("ArrowDown")
+        assert page.evaluate("document.activeElement.id") == menu[1:]
 
 
 def test_zoom(opened, toy_page):
