@@ -135,7 +135,14 @@ def _folder(source: str | Path, revision: str | None, hub: dict[str, Any]) -> Pa
         return Path(snapshot_download(str(source), revision=revision, **hub))
 
 
-_FIELDS: dict[str, Any] = {"points": int, "dense_width": int, "sparse_width": int, "keep": int, "tokenizer": str, "config": dict}
+_FIELDS: dict[str, Any] = {
+    "points": int,
+    "dense_width": int,
+    "sparse_width": int,
+    "keep": int,
+    "tokenizer": str,
+    "config": dict,
+}
 
 
 def _document(folder: Path) -> dict[str, Any]:
