@@ -76,7 +76,8 @@ def main(words: list[str] | None = None) -> None:
         print(
             f"{name:34s} {1000 * statistics.median(each):8.0f} ms   {statistics.median(ratios):5.2f} x plain ({ratios[0]:.2f} to {ratios[-1]:.2f})"
         )
-    print(f"counted: {plain_passes(2 * given.layers):g} forward passes for 1")
+    sublayers, heads = plain_passes(2 * given.layers)
+    print(f"counted: the sublayers of {sublayers:g} forward passes and {heads} unembeddings, for 1 and 1")
 
 
 if __name__ == "__main__":

@@ -24,13 +24,15 @@ class BridgeConfig:
         active: fraction of the sparse stream's channels that an encoder leaves nonzero (AbsTopK); 1: all.
         pretraining, nmse, kl: coefficients of the three kinds of terms; each kind but the first is a sum over points and both directions.
         nmse_moves_sparse: whether the target of the encoders gets a gradient. The input of the decoders always does.
+        lr: peak learning rate of the bridges; it follows the same schedule as that of the sparse model.
     """
 
     active: float = 0.25
     pretraining: float = 1.0
     nmse: float = 1.0
     kl: float = 1.0
-    nmse_moves_sparse: bool = True
+    nmse_moves_sparse: bool = False
+    lr: float = 0.01
 
     def __post_init__(self) -> None:
         if not isinstance(self.active, (int, float)) or isinstance(self.active, bool) or not 0 < self.active <= 1:
@@ -39,6 +41,8 @@ class BridgeConfig:
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
                 raise ValueError(f"{name} is {value!r}; it must be a coefficient of at least 0.")
+        if not isinstance(self.lr, (int, float)) or isinstance(self.lr, bool) or not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr is {self.lr!r}; it must be a learning rate above 0.")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .bridge import Bridges
 from .sides import Side
+
+CHUNK = 1 << 21  # logits at a time
 
 
 def stream(side: Side, ids: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -21,7 +25,13 @@ def stream(side: Side, ids: torch.Tensor) -> tuple[list[torch.Tensor], torch.Ten
 
 
 def tails(side: Side, injected: Sequence[torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
-    """Logits [points, batch, tokens, vocab] of the model run on from each point, given the stream there.
+    """Logits [points, batch, tokens, vocab] of the model run on from each point, given the stream there."""
+    ends = tail_ends(side, injected, ids)
+    return torch.stack([side.logits(x, ids) for x in ends])
+
+
+def tail_ends(side: Side, injected: Sequence[torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+    """The stream [points, batch, tokens, width] at the last point, of the model run on from each point.
 
     What is injected at point i joins the batch of those from before: each sublayer runs once, on all that have reached it. With 2L sublayers that
     is L (2L + 1) sublayer runs of one batch, (2L + 1) / 2 plain passes.
@@ -30,8 +40,44 @@ def tails(side: Side, injected: Sequence[torch.Tensor], ids: torch.Tensor) -> to
     x = injected[0]
     for i in range(side.sublayers):
         x = torch.cat([side.sublayer(i, x, context), injected[i + 1]])
-    logits = side.logits(x, ids.repeat(len(injected), 1))
-    return logits.unflatten(0, (len(injected), len(ids)))
+    return x.unflatten(0, (len(injected), len(ids)))
+
+
+def tails_kl(side: Side, injected: Sequence[torch.Tensor], ids: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """KL(target || hybrid) [points] in nats, as `kl` of `tails`, some rows at a time; their logits are made again on the way back.
+
+    All logits at once are the cost of a step: allocators hand blocks of over 32 MB back to the system, which then clears their pages anew.
+    """
+    rows = max(1, CHUNK // target[0].numel())
+    with torch.no_grad():
+        log_shares = target.log_softmax(-1)
+        shares = log_shares.exp()
+        entropy = -torch.linalg.vecdot(shares, log_shares)
+
+    def part(x: torch.Tensor, start: int) -> torch.Tensor:
+        here = slice(start, start + rows)
+        return _Divergence.apply(side.logits(x, ids[here]), shares[here], entropy[here]).sum()  # type: ignore[no-untyped-call]
+
+    found = []
+    for end in tail_ends(side, injected, ids):
+        parts = [checkpoint(part, x, i * rows, use_reentrant=False) for i, x in enumerate(end.split(rows))]
+        found.append(torch.stack(parts).sum() / ids.numel())
+    return torch.stack(found)
+
+
+class _Divergence(torch.autograd.Function):
+    """logsumexp(q) - sum p q - H(p) over the last dimension, and its gradient softmax(q) - p in one go."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, shares: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+        total = logits.logsumexp(-1)
+        ctx.save_for_backward(logits, shares, total)
+        return total - torch.linalg.vecdot(shares, logits) - entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        logits, shares, total = ctx.saved_tensors
+        return grads[0][..., None] * ((logits - total[..., None]).exp_() - shares), None, None
 
 
 def switched(dense: Side, sparse: Side, bridges: Bridges, ids: torch.Tensor, path: Sequence[bool]) -> torch.Tensor:
@@ -52,9 +98,11 @@ def switched(dense: Side, sparse: Side, bridges: Bridges, ids: torch.Tensor, pat
     return (sparse if now_sparse else dense).logits(x, ids)
 
 
-def plain_passes(sublayers: int) -> float:
-    """Cost of a bridged step in plain passes (forward, of models of equal size): two plain ones, and the tails of both."""
-    return 2 + 2 * (sublayers + 1) / 2
+def plain_passes(sublayers: int) -> tuple[float, int]:
+    """What a bridged step runs, for models of equal size: (sublayers, heads) in forward passes' worth. Sublayers are shared by hybrids, heads
+    (norm, unembedding, softmax over the vocabulary) cannot be: each hybrid has its own."""
+    points = sublayers + 1
+    return 2 + 2 * points / 2, 2 + 2 * points
 
 
 def nmse(found: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .bridge import BridgeConfig, Bridges
-from .hybrids import kl, next_token_loss, nmse, stream, tails
+from .hybrids import next_token_loss, nmse, stream, tails_kl
 from .sides import Side
 
 
@@ -30,8 +30,8 @@ def bridge_losses(
         terms["nmse_encode"] = torch.stack([nmse(f, h) for f, h in zip(encoded, targets)]).sum()
         terms["nmse_decode"] = torch.stack([nmse(g, h) for g, h in zip(decoded, dense_stream)]).sum()
     if config.kl:
-        terms["kl_encode"] = kl(wanted, tails(sparse, encoded, ids)).sum()
-        terms["kl_decode"] = kl(wanted, tails(dense, decoded, ids)).sum()
+        terms["kl_encode"] = tails_kl(sparse, encoded, ids, wanted).sum()
+        terms["kl_decode"] = tails_kl(dense, decoded, ids, wanted).sum()
     weights = {"pretraining": config.pretraining, "nmse": config.nmse, "kl": config.kl}
     total = torch.stack([weights[name.partition("_")[0]] * term for name, term in terms.items()]).sum()
     return {**terms, "loss": total}

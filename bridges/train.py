@@ -62,6 +62,26 @@ class BridgeTraining(nn.Module):
         return csp_rule(self.sparse.config)(name, parameter) if name.startswith("sparse.") else None
 
 
+class BridgeSparsity(WeightSparsityCallback):
+    """As for the sparse model alone: its gradients are normalised by themselves. Those of bridges have scales of their own, which Adam evens out."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        return super().on_pre_optimizer_step(args, state, control, model=model.sparse, **kwargs)
+
+
+def make_optimizer(module: BridgeTraining, arguments: Any) -> torch.optim.Optimizer:
+    """AdamW with the recipe's settings for the sparse model, and usual ones for bridges (lr of `BridgeConfig`, eps 1e-8, no decay)."""
+    plain = ("bias", "sink_bias", "logit_bias", "norm.weight")
+    named = [(name, p) for name, p in module.sparse.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for name, p in named if not name.endswith(plain)], "weight_decay": arguments.weight_decay},
+        {"params": [p for name, p in named if name.endswith(plain)], "weight_decay": 0.0},
+        {"params": list(module.bridges.parameters()), "weight_decay": 0.0, "lr": module.settings.lr, "eps": 1e-8},
+    ]
+    betas = (arguments.adam_beta1, arguments.adam_beta2)
+    return torch.optim.AdamW(groups, lr=arguments.learning_rate, betas=betas, eps=arguments.adam_epsilon)
+
+
 class LogTerms(TrainerCallback):
     """Every loss term, as a mean since the last log, beside the loss."""
 
@@ -108,11 +128,13 @@ def train_bridges(
         start_from_bigrams_(sparse, bigram_log_probabilities(blocks["train"], len(tokenizer)))
     bridges = Bridges(side.width, sparse.config.d_model, side.sublayers + 1, config.active)
     module = BridgeTraining(side, sparse, bridges, config)
-    say(f"A step costs {plain_passes(side.sublayers):g} plain forward passes, one backward pass through all of them but one")
-    callback, stop = WeightSparsityCallback(sparsity, rule=module.rule), StopCleanly(say)
+    sublayers, heads = plain_passes(side.sublayers)
+    say(f"A step runs the sublayers of {sublayers:g} plain forward passes and {heads} unembeddings, and one backward pass")
+    callback, stop = BridgeSparsity(sparsity, rule=module.rule), StopCleanly(say)
     trainer = Trainer(
         model=module, args=arguments, train_dataset=TokenBlocks(blocks["train"]), eval_dataset=TokenBlocks(blocks["held_out"]),
         data_collator=default_data_collator, callbacks=[callback, LogTerms(module), RunMetrics(recipe.block, sparse), stop],
+        optimizers=(make_optimizer(module, arguments), None),
     )  # fmt: skip
     callback.lead(trainer)
     trainer.callback_handler.callbacks.insert(0, RefuseNonFinite())

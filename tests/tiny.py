@@ -59,3 +59,15 @@ def tiny_model(seed: int = 0, **overrides) -> CSPForCausalLM:
 
 def tiny_ids(batch: int = 3, tokens: int = 17, vocab: int = 97, seed: int = 1) -> torch.Tensor:
     return torch.randint(0, vocab, (batch, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def recorded(model, ids):
+    """(logits, site -> activations) of a plain pass under plain hooks."""
+    seen = {}
+    keep = lambda name: lambda module, args, out: seen.__setitem__(name, out.detach().clone())  # noqa: E731
+    handles = [site.register_forward_hook(keep(name)) for name, site in model.node_sites().items()]
+    with torch.no_grad():
+        logits = model(ids).logits
+    for handle in handles:
+        handle.remove()
+    return logits, seen

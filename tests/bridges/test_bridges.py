@@ -84,7 +84,7 @@ def test_with_equal_models_and_identities_every_hybrid_is_the_model(features, at
     assert all(each["fve"] == pytest.approx(1) for way in ("encode", "decode") for each in report[way])
 
 
-def from_scratch(dense, sparse, bridges, ids):
+def from_scratch(dense, sparse, bridges, ids, moves):
     """Every term by passes of their own: hybrids run from the first sublayer, one at a time, with the model's own modules hooked."""
     model, twin = dense.model, sparse.model
     with torch.no_grad():
@@ -124,23 +124,23 @@ def from_scratch(dense, sparse, bridges, ids):
         if bridges.keep < f.shape[-1]:
             f = f * torch.zeros_like(f).scatter(-1, f.abs().topk(bridges.keep).indices, 1.0)
         g = s[i] @ bridges.decoders[i].weight.T + bridges.decoders[i].bias
-        for way, net, found, target in (("encode", twin, f, s[i]), ("decode", model, g, d[i])):
+        for way, net, found, target in (("encode", twin, f, s[i] if moves else s[i].detach()), ("decode", model, g, d[i])):
             flat = target.detach().flatten(0, 1)
             terms[f"nmse_{way}"] = terms[f"nmse_{way}"] + ((found - target) ** 2).mean() / flat.var(0, unbiased=False).mean()
             terms[f"kl_{way}"] = terms[f"kl_{way}"] + (y.exp() * (y - tail(net, i, found))).sum(-1).mean()
     return terms
 
 
-@pytest.mark.parametrize("active", [1.0, 0.3])
-def test_terms_and_gradients_against_hybrids_from_scratch(active):
+@pytest.mark.parametrize(("active", "moves"), [(1.0, True), (0.3, False)])
+def test_terms_and_gradients_against_hybrids_from_scratch(active, moves):
     dense = tiny_model(seed=1, d_model=32).double().requires_grad_(False)
     sparse = tiny_model(seed=2, d_model=48, n_head=6, sink=True, enable_bigram_table=True).double()
     ids = tiny_ids()
     sides = side_of(dense), side_of(sparse)
     torch.manual_seed(0)
     bridges = Bridges(32, 48, 5, active).double()
-    terms = bridge_losses(*sides, bridges, ids, BridgeConfig(active=active, nmse=0.5, kl=2.0))
-    wanted = from_scratch(*sides, bridges, ids)
+    terms = bridge_losses(*sides, bridges, ids, BridgeConfig(active=active, nmse=0.5, kl=2.0, nmse_moves_sparse=moves))
+    wanted = from_scratch(*sides, bridges, ids, moves)
     for name, value in wanted.items():
         assert float(terms[name]) == pytest.approx(float(value), rel=1e-9), name
     total = (
@@ -239,7 +239,7 @@ def test_a_batch_grows_as_counted():
     side.runs = 0
     tails(side, points, ids)
     assert side.runs == 3 * 7 * len(ids)
-    assert plain_passes(6) == 2 + 2 * 3 * 7 / 6
+    assert plain_passes(6) == (2 + 2 * 3 * 7 / 6, 2 + 2 * 7)
 
 
 @settings(max_examples=30, deadline=None)
@@ -305,7 +305,8 @@ def test_what_does_not_match_is_refused_by_name(dense, sparse, message):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"active": 0}, {"active": 1.5}, {"kl": -1}, {"nmse": float("inf")}, {"active": True}, {"pretraining": "1"}]
+    "changes",
+    [{"active": 0}, {"active": 1.5}, {"kl": -1}, {"nmse": float("inf")}, {"active": True}, {"pretraining": "1"}, {"lr": 0}],
 )
 def test_impossible_settings_are_refused(changes):
     with pytest.raises(ValueError, match="must be"):

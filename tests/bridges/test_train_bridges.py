@@ -43,7 +43,7 @@ def run(dense, tmp_path_factory):
         "bridge", "train", dense, "--steps", 10, "--out", out, *settings(), "--bridge", "active=0.5", "--bridge", "kl=0.5"
     )
     assert done.exit_code == 0, done.output
-    assert "A step costs 5 plain forward passes" in done.stdout
+    assert "A step runs the sublayers of 5 plain forward passes and 8 unembeddings" in done.stdout
     return out
 
 

@@ -3,20 +3,14 @@
 import pytest
 import torch
 
-from tiny import tiny_ids, tiny_model
+from tiny import recorded, tiny_ids, tiny_model
 
 nnsight = pytest.importorskip("nnsight", reason="the extra `ecosystem` is part of make test")
 
 
 def test_activations_and_logits_equal_ours(features):
     model, ids = tiny_model(**features), tiny_ids()
-    seen = {}
-    keep = lambda name: lambda module, args, out: seen.__setitem__(name, out.detach().clone())  # noqa: E731
-    handles = [site.register_forward_hook(keep(name)) for name, site in model.node_sites().items()]
-    with torch.no_grad():
-        logits = model(ids).logits
-    for handle in handles:
-        handle.remove()
+    logits, seen = recorded(model, ids)
     traced = nnsight.NNsight(model)
     with torch.no_grad(), traced.trace(ids):
         neurons = traced.transformer.h[1].mlp.post_act.output.save()

@@ -12,19 +12,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from sparse_circuits import CSPForCausalLM
 from sparse_circuits.circuits import mean_activations
 from sparse_circuits.convert.transformer_lens import CSPArchitectureAdapter, hook_name, to_transformer_lens
-from tiny import ROOT, tiny_ids, tiny_model
+from tiny import ROOT, recorded, tiny_ids, tiny_model
 from toy import toy_blocks, toy_circuit, toy_model, toy_task
-
-
-def recorded(model, ids):
-    seen = {}
-    keep = lambda name: lambda module, args, out: seen.__setitem__(name, out.detach().clone())  # noqa: E731
-    handles = [site.register_forward_hook(keep(name)) for name, site in model.node_sites().items()]
-    with torch.no_grad():
-        logits = model(ids).logits
-    for handle in handles:
-        handle.remove()
-    return logits, seen
 
 
 def test_the_adapter_is_an_entry_point():
