@@ -64,7 +64,7 @@ class Bridges(nn.Module):
             nn.init.orthogonal_(encoder.weight)  # type: ignore[arg-type]
             nn.init.zeros_(encoder.bias)  # type: ignore[arg-type]
             nn.init.zeros_(decoder.bias)  # type: ignore[arg-type]
-            decoder.weight.data.copy_(encoder.weight.T)  # type: ignore[operator]
+            decoder.weight.data.copy_(encoder.weight.T)  # type: ignore[operator,arg-type]
 
     @property
     def points(self) -> int:

@@ -35,8 +35,12 @@ def test_python_blocks_run_one_after_the_other(tmp_path):
 
 @pytest.mark.parametrize("line", [line for line in BASH if not line.startswith("make ")])
 def test_commands_run(line, tmp_path):
-    if "csp verify" in line:  # it reads what the line before it wrote
-        run(next(other for other in BASH if "csp prune" in other), tmp_path)
+    for needs, writes in (
+        ("csp verify", "csp prune"),
+        ("bridge steer", "bridge train"),
+    ):  # it reads what a line before it wrote
+        if needs in line:
+            run(next(other for other in BASH if writes in other), tmp_path)
     done = run(line, tmp_path)
     assert done.stdout.strip()
 

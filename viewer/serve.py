@@ -179,5 +179,6 @@ def serve(subjects: Sequence[Subject], folders: Sequence[Path], *, port: int, sa
             listener.bind((HOST, port))
         except OSError as error:
             raise ValueError(f"Port {port} cannot be used ({error.strerror}); choose another with --port, or 0.") from None
+        listener.listen()  # who opens the address at once waits, and is not refused
         say(f"http://{HOST}:{listener.getsockname()[1]}/  (Ctrl-C ends it)")
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])

@@ -37,7 +37,7 @@ def opened(browser, request):
     def open_page(address: str, **settings):
         context = browser.new_context(viewport={"width": 1500, "height": 1000}, accept_downloads=True, **settings)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         page.problems, page.requests = [], []
         page.on("console", lambda message: page.problems.append(message.text))
         page.on("pageerror", lambda error: page.problems.append(str(error)))

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from pathlib import Path
 from urllib.request import url2pathname
 
@@ -432,11 +431,10 @@ def test_a_thousand_nodes_load_and_answer_quickly(opened, browser, toy, tmp_path
     (tmp_path / "p.html").write_text(render({"version": 1, "live": False, "circuits": [data]}), encoding="utf-8")
     loads = []
     for _ in range(3):  # the best of three: other tests run beside
-        started = time.perf_counter()
         page = opened((tmp_path / "p.html").as_uri())
         assert page.locator(".node").count() == len(data["nodes"])
-        loads.append(time.perf_counter() - started)
-    assert min(loads) < 2
+        loads.append(page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
+    assert min(loads) < 2000  # milliseconds, drawing of the graph included
     select = "id => { const before = performance.now(); update({ node: id }); document.body.offsetHeight; return performance.now() - before; }"
     assert min(page.evaluate(select, node["id"]) for node in data["nodes"][:20]) < 200  # milliseconds
     hide = "value => { const before = performance.now(); update({ threshold: value }); document.body.offsetHeight; return performance.now() - before; }"
