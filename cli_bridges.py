@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_circuits import require_model
+from .cli_circuits import read_settings, require_model
 
 
 def load_dense(model: str) -> tuple[Any, Any]:
@@ -41,8 +41,6 @@ def bridge_train(
 
     Example: csp bridge train runs/dense-tiny --sparse-preset tiny --out runs/bridged
     """
-    import yaml
-
     from .bridges import BridgeConfig
     from .bridges.train import train_bridges
     from .training.recipes import corpus_setting, make_recipe
@@ -51,19 +49,12 @@ def bridge_train(
     given = [*(settings or []), *corpus_setting(corpus)]
     layers = network.config.n_layer
     given += [f"model.n_layer={layers}"] + ([f"arguments.max_steps={steps}"] if steps is not None else [])
-    values: dict[str, Any] = {}
-    for text in bridge or []:
-        name, equals, value = text.partition("=")
-        if not equals or name not in BridgeConfig.__dataclass_fields__:
-            raise ValueError(
-                f"{text!r} is no setting of bridges; write name=value with one of {', '.join(BridgeConfig.__dataclass_fields__)}."
-            )
-        values[name] = yaml.safe_load(value)
+    config = BridgeConfig(**read_settings(BridgeConfig, bridge or [], "bridges"))
     train_bridges(
         network,
         tokenizer,
         make_recipe(sparse_preset, recipe, given),
-        BridgeConfig(**values),
+        config,
         out,
         resume=resume,
         say=typer.echo,

@@ -150,18 +150,23 @@ def page_of(folder: Path, model: Any, tokenizer: Any, task: Any, blocks: Any) ->
 
 def prune_config(target: float, settings: list[str]) -> Any:
     """A PruneConfig from name=value settings."""
-    import dataclasses
-
     from .circuits import PruneConfig
 
-    fields: dict[str, Any] = {field.name: type(field.default) for field in dataclasses.fields(PruneConfig)}
-    values: dict[str, Any] = {"target_loss": target}
+    return PruneConfig(**{"target_loss": target, **read_settings(PruneConfig, settings, "pruning")})
+
+
+def read_settings(kind: Any, settings: list[str], what: str) -> dict[str, Any]:
+    """name=value settings as fields of a dataclass, each of the type of its default."""
+    import dataclasses
+
+    fields: dict[str, Any] = {field.name: type(field.default) for field in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
     for text in settings:
         name, equals, value = text.partition("=")
         if not equals or name not in fields:
-            raise ValueError(f"{text!r} is no setting of pruning; write name=value with one of {', '.join(fields)}.")
+            raise ValueError(f"{text!r} is no setting of {what}; write name=value with one of {', '.join(fields)}.")
         values[name] = _read_setting(name, value, fields[name])
-    return PruneConfig(**values)
+    return values
 
 
 def _read_setting(name: str, text: str, kind: type) -> Any:

@@ -32,23 +32,21 @@ def view_circuits(
 
     Example: csp view runs/tiny runs/quotes --out quotes.html
     """
-    from .viewer import Subject, write_page
+    from .viewer import write_page
 
-    folders = [(model, name) for name in circuits] + ([beside] if beside is not None else [])
-    subjects: list[Subject] = []
-    loaded: dict[str, tuple[Any, Any]] = {}
-    for name, circuit in folders:
-        network, tokenizer = loaded.setdefault(name, load(name) if name not in loaded else loaded[name])
-        blocks = corpus_blocks(name, corpus, tokenizer, tokens) if contexts else None
-        subjects.append(subject_of(circuit_folder(name, circuit), network, tokenizer, blocks, contexts, task))
+    pairs = [(model, name) for name in circuits] + ([beside] if beside is not None else [])
+    loaded = {name: load(name) for name in dict(pairs)}
+    texts = {name: corpus_blocks(name, corpus, loaded[name][1], tokens) if contexts else None for name in loaded}
+    folders = [circuit_folder(*pair) for pair in pairs]
+    subjects = [subject_of(folder, *loaded[name], texts[name], contexts, task) for (name, _), folder in zip(pairs, folders)]
     if serve:
         from .viewer.serve import serve as run_server
 
-        run_server(subjects, [circuit_folder(*each) for each in folders], port=port, say=typer.echo)
+        run_server(subjects, folders, port=port, say=typer.echo)
         return
     if out is None and not Path(model).is_dir():
         raise ValueError("The circuit is on the Hub; say with --out where its page goes.")
-    target = out or circuit_folder(*folders[0]) / "page.html"
+    target = out or folders[0] / "page.html"
     typer.echo(f"Wrote {write_page(subjects, target)} ({target.stat().st_size / 1e6:.1f} MB)")
 
 

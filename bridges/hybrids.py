@@ -49,10 +49,7 @@ def tails_kl(side: Side, injected: Sequence[torch.Tensor], ids: torch.Tensor, ta
     All logits at once are the cost of a step: allocators hand blocks of over 32 MB back to the system, which then clears their pages anew.
     """
     rows = max(1, CHUNK // target[0].numel())
-    with torch.no_grad():
-        log_shares = target.log_softmax(-1)
-        shares = log_shares.exp()
-        entropy = -torch.linalg.vecdot(shares, log_shares)
+    shares, entropy = _shares(target)
 
     def part(x: torch.Tensor, start: int) -> torch.Tensor:
         here = slice(start, start + rows)
@@ -63,6 +60,14 @@ def tails_kl(side: Side, injected: Sequence[torch.Tensor], ids: torch.Tensor, ta
         parts = [checkpoint(part, x, i * rows, use_reentrant=False) for i, x in enumerate(end.split(rows))]
         found.append(torch.stack(parts).sum() / ids.numel())
     return torch.stack(found)
+
+
+@torch.no_grad()
+def _shares(target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(probabilities, their entropy in nats) of logits [..., vocab]."""
+    logs = target.log_softmax(-1)
+    shares = logs.exp()
+    return shares, -torch.linalg.vecdot(shares, logs)
 
 
 class _Divergence(torch.autograd.Function):
@@ -113,14 +118,8 @@ def nmse(found: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def kl(target: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """KL(target || logits) in nats, mean over batch and tokens; both are logits [..., tokens, vocab], leading dimensions of the second are kept.
-
-    Written out as logsumexp(q) - sum p q - H(p), which makes few tensors of the size of the logits: they are the cost of a bridged step.
-    """
-    wanted = target.log_softmax(-1)
-    shares = wanted.exp()
-    entropy = (shares * wanted).sum(-1)
-    return (logits.logsumexp(-1) - (shares * logits).sum(-1) + entropy).mean((-1, -2))
+    """KL(target || logits) in nats, mean over batch and tokens; both are logits [..., tokens, vocab], leading dimensions of the second are kept."""
+    return _Divergence.apply(logits, *_shares(target)).mean((-1, -2))  # type: ignore[no-untyped-call]
 
 
 def next_token_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

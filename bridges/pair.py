@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..circuits.hub import hub_errors
+from ..circuits.hub import hub_errors, upload
 from ..circuits.identity import tokenizer_sha256
 from .bridge import BridgeConfig, Bridges
 from .sides import Side, side_of
@@ -96,18 +96,10 @@ class BridgedPair:
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Uploads the whole folder in one commit; returns the commit's address."""
-        from huggingface_hub import HfApi
-
         with tempfile.TemporaryDirectory() as scratch:
             folder = self.save_pretrained(Path(scratch) / "pair")
             BridgedPair.from_pretrained(folder)
-            api = HfApi(token=token)
-            with hub_errors(repo_id, "published to"):
-                api.create_repo(repo_id, private=private, exist_ok=True)
-                done = api.upload_folder(
-                    repo_id=repo_id, folder_path=folder, commit_message="Dense and sparse model with bridges"
-                )
-        return str(done.commit_url)
+            return upload(folder, repo_id, private=private, token=token, commit_message="Dense and sparse model with bridges")
 
 
 def require_match(dense: Side, sparse: Side) -> None:

@@ -21,12 +21,12 @@ from ..training.projection import csp_rule
 from ..training.recipes import Recipe
 from ..training.schedules import SparsityConfig
 from ..training.train import (
-    RefuseNonFinite,
     StopCleanly,
     last_complete,
     model_config,
     prepare_folder,
     run_blocks,
+    run_to_end,
     training_arguments,
 )
 from .bridge import BridgeConfig, Bridges
@@ -136,13 +136,7 @@ def train_bridges(
         data_collator=default_data_collator, callbacks=[callback, LogTerms(module), RunMetrics(recipe.block, sparse), stop],
         optimizers=(make_optimizer(module, arguments), None),
     )  # fmt: skip
-    callback.lead(trainer)
-    trainer.callback_handler.callbacks.insert(0, RefuseNonFinite())
-    with stop.listening():
-        trainer.train(resume_from_checkpoint=last_complete(out) if resume else None)
-    finished = trainer.state.global_step >= trainer.state.max_steps
-    if not finished:
-        say(f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; --resume goes on from there.")
+    if not run_to_end(trainer, callback, stop, out, last_complete(out) if resume else None, say):
         return {"finished": False, "steps": trainer.state.global_step}
     module.eval()
     report = {

@@ -106,13 +106,19 @@ class Circuit:
             ValueError: if the model is another one.
         """
         refuse_other_model(self, model, force)
+        with self.running(model, edges=edges, freeze_norms=freeze_norms):
+            yield model
+
+    @contextmanager
+    def running(self, model: Any, *, edges: bool | None = None, freeze_norms: bool | None = None) -> Iterator[None]:
+        """`applied_to` without its look at the model, which hashes every weight: for callers that have had it, prompt after prompt."""
         edges = self.edges is not None if edges is None else edges
         if edges and self.edges is None:
             raise ValueError(f"The circuit for {self.task} has no edges of its own; prune it with edges, or pass edges=False.")
         freeze = bool(self.settings.get("freeze_norms")) if freeze_norms is None else freeze_norms
         removed = removed_edges(model, self.nodes, self.edges or {}) if edges else None
         with ablated(model, opened(self.nodes, self.fills), removed=removed, means=self.means, freeze_norms=freeze):
-            yield model
+            yield
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Writes circuit.json and circuit.safetensors (circuits/FORMAT.md), both or neither."""

@@ -12,7 +12,7 @@ import torch
 from .circuit import Circuit, Edges, edges_in
 from .identity import refuse_other_model, versions
 from .means import watching
-from .sites import EdgeMap, dense, edge_maps
+from .sites import EdgeMap, dense, edge_maps, reads_residual
 from .storage import write_whole
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def residual_links(circuit: Circuit) -> list[tuple[str, str]]:
     """("site:index" that writes a channel, "site:index" that reads it later), among the circuit's nodes."""
     order = list(circuit.widths)
     writers = [site for site in circuit.nodes if site.endswith("resid_delta")]
-    readers = [site for site in circuit.nodes if site.endswith("act_in") or site == "final_resid"]
+    readers = [site for site in circuit.nodes if reads_residual(site)]
     found = []
     for writer in writers:
         for reader in readers:
@@ -151,13 +151,14 @@ def observed(
 
     Args:
         ids: [1, tokens].
+        circuit: of this model, which the caller has checked.
 
     Returns:
         site -> activations [tokens, width]; attention probabilities of each layer [heads, tokens, tokens]; logits of the last token.
     """
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")  # the others keep the probabilities to themselves
-    applied = contextlib.nullcontext() if circuit is None else circuit.applied_to(model)
+    applied = contextlib.nullcontext() if circuit is None else circuit.running(model)
     try:
         with applied, watching(model) as seen:
             out = model(input_ids=ids.to(model.device), use_cache=False, output_attentions=True)
@@ -253,7 +254,7 @@ class _Graph:
     def _link_ends(self, tokenizer: Any, logits: torch.Tensor, top: int) -> None:
         embedding, head = dense(self.model.transformer.wte.weight), dense(self.model.lm_head.weight)
         for site, indices in self.circuit.nodes.items():
-            if site.endswith("act_in") or site == "final_resid":
+            if reads_residual(site):
                 for index in (i for i in indices.tolist() if i < embedding.shape[1]):
                     for position, token in enumerate(self.ids):
                         self._link(f"E_{token}_{position}", self._id(site, index, position), float(embedding[token, index]))

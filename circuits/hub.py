@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 _ADVICE = {
     400: "the Hub does not accept what was sent; read its message",
@@ -59,3 +61,22 @@ def _is_network(error: BaseException) -> bool:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
+
+
+def upload(
+    folder: Path, repo_id: str, *, kind: str = "model", private: bool | None = None, token: str | None = None, **how: Any
+) -> str:
+    """Creates the repository if it is not there, and uploads a folder in one commit; returns the commit's address.
+
+    Args:
+        kind: "model" or "space" (a static one). how: what `HfApi.upload_folder` takes besides.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with hub_errors(repo_id, "published to"):
+        api.create_repo(
+            repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk="static" if kind == "space" else None
+        )
+        done = api.upload_folder(repo_id=repo_id, repo_type=kind, folder_path=folder, **how)
+    return str(done.commit_url)

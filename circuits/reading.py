@@ -8,7 +8,7 @@ import torch
 
 from .ablation import ablated, holding
 from .means import watching
-from .sites import dense, edge_maps, require_csp
+from .sites import dense, edge_maps, reads_residual, require_csp
 
 BEFORE, AFTER = 12, 4  # tokens of a context around the one that it is about
 
@@ -40,7 +40,7 @@ def read_node(
     mean = float(flat.double().mean())
     loss, ablated_loss = _losses(model, site, index, mean, blocks, batch)
     reads, writes = read_weights(model, site, index, edges)
-    if (site.endswith("act_in") or site == "final_resid") and index < model.config.d_model:
+    if reads_residual(site) and index < model.config.d_model:
         reads += _tokens(model, tokenizer, model.transformer.wte.weight, index, edges)
     if site == "final_resid":
         writes += _tokens(model, tokenizer, model.lm_head.weight, index, edges)
@@ -119,7 +119,7 @@ def read_weights(model: Any, site: str, index: int, count: int) -> tuple[list[di
             before = [name for name in names[: names.index(site)] if name.endswith("resid_delta")]
             reads += [{"node": f"{name}:{index}", "weight": 1.0} for name in before]
     if site.endswith("resid_delta"):
-        after = [name for name in names[names.index(site) + 1 :] if name.endswith("act_in") or name == "final_resid"]
+        after = [name for name in names[names.index(site) + 1 :] if reads_residual(name)]
         writes += [{"node": f"{name}:{index}", "weight": 1.0} for name in after]
     return reads, sorted(writes, key=lambda each: -abs(each["weight"]))[:count]
 

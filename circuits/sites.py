@@ -78,6 +78,11 @@ class EdgeMap:
         return sources[at[:, 1]], targets[at[:, 0]]
 
 
+def reads_residual(site: str) -> bool:
+    """Whether the nodes of a site are channels of the residual stream, read through a norm or by the unembedding."""
+    return site.endswith("act_in") or site == "final_resid"
+
+
 def edge_names(source: str) -> list[str]:
     """Names of the maps out of a site."""
     layer, _, site = source.partition(".")

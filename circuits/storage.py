@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -20,7 +19,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 
 from .circuit import Circuit, Edges
-from .hub import hub_errors
+from .hub import upload
 from .masks import PruneConfig
 from .sites import edge_names, ordered
 from .tasks import NAME
@@ -319,21 +318,8 @@ def find(source: str | Path, subfolder: str | None, revision: str | None, hub: d
 
 
 def push(circuit: Circuit, repo_id: str, subfolder: str, hub: dict[str, Any]) -> str:
-    from huggingface_hub import HfApi
-
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         save(circuit, folder)
         load(folder)
-        api = HfApi(token=hub.pop("token", None))
-        private = hub.pop("private", None)
-        stack.enter_context(hub_errors(repo_id, "published to"))
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        done = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            path_in_repo=subfolder,
-            commit_message=hub.pop("commit_message", f"Circuit for {circuit.task}"),
-            **hub,
-        )
-    return str(done.commit_url)
+        return upload(folder, repo_id, path_in_repo=subfolder, **{"commit_message": f"Circuit for {circuit.task}", **hub})

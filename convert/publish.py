@@ -17,9 +17,10 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer
 
 from ..circuits.circuit import Circuit
-from ..circuits.hub import hub_errors
+from ..circuits.hub import upload
 from ..circuits.identity import refuse_other_model, tokenizer_sha256
 from ..circuits.report import REPORT, Report
 from ..circuits.storage import JSON, TENSORS
@@ -106,12 +107,13 @@ def publish(
         staged, site = Path(scratch) / "repo", Path(scratch) / "space"
         left_out = _stage(folder, staged)
         model = _require_model(staged, folder)
-        circuits = _circuits(staged, model)
+        tokenizer = AutoTokenizer.from_pretrained(staged) if (staged / "tokenizer.json").is_file() else None
+        circuits = _circuits(staged, model, tokenizer)
         _require_loadable(staged)
         (staged / "README.md").write_text(model_card(staged, model, repo_id, _rows(staged, circuits)), encoding="utf-8")
         own = _own_strings(folder, token)
-        blocks = _blocks(folder, staged, own, say) if circuits else None
-        subjects = [_subject(staged, model, circuit, blocks, say) for circuit in circuits.values()]
+        blocks = _blocks(folder, tokenizer, own, say) if circuits else None
+        subjects = [_subject(staged, model, tokenizer, circuit, blocks, say) for circuit in circuits.values()]
         for subject, task in zip(subjects, circuits):
             write_page([subject], staged / "circuits" / task / "page.html")
         if space is not None:
@@ -123,9 +125,11 @@ def publish(
         plan = Plan(repo_id, sorted(files), left_out, list(circuits))
         if dry_run:
             return plan
-        url = _upload(staged, repo_id, "model", private, revision, token, message)
+        url = upload(
+            staged, repo_id, private=private, token=token, revision=revision, commit_message=message, delete_patterns=OBSOLETE
+        )
         if space is not None:
-            _upload(site, space, "space", private, None, token, f"Circuits of {repo_id}")
+            upload(site, space, kind="space", private=private, token=token, commit_message=f"Circuits of {repo_id}")
         return replace(plan, url=url)
 
 
@@ -170,15 +174,15 @@ def _require_model(staged: Path, folder: Path) -> CSPForCausalLM:
     return CSPForCausalLM.from_pretrained(staged).eval().float()
 
 
-def _circuits(staged: Path, model: CSPForCausalLM) -> dict[str, Circuit]:
+def _circuits(staged: Path, model: CSPForCausalLM, tokenizer: Any) -> dict[str, Circuit]:
     """Task -> circuit, each loaded and found in this model."""
     found = {}
     folders = sorted((staged / "circuits").glob("*"))
-    if folders and not (staged / "tokenizer.json").is_file():
+    if folders and tokenizer is None:
         raise FileNotFoundError(
             "The folder has circuits but no tokenizer.json, whose tokens they are about; save the model's tokenizer there."
         )
-    vocabulary = tokenizer_sha256(_tokenizer(staged)) if folders else None
+    vocabulary = tokenizer_sha256(tokenizer) if folders else None
     for path in folders:
         circuit = load_circuit(path)
         refuse_other_model(circuit, model)
@@ -192,18 +196,12 @@ def _circuits(staged: Path, model: CSPForCausalLM) -> dict[str, Circuit]:
     return found
 
 
-def _tokenizer(staged: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(staged)
-
-
-def _blocks(folder: Path, staged: Path, own: set[str], say: Callable[[str], None]) -> Any:
+def _blocks(folder: Path, tokenizer: Any, own: set[str], say: Callable[[str], None]) -> Any:
     """Text for the contexts on pages: what the model was trained on, if the folder has it, without blocks that hold a token or one of our paths."""
     blocks = saved_blocks(folder)
     if blocks is None:
         return None
-    blocks, tokenizer = blocks[:CONTEXT_BLOCKS], _tokenizer(staged)
+    blocks = blocks[:CONTEXT_BLOCKS]
     fine = [_private(tokenizer.decode(ids), own) is None for ids in blocks.tolist()]
     if not all(fine):
         say(
@@ -212,8 +210,9 @@ def _blocks(folder: Path, staged: Path, own: set[str], say: Callable[[str], None
     return blocks[torch.tensor(fine)]
 
 
-def _subject(staged: Path, model: CSPForCausalLM, circuit: Circuit, blocks: Any, say: Callable[[str], None]) -> Subject:
-    tokenizer = _tokenizer(staged)
+def _subject(
+    staged: Path, model: CSPForCausalLM, tokenizer: Any, circuit: Circuit, blocks: Any, say: Callable[[str], None]
+) -> Subject:
     task = circuit.find_task(tokenizer)
     missing = [] if task is not None else ["prompts (it is no built-in task)"]
     missing += [] if blocks is not None else ["contexts (the folder has no blocks.safetensors of csp train)"]
@@ -339,20 +338,3 @@ def _stage_space(site: Path, space: str, repo_id: str, subjects: list[Subject]) 
     (site / "README.md").write_text(
         f"---\n{front}\n---\n\nCircuits of [{repo_id}](https://huggingface.co/{repo_id}).\n", encoding="utf-8"
     )
-
-
-def _upload(
-    folder: Path, repo_id: str, kind: str, private: bool | None, revision: str | None, token: str | None, message: str
-) -> str:
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    with hub_errors(repo_id, "published to"):
-        api.create_repo(
-            repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk="static" if kind == "space" else None
-        )
-        done = api.upload_folder(
-            repo_id=repo_id, repo_type=kind, folder_path=folder, revision=revision, commit_message=message,
-            delete_patterns=OBSOLETE if kind == "model" else None,
-        )  # fmt: skip
-    return str(done.commit_url)

@@ -72,22 +72,11 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
         model=model, args=arguments, train_dataset=TokenBlocks(blocks["train"]), eval_dataset=TokenBlocks(blocks["held_out"]),
         data_collator=default_data_collator, callbacks=[callback, RunMetrics(recipe.block), stop],
     )  # fmt: skip
-    callback.lead(trainer)
-    trainer.callback_handler.callbacks.insert(
-        0, RefuseNonFinite()
-    )  # before gradients are normalised, which spreads a NaN to all
-    with stop.listening():
-        try:
-            trainer.train(resume_from_checkpoint=checkpoint)
-        except (OSError, RuntimeError, SafetensorError) as error:  # as Python, torch and safetensors say that a disk is full
-            _explain_failed_write(out, trainer.state.global_step, error)
-            raise
+    finished = run_to_end(trainer, callback, stop, out, checkpoint, say)
     if first:
         _draw_curves(trainer.state.log_history, out, say)
-    finished = trainer.state.global_step >= trainer.state.max_steps
     report |= {"finished": finished, "steps": trainer.state.global_step}
     if not finished:
-        say(f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; --resume goes on from there.")
         return report
     report |= {"held out": trainer.evaluate()["eval_loss"]}
     report["tokens"] = (
@@ -105,6 +94,30 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
         _save(model, tokenizer, recipe, report, out)
     say(f"Held-out loss {report['held out']:.3f} nats per token (bigram baseline {report['bigram']:.3f}); saved to {out}")
     return report
+
+
+def run_to_end(
+    trainer: Trainer,
+    callback: WeightSparsityCallback,
+    stop: StopCleanly,
+    out: Path,
+    checkpoint: str | None,
+    say: Callable[[str], None],
+) -> bool:
+    """Trains; whether the run came to its end. Stops cleanly when asked to, before gradients that are not finite, and names a write that failed."""
+    callback.lead(trainer)
+    callbacks = trainer.callback_handler.callbacks
+    callbacks.insert(0, RefuseNonFinite())  # before gradients are normalised, which spreads a NaN to all
+    with stop.listening():
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        except (OSError, RuntimeError, SafetensorError) as error:  # as Python, torch and safetensors say that a disk is full
+            _explain_failed_write(out, trainer.state.global_step, error)
+            raise
+    finished = trainer.state.global_step >= trainer.state.max_steps
+    if not finished:
+        say(f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; --resume goes on from there.")
+    return finished
 
 
 @torch.no_grad()

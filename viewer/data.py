@@ -17,7 +17,7 @@ from ..circuits.masks import opened
 from ..circuits.reading import read_weights
 from ..circuits.report import Report
 from ..circuits.scoring import answer_logits, losses
-from ..circuits.sites import dense, evaluating
+from ..circuits.sites import dense, evaluating, reads_residual
 from ..circuits.tasks import Pairs, Task
 from .contexts import Contexts, find_contexts
 from .contract import VERSION, check
@@ -98,7 +98,7 @@ class _Builder:
                 "id": name, "site": site, "index": i, "head": self._head(site, i), "label": circuit.labels.get(name, ""),
                 "group": circuit.groups.get(name, ""), "effect": effects.get(name), "mean": means.get(name), "active": active,
                 "reads": reads, "writes": writes, "largest": largest, "smallest": smallest,
-                "embedding": self._vocabulary(embedding, site, i, self._reads_residual(site)),
+                "embedding": self._vocabulary(embedding, site, i, reads_residual(site)),
                 "unembedding": self._vocabulary(unembedding, site, i, site == "final_resid"),
                 "model": [_rounded(full[site][:, i]) for full, _ in runs], "circuit": [_rounded(own[site][:, i]) for _, own in runs],
             })  # fmt: skip
@@ -165,9 +165,6 @@ class _Builder:
     def _head(self, site: str, index: int) -> int | None:
         return index // self.model.config.d_head if site.endswith(("attn.q", "attn.k", "attn.v")) else None
 
-    def _reads_residual(self, site: str) -> bool:
-        return site.endswith("act_in") or site == "final_resid"
-
     def _vocabulary(self, matrix: torch.Tensor, site: str, index: int, applies: bool) -> list[dict[str, Any]]:
         """Tokens with the largest weights of a residual channel in the (un)embedding."""
         if not applies or index >= matrix.shape[1]:
@@ -204,8 +201,8 @@ class _Builder:
         tokens = sorted({t for prompt in prompts for t in prompt["tokens"]})
         answers = list(dict.fromkeys(t for prompt in prompts for t in (prompt["answer"], prompt["other"])))[:MAX_ANSWERS]
         first, strength = [], dict.fromkeys(tokens, 0.0)
-        channels = sorted({i for site, i in self.nodes if self._reads_residual(site) and i < embedding.shape[1]})
-        readers = {i: next(s for s, j in self.nodes if j == i and self._reads_residual(s)) for i in channels}
+        channels = sorted({i for site, i in self.nodes if reads_residual(site) and i < embedding.shape[1]})
+        readers = {i: next(s for s, j in self.nodes if j == i and reads_residual(s)) for i in channels}
         for i in channels:
             for t in tokens:
                 weight = float(embedding[t, i])

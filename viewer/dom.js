@@ -38,12 +38,17 @@ function token(circuit, id, value, largest, classes) {
   const text = circuit.tokens[String(id)] ?? `#${id}`;
   const span = html("span", { class: `token ${classes || ""}`, dir: "auto" }, text.replaceAll("\n", "↵\n"));
   if (value !== undefined && value !== null) {
+    shade(span, value, largest);
     span.title = `${visible(text)}  ${shown(value)}`;
-    span.dataset.value = String(value);
-    const share = largest > 0 ? Math.round((70 * Math.abs(value)) / largest) : 0;
-    span.style.background = `color-mix(in srgb, var(${value < 0 ? "--minus" : "--plus"}) ${share}%, transparent)`;
   }
   return span;
+}
+
+function shade(span, value, largest) {
+  const share = largest > 0 ? Math.round((70 * Math.abs(value)) / largest) : 0;
+  span.dataset.value = String(value);
+  span.title = shown(value);
+  span.style.background = `color-mix(in srgb, var(${value < 0 ? "--minus" : "--plus"}) ${share}%, transparent)`;
 }
 
 const strongest = (values) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);

@@ -70,11 +70,7 @@ function showLive() {
   const most = strongest(values ?? []);
   const line = answer.tokens.map((text, i) => {
     const span = html("span", { class: "token", dir: "auto" }, text.replaceAll("\n", "↵\n"));
-    if (values) {
-      span.title = shown(values[i]);
-      span.dataset.value = String(values[i]);
-      span.style.background = `color-mix(in srgb, var(${values[i] < 0 ? "--minus" : "--plus"}) ${most ? Math.round((70 * Math.abs(values[i])) / most) : 0}%, transparent)`;
-    }
+    if (values) shade(span, values[i], most);
     return span;
   });
   const rows = answer.next.map(({ text, answer: wanted, model, circuit }) => html("tr", {}, html("td", { class: "code" }, visible(text), wanted ? " (an answer)" : ""), html("td", { class: "number" }, shown(100 * model)), html("td", { class: "number" }, shown(100 * circuit))));
