@@ -119,12 +119,15 @@ def bridge_steer(
     task: Annotated[str, typer.Option(help="Task whose prompts are steered to their counterfactuals.")] = "single_double_quote",
     node: Annotated[str | None, typer.Option(help="SITE:INDEX of a read; default: the best on training prompts.")] = None,
     circuit: Annotated[
-        Path | None,
-        typer.Option(help="Circuit of the pair's sparse model: its reads are the candidates and the other nodes shown."),
+        str | None,
+        typer.Option(
+            help="Circuit of the pair's sparse model, by folder or name under the pair's circuits/: its reads are the candidates."
+        ),
     ] = None,
     corpus: Annotated[str, typer.Option(help="Text for the scales of the two streams.")] = "idioms",
     pairs: Annotated[int, typer.Option(min=2)] = 64,
     directions: Annotated[int, typer.Option(help="Random directions, as a control.", min=1)] = 40,
+    gains: Annotated[bool, typer.Option(help="Mind the gains of both norms; the paper's rule leaves them out.")] = True,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Push the dense model along what one sparse node means for it; against random directions and other nodes.
@@ -133,42 +136,48 @@ def bridge_steer(
     """
     import random
 
-    from .bridges import BridgedPair, steer
+    from .bridges import BridgedPair, Steering, steer
     from .bridges.steer import best_nodes, read_nodes
-    from .circuits import Circuit, load_task
-    from .circuits.identity import refuse_other_model
+    from .circuits import load_task
     from .training.corpora import mix
 
     found = BridgedPair.from_pretrained(pair)
+    everything = read_nodes(found.sparse.model)
+    candidates = everything if circuit is None else circuit_reads(pair, circuit, found.sparse.model)
     reference = mix({corpus: 1.0}, found.tokenizer, 128, seed).train[:50]
     wanted = load_task(task, found.tokenizer)
-    candidates = read_nodes(found.sparse.model)
-    everything = list(candidates)
-    if circuit is not None:
-        own = Circuit.from_pretrained(circuit)
-        refuse_other_model(own, found.sparse.model)
-        inside = {f"{site}:{int(i)}" for site, indices in own.nodes.items() for i in indices}
-        candidates = [name for name in candidates if name in inside]
-        if not candidates:
-            raise ValueError(f"The circuit in {circuit} reads the residual stream nowhere; leave out --circuit.")
-    ranking = best_nodes(found, wanted.pairs(pairs, "train", seed=seed, fewer=True), reference, candidates)
-    chosen = node or ranking[0][0]
-    others = [name for name, _ in ranking if name != chosen][:3]
-    others += random.Random(seed).sample([name for name in everything if name not in (*candidates, chosen)] or everything, 3)
-    report = steer(
-        found,
-        wanted.pairs(pairs, "test", seed=seed, fewer=True),
-        chosen,
-        reference,
-        others=others,
-        random_directions=directions,
-        seed=seed,
-    )
+    known = Steering(found, wanted.pairs(pairs, "train", seed=seed, fewer=True), reference, gains=gains)
+    ranking = best_nodes(known, candidates)
+    if not ranking:
+        raise ValueError(
+            f"No candidate differs between the prompts of {task} and their counterfactuals; there is nothing to steer along."
+        )
+    chosen = node or ranking[0]
+    others = [name for name in ranking if name != chosen][:3]
+    others += random.Random(seed).sample([name for name in everything if name not in (*others, chosen)], 3)
+    held_out = wanted.pairs(pairs, "test", seed=seed, fewer=True)
+    report = steer(found, held_out, chosen, reference, others=others, random_directions=directions, gains=gains, seed=seed)
     report |= {"task": task, "chosen": "given" if node else "best on training prompts"}
     out.mkdir(parents=True, exist_ok=True)
     (out / "steering.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     typer.echo(steering_text(report))
     typer.echo(f"Wrote {draw(report, out / 'steering.png')} and steering.json beside it")
+
+
+def circuit_reads(pair: str, name: str, sparse: Any) -> list[str]:
+    """The nodes of a circuit of the sparse model that read the residual stream."""
+    from .bridges.steer import read_nodes
+    from .circuits import Circuit
+    from .circuits.identity import refuse_other_model
+    from .cli_viewer import circuit_folder
+
+    circuit = Circuit.from_pretrained(circuit_folder(pair, name))
+    refuse_other_model(circuit, sparse)
+    inside = {f"{site}:{int(i)}" for site, indices in circuit.nodes.items() for i in indices}
+    found = [node for node in read_nodes(sparse) if node in inside]
+    if not found:
+        raise ValueError(f"The circuit {name} reads the residual stream nowhere; leave out --circuit.")
+    return found
 
 
 def steering_text(report: dict[str, Any]) -> str:

@@ -13,7 +13,10 @@ Circuits = Annotated[list[str], typer.Argument(help="Folders of circuits of the 
 
 
 def view_circuits(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Checkpoint folder or Hub id; of a bridged pair: nodes show what they mean to its dense model."),
+    ],
     circuits: Circuits,
     out: Annotated[
         Path | None, typer.Option(help="File of the page. Default: page.html in the first circuit's folder.")
@@ -35,8 +38,11 @@ def view_circuits(
     from .viewer import write_page
 
     pairs = [(model, name) for name in circuits] + ([beside] if beside is not None else [])
-    loaded = {name: load(name) for name in dict(pairs)}
-    texts = {name: corpus_blocks(name, corpus, loaded[name][1], tokens) if contexts else None for name in loaded}
+    loaded = {name: load_shown(name) for name in dict(pairs)}
+    texts = {
+        name: corpus_blocks(name, corpus, tokenizer, tokens) if contexts or bridged is not None else None
+        for name, (_, tokenizer, bridged) in loaded.items()
+    }
     folders = [circuit_folder(*pair) for pair in pairs]
     subjects = [subject_of(folder, *loaded[name], texts[name], contexts, task) for (name, _), folder in zip(pairs, folders)]
     if serve:
@@ -59,7 +65,19 @@ def circuit_folder(model: str, circuit: str) -> Path:
     return find(model, f"circuits/{circuit}", None, {})
 
 
-def subject_of(folder: Path, model: Any, tokenizer: Any, blocks: Any, contexts: int = 5, task: str | None = None) -> Any:
+def load_shown(model: str) -> tuple[Any, Any, Any]:
+    """A model and its tokenizer; of a bridged pair its sparse model and the tokenizer, with the pair."""
+    from .bridges.pair import BridgedPair, is_pair
+
+    if not is_pair(model):
+        return (*load(model), None)
+    pair = BridgedPair.from_pretrained(model)
+    return pair.sparse.model, pair.tokenizer, pair
+
+
+def subject_of(
+    folder: Path, model: Any, tokenizer: Any, pair: Any, blocks: Any, contexts: int = 5, task: str | None = None
+) -> Any:
     """What the page shows of the circuit in a folder: with its task, if it is built in or its file is given, and its report, if it has been verified."""
     from .circuits import Circuit, Report
     from .viewer import Subject
@@ -71,7 +89,7 @@ def subject_of(folder: Path, model: Any, tokenizer: Any, blocks: Any, contexts: 
             f"{circuit.task} is no built-in task: without --task FILE the page has no prompts and no effects of nodes.",
             err=True,
         )
-    return Subject(circuit, model, tokenizer, found, blocks, Report.of(folder, circuit), contexts)
+    return Subject(circuit, model, tokenizer, found, blocks, Report.of(folder, circuit), contexts, pair)
 
 
 def label_nodes(

@@ -5,6 +5,16 @@ from .evaluate import evaluate_bridges, ridge_bridges
 from .losses import bridge_losses
 from .pair import BridgedPair
 from .sides import side_of
-from .steer import steer
+from .steer import Steering, steer
 
-__all__ = ["BridgeConfig", "BridgedPair", "Bridges", "bridge_losses", "evaluate_bridges", "ridge_bridges", "side_of", "steer"]
+__all__ = [
+    "BridgeConfig",
+    "BridgedPair",
+    "Bridges",
+    "Steering",
+    "bridge_losses",
+    "evaluate_bridges",
+    "ridge_bridges",
+    "side_of",
+    "steer",
+]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from .sides import Side, side_of
 
 FORMAT, VERSION = "sparse_circuits.bridges", 1
 CONFIG, TENSORS = "bridges.json", "bridges.safetensors"
+PARTS = ("dense", "sparse")  # folders of the two models
 LARGEST_CONFIG = 1 << 20  # bytes
 
 
@@ -49,12 +52,16 @@ class BridgedPair:
         if found != wanted:
             raise ValueError(f"The bridges have (points, sparse width, dense width) {found}, the models need {wanted}.")
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Writes a new folder with dense/ and sparse/ (each loads by itself) and the bridges; whole or not at all."""
+    def save_pretrained(self, folder: str | Path, files: Mapping[str, str | Path] | None = None) -> Path:
+        """Writes a new folder with dense/ and sparse/ (each loads by itself) and the bridges; whole or not at all.
+
+        Args:
+            files: name -> text, or file to copy, that goes along.
+        """
         from ..training.folder import fresh_folder
 
         with fresh_folder(folder) as scratch:
-            for name, side in (("dense", self.dense), ("sparse", self.sparse)):
+            for name, side in zip(PARTS, (self.dense, self.sparse)):
                 side.model.save_pretrained(scratch / name)
                 self.tokenizer.save_pretrained(scratch / name)
             state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.bridges.state_dict().items()}
@@ -64,6 +71,11 @@ class BridgedPair:
                 "sparse_width": self.sparse.width, "keep": self.bridges.keep, "tokenizer": tokenizer_sha256(self.tokenizer),
             }  # fmt: skip
             (scratch / CONFIG).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            for name, content in (files or {}).items():
+                if isinstance(content, Path):
+                    shutil.copyfile(content, scratch / name)
+                else:
+                    (scratch / name).write_text(content, encoding="utf-8")
         return Path(folder)
 
     @classmethod
@@ -78,13 +90,10 @@ class BridgedPair:
         folder = _folder(source, revision, hub)
         document = _document(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder / "sparse")
-        for name in ("dense", "sparse"):
+        for name in PARTS:
             if tokenizer_sha256(AutoTokenizer.from_pretrained(folder / name)) != document["tokenizer"]:
                 raise ValueError(f"The tokenizer in {folder / name} is not the one that the bridges were trained with.")
-        models = {
-            name: AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32).eval()
-            for name in ("dense", "sparse")
-        }
+        dense, sparse = (AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32).eval() for name in PARTS)
         bridges = Bridges(document["dense_width"], document["sparse_width"], document["points"])
         bridges.keep = document["keep"]
         try:
@@ -92,7 +101,7 @@ class BridgedPair:
         except (SafetensorError, RuntimeError, OSError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
             raise ValueError(f"{folder / TENSORS} does not hold these bridges ({reason}); copy the folder again.") from None
-        return cls(models["dense"], models["sparse"], tokenizer, bridges, BridgeConfig(**document["config"]))
+        return cls(dense, sparse, tokenizer, bridges, BridgeConfig(**document["config"]))
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Uploads the whole folder in one commit; returns the commit's address."""
@@ -100,6 +109,19 @@ class BridgedPair:
             folder = self.save_pretrained(Path(scratch) / "pair")
             BridgedPair.from_pretrained(folder)
             return upload(folder, repo_id, private=private, token=token, commit_message="Dense and sparse model with bridges")
+
+
+def is_pair(source: str | Path, **hub: Any) -> bool:
+    """Whether a folder or Hub repository is that of a bridged pair. The Hub is asked for one small file; where it does not answer, nothing is said."""
+    if Path(source).is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        return (Path(source) / CONFIG).is_file()
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(str(source), CONFIG, **hub)
+    except OSError:
+        return False  # who loads it as a model next is told what is wrong
+    return True
 
 
 def require_match(dense: Side, sparse: Side) -> None:

@@ -4,20 +4,104 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from ..circuits.means import watching
 from ..circuits.reading import parse_node
-from ..circuits.sites import evaluating
+from ..circuits.sites import evaluating, reads_residual
 from ..circuits.tasks import Pairs
 from .hybrids import stream
 from .pair import BridgedPair
 from .sides import Side
 
-STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+FINALISTS, TRIALS = 16, 20  # of `best_nodes`: nodes, and random directions for each
 DRAWS = 1000  # of the bootstrap over prompts
+ROWS = 256  # prompts that run at once
+
+
+class Push(NamedTuple):
+    """What is added at strength 1 to what the dense model reads at `point`: amount [prompts, tokens] x direction [dense width]."""
+
+    point: int
+    amount: torch.Tensor
+    direction: torch.Tensor
+
+
+class Steering:
+    """A pair on prompts, each to be pushed to its counterfactual (its partner) along one sparse node.
+
+    The push is added to the output of the norm through which the dense model reads the node's point, at all tokens: strength x (the node's activation on
+    the counterfactual - on the prompt) x its column of the decoder x RMS of the sparse stream / RMS of the dense stream there. The ratio
+    is needed because the bridge goes between streams and the node is read after the norm. METHOD's rule says nothing of the norms' gains. We divide by
+    the gain of the node's channel and multiply by the dense norm's, without which the push is not what the counterfactual's stream
+    would be read as (a channel with a negative gain would push the wrong way); where gains are 1 the two are the same.
+    So strength 1 is the node's own part of the difference between a prompt and its counterfactual; more goes on in its direction.
+
+    Args:
+        pair: its models are left as they are.
+        prompts: pairs; each prompt's counterfactual is its partner, of the same number of tokens.
+        reference: token ids [n, tokens] over which RMS is taken.
+        gains: False: the rule to the letter, without the gains.
+
+    Raises:
+        ValueError: for pairs of unequal length.
+    """
+
+    def __init__(self, pair: BridgedPair, prompts: Pairs, reference: torch.Tensor, *, gains: bool = True):
+        lengths = prompts.attention_mask.sum(1)
+        if not torch.equal(lengths[::2], lengths[1::2]):
+            raise ValueError("Steering needs prompts as long as their counterfactuals, in tokens; this task has others.")
+        self.pair, self.prompts, self.gains = pair, prompts, gains
+        with evaluating(pair.dense.model), evaluating(pair.sparse.model), torch.no_grad():
+            self.sparse_rms, self.dense_rms = stream_rms(pair, reference)
+            self.differences = _differences(pair.sparse.model, prompts)
+
+    def along(self, node: str) -> Push:
+        """The push along "site:index", a read of the residual stream ("3.attn.act_in:17").
+
+        Raises:
+            ValueError: for a node that is no read of the residual stream.
+        """
+        point, channel = read_point(self.pair.sparse.model, node)
+        amount = self.differences[node.partition(":")[0]][..., channel]
+        direction = self.pair.bridges.decoders[point].weight[:, channel].detach()  # type: ignore[index]
+        read = self.pair.dense.read(point)
+        if isinstance(read, nn.LayerNorm):
+            direction = direction - direction.mean()
+        scale = 1 / self.dense_rms[point]
+        if not node.startswith("final_resid"):  # its nodes are the stream itself, the others are read after a norm
+            gain = float(self.pair.sparse.read(point).weight.detach()[channel]) if self.gains else 1.0  # type: ignore[index]
+            scale *= self.sparse_rms[point] / gain if gain else 0.0
+        if self.gains:
+            direction = direction * read.weight.detach()  # type: ignore[operator]
+        return Push(point, amount, scale * direction)
+
+    def random(self, push: Push, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Directions [count, dense width] of the same length."""
+        drawn = torch.randn(count, len(push.direction), generator=generator).to(push.direction)
+        return drawn / drawn.norm(dim=1, keepdim=True) * push.direction.norm()
+
+    def last_logits(self, push: Push, strength: float, directions: torch.Tensor | None = None) -> Iterator[torch.Tensor]:
+        """The dense model's logits [prompts, vocab] after each prompt, pushed along each of some directions (default: the push's own) in turn."""
+        directions = push.direction[None] if directions is None else directions
+        ids, mask = self.prompts.input_ids, self.prompts.attention_mask
+        with evaluating(self.pair.dense.model), torch.no_grad():
+            for some in directions.split(max(1, ROWS // len(ids))):
+                pushes = strength * push.amount[None, ..., None] * some[:, None, None]
+                with _added(self.pair.dense, push.point, pushes.flatten(0, 1)):
+                    logits = _last(self.pair.dense.model, ids.repeat(len(some), 1), mask.repeat(len(some), 1))
+                yield from logits.unflatten(0, (len(some), -1))
+
+    def probabilities(self, push: Push, strength: float, directions: torch.Tensor | None = None) -> torch.Tensor:
+        """[directions, prompts, 2]: of the prompt's own answer, and of the counterfactual's."""
+        found = []
+        for logits in self.last_logits(push, strength, directions):
+            found.append(logits.float().softmax(-1).gather(-1, self.prompts.answers.to(logits.device)).cpu())
+        return torch.stack(found)
 
 
 def steer(
@@ -29,87 +113,67 @@ def steer(
     strengths: Sequence[float] = STRENGTHS,
     others: Sequence[str] = (),
     random_directions: int = 40,
+    gains: bool = True,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Pushes the dense model, on each prompt, towards its counterfactual along one sparse node, and watches the counterfactual's answer.
-
-    The push is added to the output of the norm through which the dense model reads the point, at all tokens: strength x (the node's activation on
-    the counterfactual - on the prompt) x its column of the decoder x RMS of the sparse stream / RMS of the dense stream there. The ratio is needed because the
-    bridge goes between streams and the node is read after the norm; the norms' gains are left out, as in METHOD's rule.
+    """Pushes the dense model towards the counterfactuals of prompts along one sparse node, and watches their answers. See `Steering`.
 
     Args:
-        prompts: pairs; each prompt's counterfactual is its partner, of the same number of tokens.
-        node: "site:index" of a read of the residual stream ("3.attn.act_in:17").
-        reference: token ids [n, tokens] over which RMS is taken.
-        others: more nodes, as controls. random_directions: directions of the column's norm, as controls.
+        others: more nodes, as controls. random_directions: directions of the push's length, as controls.
 
     Returns:
-        strengths; probability: of the other answer in the dense model, mean over prompts; low, high: 95 % of a bootstrap over prompts; random: low, mean and
-        high (95 % of the directions' means); others: node -> means.
+        strengths; probability: of the other answer in the dense model, mean over prompts; low, high: 95 % of a bootstrap over prompts; answer: probability of
+        the prompt's own answer; random: low, median and high (95 % of the directions' means); others: node -> means.
 
     Raises:
-        ValueError: for a node that is no read of the residual stream, or pairs of unequal length.
+        ValueError: for a node that is no read of the residual stream, pairs of unequal length, or no random direction.
     """
-    lengths = prompts.attention_mask.sum(1)
-    if not torch.equal(lengths[::2], lengths[1::2]):
-        raise ValueError("Steering needs prompts as long as their counterfactuals, in tokens; this task has others.")
-    point, channel = read_point(pair.sparse.model, node)
-    generator = torch.Generator().manual_seed(seed)
-    with evaluating(pair.dense.model), evaluating(pair.sparse.model), torch.no_grad():
-        scales = rms_ratios(pair, reference)
-        column = pair.bridges.decoders[point].weight[:, channel].detach()  # type: ignore[index]
-        difference = _differences(pair.sparse.model, prompts, node)
-        own = torch.stack(
-            [_probabilities(pair.dense, prompts, point, s * scales[point] * difference, column) for s in strengths]
+    if random_directions < 1:
+        raise ValueError(
+            f"random_directions is {random_directions}; without a random direction there is nothing to compare with."
         )
-        random = []
-        for _ in range(random_directions):
-            drawn = torch.randn(len(column), generator=generator).to(column)
-            drawn = drawn / drawn.norm() * column.norm()
-            random.append(
-                [
-                    float(_probabilities(pair.dense, prompts, point, s * scales[point] * difference, drawn).mean())
-                    for s in strengths
-                ]
-            )
-        curves = {}
-        for other in others:
-            at, index = read_point(pair.sparse.model, other)
-            theirs, moved = pair.bridges.decoders[at].weight[:, index].detach(), _differences(pair.sparse.model, prompts, other)  # type: ignore[index]
-            curves[other] = [
-                float(_probabilities(pair.dense, prompts, at, s * scales[at] * moved, theirs).mean()) for s in strengths
-            ]
-    low, high = _bootstrap(own, generator)
-    bands = torch.tensor(random).quantile(torch.tensor([0.025, 0.5, 0.975]), dim=0) if random else torch.zeros(3, 0)
+    steering = Steering(pair, prompts, reference, gains=gains)
+    generator = torch.Generator().manual_seed(seed)
+    push = steering.along(node)
+    own = torch.stack([steering.probabilities(push, s)[0] for s in strengths])
+    drawn = steering.random(push, random_directions, generator)
+    random = torch.stack([steering.probabilities(push, s, drawn)[..., 1].mean(1) for s in strengths])
+    curves = {}
+    for other in others:
+        theirs = steering.along(other)
+        curves[other] = [float(steering.probabilities(theirs, s)[..., 1].mean()) for s in strengths]
+    low, high = _bootstrap(own[..., 1], generator)
+    bands = random.quantile(torch.tensor([0.025, 0.5, 0.975]), dim=1)
     return {
-        "node": node, "strengths": list(strengths), "prompts": len(prompts.texts), "probability": own.mean(1).tolist(), "low": low, "high": high,
+        "node": node, "gains": gains, "strengths": list(strengths), "prompts": len(prompts.texts),
+        "probability": own[..., 1].mean(1).tolist(), "low": low, "high": high, "answer": own[..., 0].mean(1).tolist(),
         "random": {"directions": random_directions, "low": bands[0].tolist(), "median": bands[1].tolist(), "high": bands[2].tolist()}, "others": curves,
     }  # fmt: skip
 
 
-def best_nodes(
-    pair: BridgedPair, prompts: Pairs, reference: torch.Tensor, candidates: Sequence[str], strength: float = 1.0
-) -> list[tuple[str, float]]:
-    """(node, probability of the other answer at that strength), best first. Choose on other prompts than those that are reported."""
+def best_nodes(steering: Steering, candidates: Sequence[str], *, strength: float = 1.0, seed: int = 0) -> list[str]:
+    """Nodes along which a push does most for the counterfactuals' answers, best first. Choose on other prompts than those that are reported.
+
+    The first few by probability are put in order by how far they are above random directions of the same length: a push that is large
+    enough to break the model raises everything.
+    """
     found = []
-    with evaluating(pair.dense.model), evaluating(pair.sparse.model), torch.no_grad():
-        scales = rms_ratios(pair, reference)
-        for node in candidates:
-            point, channel = read_point(pair.sparse.model, node)
-            difference = _differences(pair.sparse.model, prompts, node)
-            if bool(difference.any()):
-                column = pair.bridges.decoders[point].weight[:, channel].detach()  # type: ignore[index]
-                found.append(
-                    (
-                        node,
-                        float(_probabilities(pair.dense, prompts, point, strength * scales[point] * difference, column).mean()),
-                    )
-                )
-    return sorted(found, key=lambda each: -each[1])
+    for node in candidates:
+        push = steering.along(node)
+        if bool(push.amount.any()):
+            found.append((float(steering.probabilities(push, strength)[..., 1].mean()), node))
+    found.sort(reverse=True)
+    generator, margins = torch.Generator().manual_seed(seed), []
+    for probability, node in found[:FINALISTS]:
+        push = steering.along(node)
+        drawn = steering.probabilities(push, strength, steering.random(push, TRIALS, generator))
+        margins.append((probability - float(drawn[..., 1].mean(1).max()), node))
+    return [node for _, node in sorted(margins, reverse=True)] + [node for _, node in found[FINALISTS:]]
 
 
 def read_nodes(model: Any) -> list[str]:
-    """Every node of the sparse model that reads the residual stream, positions aside."""
+    """Every node of the sparse model that reads the residual stream through a norm, positions aside: the candidates for steering. Those of
+    final_resid can be steered along too, but what they write is the logits themselves."""
     return [f"{site}:{i}" for site in model.node_sites() if site.endswith("act_in") for i in range(model.config.d_model)]
 
 
@@ -120,47 +184,50 @@ def read_point(model: Any, node: str) -> tuple[int, int]:
         ValueError: for any other node.
     """
     site, index = parse_node(model, node)
-    if not site.endswith("act_in") or index >= model.config.d_model:
+    if not reads_residual(site) or index >= model.config.d_model:
         raise ValueError(f"{node} does not read the residual stream; steer along a node such as 0.mlp.act_in:3.")
+    if site == "final_resid":
+        return 2 * model.config.n_layer, index
     layer, _, kind = site.partition(".")
     return 2 * int(layer) + kind.startswith("mlp"), index
 
 
-def rms_ratios(pair: BridgedPair, reference: torch.Tensor, batch: int = 8) -> list[float]:
-    """RMS of the sparse over that of the dense stream, at each point, over token ids [n, tokens]."""
+@torch.no_grad()
+def stream_rms(pair: BridgedPair, reference: torch.Tensor, batch: int = 8) -> tuple[list[float], list[float]]:
+    """RMS of the sparse and of the dense stream at each point, over token ids [n, tokens]; without its mean, where a LayerNorm reads it."""
     squares = torch.zeros(2, pair.bridges.points, dtype=torch.float64)
     for ids in reference.split(batch):
         ids = ids.long().to(pair.dense.model.device)
         for row, side in enumerate((pair.sparse, pair.dense)):
             for i, x in enumerate(stream(side, ids)[0]):
-                squares[row, i] += float(x.double().square().mean()) * len(ids)
-    return (squares[0] / squares[1].clamp_min(1e-300)).sqrt().tolist()
+                x = x.double()
+                if isinstance(side.read(i), nn.LayerNorm):
+                    x = x - x.mean(-1, keepdim=True)
+                squares[row, i] += float(x.square().mean()) * len(ids)
+    found = (squares / max(1, len(reference))).sqrt().clamp_min(1e-150)
+    return found[0].tolist(), found[1].tolist()
 
 
-def _differences(model: Any, prompts: Pairs, node: str) -> torch.Tensor:
-    """[prompts, tokens]: the node on the counterfactual minus on the prompt; 0 on padding."""
-    site, index = parse_node(model, node)
+def _differences(model: Any, prompts: Pairs) -> dict[str, torch.Tensor]:
+    """Read -> [prompts, tokens, width]: its nodes on the counterfactual minus on the prompt; 0 on padding."""
+    mask = prompts.attention_mask.to(model.device)
     with watching(model) as seen:
-        model(
-            input_ids=prompts.input_ids.to(model.device),
-            attention_mask=prompts.attention_mask.to(model.device),
-            use_cache=False,
-            logits_to_keep=1,
-        )
-        values = seen[site][..., index]
-    partner = torch.arange(len(values)) ^ 1
-    return (values[partner] - values) * prompts.attention_mask.to(values)
+        _last(model, prompts.input_ids, prompts.attention_mask)
+        partner = torch.arange(len(mask)) ^ 1
+        return {
+            site: (values[partner] - values) * mask[..., None].to(values)
+            for site, values in seen.items()
+            if reads_residual(site)
+        }
 
 
-def _probabilities(side: Side, prompts: Pairs, point: int, push: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
-    """Probability [prompts] of the other answer while push [prompts, tokens] x direction [width] is added to what is read at a point."""
-    mask = prompts.attention_mask.to(side.model.device)
-    with _added(side, point, push[..., None] * direction):
-        logits = side.model(
-            input_ids=prompts.input_ids.to(side.model.device), attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp_min(0), use_cache=False,
-            logits_to_keep=1,
-        ).logits[:, -1]  # fmt: skip
-    return logits.float().softmax(-1).gather(1, prompts.answers[:, 1:].to(logits.device))[:, 0].cpu()
+def _last(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Logits [prompts, vocab] at the last token of prompts that are padded on the left."""
+    mask = mask.to(model.device)
+    places = (mask.cumsum(1) - 1).clamp_min(0)
+    return model(
+        input_ids=ids.to(model.device), attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=1
+    ).logits[:, -1]
 
 
 @contextmanager

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, default_data_collator, set_seed
 
+from ..circuits.storage import write_whole
 from ..modeling_csp import CSPForCausalLM
 from ..training.callback import WeightSparsityCallback
-from ..training.corpus import TokenBlocks
+from ..training.corpus import BLOCKS, TokenBlocks
 from ..training.demo import start_from_bigrams_
 from ..training.metrics import RunMetrics
 from ..training.ngrams import bigram_log_probabilities
@@ -21,6 +22,8 @@ from ..training.projection import csp_rule
 from ..training.recipes import Recipe
 from ..training.schedules import SparsityConfig
 from ..training.train import (
+    RECIPE,
+    REPORT,
     StopCleanly,
     last_complete,
     model_config,
@@ -36,7 +39,7 @@ from .losses import bridge_losses
 from .pair import BridgedPair, require_match
 from .sides import Side, side_of
 
-PAIR, REPORT = "pair", "report.json"
+PAIR = "pair"
 
 
 class BridgeTraining(nn.Module):
@@ -149,9 +152,15 @@ def train_bridges(
         "steps": trainer.state.global_step,
         "density": recipe.sparsity["density"],
     }
+    text = json.dumps(report, indent=1) + "\n"
     if not (out / PAIR).exists():
-        BridgedPair(dense, sparse.eval(), tokenizer, bridges, config).save_pretrained(out / PAIR)
-    (out / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        own: dict[str, str | Path] = {
+            RECIPE: out / RECIPE,
+            BLOCKS: out / BLOCKS,
+            REPORT: text,
+        }  # what publishing and pages need
+        BridgedPair(dense, sparse.eval(), tokenizer, bridges, config).save_pretrained(out / PAIR, own)
+    write_whole(out / REPORT, text)
     say(
         f"Hybrids' mean loss {report['mean_hybrid']:.3f}, dense {report['dense']:.3f}, sparse {report['sparse']:.3f}; saved to {out / PAIR}"
     )

@@ -1,4 +1,4 @@
-"""Publishing: a model folder with its circuits becomes a Hub repository, checked before the first byte leaves."""
+"""Publishing: a model folder, or that of a bridged pair, with its circuits becomes a Hub repository, checked before the first byte leaves."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer
 
+from ..bridges.pair import PARTS, BridgedPair, is_pair
 from ..circuits.circuit import Circuit
 from ..circuits.hub import upload
 from ..circuits.identity import refuse_other_model, tokenizer_sha256
@@ -36,6 +37,7 @@ ROOT_FILES = (
     r"sparse_weights\.safetensors", r"\w+_csp\.py", r"README\.md", r"LICENSE(\.\w+)?", r"merges\.txt", r"recipe\.yaml", r"report\.json", r"curves\.png",
     r"(special_tokens_map|tokenizer|tokenizer_config|vocab|added_tokens)\.json",
 )  # fmt: skip
+PAIR_FILES = (r"bridges\.json", r"bridges\.safetensors", r"README\.md", r"LICENSE(\.\w+)?", r"recipe\.yaml", r"report\.json")
 CIRCUIT_FILES = (JSON, TENSORS, REPORT)
 OBSOLETE = ["circuits/**", "*.safetensors"]  # taken away from the repository where this version does not have them
 CONTEXT_BLOCKS = 400  # of the text that a model was trained on, for the contexts on pages
@@ -84,7 +86,8 @@ def publish(
     message: str = "Model and circuits",
     say: Callable[[str], None] = lambda text: None,
 ) -> Plan:
-    """Publishes a model folder: weights, code, tokenizer, card, and every circuit under circuits/ with its page.
+    """Publishes a model folder: weights, code, tokenizer, card, and every circuit under circuits/ with its page. Or that of a bridged pair: both
+    models, the bridges, and circuits of the sparse model, whose pages show what nodes mean to the dense one.
 
     Everything is put together and checked in a scratch folder first: the model loads in a new process, offline and without this package's
     help, and computes finite logits; circuits belong to it; weights are safetensors; no file has a token or a path of this machine. One
@@ -105,15 +108,13 @@ def publish(
             require_repo_id(name)
     with tempfile.TemporaryDirectory(prefix="csp-publish-") as scratch:
         staged, site = Path(scratch) / "repo", Path(scratch) / "space"
-        left_out = _stage(folder, staged)
-        model = _require_model(staged, folder)
-        tokenizer = AutoTokenizer.from_pretrained(staged) if (staged / "tokenizer.json").is_file() else None
+        left_out = (_stage_pair if is_pair(folder) else _stage)(folder, staged)
+        model, tokenizer, pair = _require_models(staged, folder)
         circuits = _circuits(staged, model, tokenizer)
-        _require_loadable(staged)
-        (staged / "README.md").write_text(model_card(staged, model, repo_id, _rows(staged, circuits)), encoding="utf-8")
+        (staged / "README.md").write_text(model_card(staged, pair or model, repo_id, _rows(staged, circuits)), encoding="utf-8")
         own = _own_strings(folder, token)
         blocks = _blocks(folder, tokenizer, own, say) if circuits else None
-        subjects = [_subject(staged, model, tokenizer, circuit, blocks, say) for circuit in circuits.values()]
+        subjects = [_subject(staged, model, tokenizer, pair, circuit, blocks, say) for circuit in circuits.values()]
         for subject, task in zip(subjects, circuits):
             write_page([subject], staged / "circuits" / task / "page.html")
         if space is not None:
@@ -143,13 +144,30 @@ def _stage(folder: Path, staged: Path) -> list[str]:
     """Copies what goes; returns what stays."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json; give the folder that save_pretrained or csp train wrote.")
+    return _copy(folder, staged, ROOT_FILES, {"circuits"})
+
+
+def _stage_pair(folder: Path, staged: Path) -> list[str]:
+    """The same, of a bridged pair: its own files, those of both models, and the circuits."""
+    left_out = _copy(folder, staged, PAIR_FILES, {"circuits", *PARTS})
+    for part in PARTS:
+        if not (folder / part).is_dir():
+            raise FileNotFoundError(f"{folder} has no {part}/; give the folder that csp bridge train wrote, whole.")
+        left_out += [f"{part}/{name}" for name in _copy(folder / part, staged / part, ROOT_FILES, set())]
+    return left_out
+
+
+def _copy(folder: Path, staged: Path, files: tuple[str, ...], folders: set[str]) -> list[str]:
+    """Copies files of these patterns, and circuits if they are among the folders; returns what is in none of both."""
     staged.mkdir()
     left_out = []
     for path in sorted(folder.iterdir()):
-        if path.is_file() and any(re.fullmatch(each, path.name) for each in ROOT_FILES):
+        if path.is_file() and any(re.fullmatch(each, path.name) for each in files):
             shutil.copyfile(path, staged / path.name)
-        elif path.name != "circuits" or not path.is_dir():
+        elif path.name not in folders or not path.is_dir():
             left_out.append(path.name + ("/" if path.is_dir() else ""))
+    if "circuits" not in folders:
+        return left_out
     for path in sorted((folder / "circuits").glob("*")):
         if (path / JSON).is_file():
             (staged / "circuits" / path.name).mkdir(parents=True)
@@ -161,7 +179,24 @@ def _stage(folder: Path, staged: Path) -> list[str]:
     return left_out
 
 
-def _require_model(staged: Path, folder: Path) -> CSPForCausalLM:
+def _require_models(staged: Path, folder: Path) -> tuple[CSPForCausalLM, Any, BridgedPair | None]:
+    """The model that circuits are of, its tokenizer (None: there is none), and the pair, if it is one; each model loads in a new process."""
+    parts = PARTS if is_pair(staged) else ("",)
+    for part in parts:
+        _require_weights(staged / part, folder / part)
+    pair = BridgedPair.from_pretrained(staged) if is_pair(staged) else None
+    model = pair.sparse.model if pair else CSPForCausalLM.from_pretrained(staged).eval().float()
+    tokenizer = None
+    if pair is not None:
+        tokenizer = pair.tokenizer
+    elif (staged / "tokenizer.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(staged)
+    for part in parts:
+        _require_loadable(staged / part)
+    return model, tokenizer, pair
+
+
+def _require_weights(staged: Path, folder: Path) -> None:
     weights = sorted(staged.glob("*.safetensors"))
     if not weights:
         raise FileNotFoundError(f"{folder} has no weights in safetensors; save the model with save_pretrained.")
@@ -171,7 +206,6 @@ def _require_model(staged: Path, folder: Path) -> CSPForCausalLM:
                 file.keys()
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{folder / path.name} is damaged ({error}); save the model again.") from None
-    return CSPForCausalLM.from_pretrained(staged).eval().float()
 
 
 def _circuits(staged: Path, model: CSPForCausalLM, tokenizer: Any) -> dict[str, Circuit]:
@@ -211,13 +245,20 @@ def _blocks(folder: Path, tokenizer: Any, own: set[str], say: Callable[[str], No
 
 
 def _subject(
-    staged: Path, model: CSPForCausalLM, tokenizer: Any, circuit: Circuit, blocks: Any, say: Callable[[str], None]
+    staged: Path,
+    model: CSPForCausalLM,
+    tokenizer: Any,
+    pair: BridgedPair | None,
+    circuit: Circuit,
+    blocks: Any,
+    say: Callable[[str], None],
 ) -> Subject:
     task = circuit.find_task(tokenizer)
     missing = [] if task is not None else ["prompts (it is no built-in task)"]
     missing += [] if blocks is not None else ["contexts (the folder has no blocks.safetensors of csp train)"]
     say(f"page of {circuit.task}" + (f", without {' and '.join(missing)}" if missing else ""))
-    return Subject(circuit, model, tokenizer, task, blocks, Report.of(staged / "circuits" / circuit.task, circuit))
+    report = Report.of(staged / "circuits" / circuit.task, circuit)
+    return Subject(circuit, model, tokenizer, task, blocks, report, pair=pair)
 
 
 def _rows(staged: Path, circuits: dict[str, Circuit]) -> list[tuple[str, str, str, str]]:

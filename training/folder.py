@@ -33,15 +33,16 @@ model = AutoModelForCausalLM.from_pretrained("{load}", trust_remote_code=True)
 |---|---|
 {rows}
 
-Weight-sparse transformers: Gao et al. 2025, *Weight-sparse transformers have interpretable circuits*, arXiv 2511.13653.
+{citation}"""
+CITATION = """Weight-sparse transformers: Gao et al. 2025, *Weight-sparse transformers have interpretable circuits*, arXiv 2511.13653.
 
 ```bibtex
-@article{{gao2025weightsparse,
-  title = {{Weight-sparse transformers have interpretable circuits}},
-  author = {{Gao, Leo and others}},
-  journal = {{arXiv preprint arXiv:2511.13653}},
-  year = {{2025}}
-}}
+@article{gao2025weightsparse,
+  title = {Weight-sparse transformers have interpretable circuits},
+  author = {Gao, Leo and others},
+  journal = {arXiv preprint arXiv:2511.13653},
+  year = {2025}
+}
 ```
 """
 HERE = "path/to/this/folder"  # what the card loads from until it is published
@@ -80,12 +81,17 @@ def write_card(
     table |= rows or {}
     table |= {key: f"`{value}`" for key, value in model.config.provenance.items() if not isinstance(value, dict)}
     has_tokenizer = (folder / "tokenizer.json").is_file()
-    yaml = ModelCardData(
-        license="apache-2.0", library_name="transformers", pipeline_tag="text-generation", tags=["csp", "weight-sparse"]
-    ).to_yaml()
     text = _CARD.format(
-        yaml=yaml, title=title, description=description, load=HERE,
+        yaml=front_matter(), title=title, description=description, load=HERE,
         tokenizer_lines=f'tokenizer = AutoTokenizer.from_pretrained("{HERE}")\n' if has_tokenizer else "",
-        rows="\n".join(f"| {key} | {value} |" for key, value in table.items()),
+        rows="\n".join(f"| {key} | {value} |" for key, value in table.items()), citation=CITATION,
     )  # fmt: skip
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def front_matter(*tags: str) -> str:
+    """YAML at the head of a card."""
+    found = ["csp", "weight-sparse", *tags]
+    return ModelCardData(
+        license="apache-2.0", library_name="transformers", pipeline_tag="text-generation", tags=found
+    ).to_yaml()

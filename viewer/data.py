@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..bridges.pair import BridgedPair
 from ..circuits.ablation import ablated
 from ..circuits.circuit import Circuit, edges_in, removed_edges
 from ..circuits.export import observed
@@ -21,6 +22,7 @@ from ..circuits.sites import dense, evaluating, reads_residual
 from ..circuits.tasks import Pairs, Task
 from .contexts import Contexts, find_contexts
 from .contract import VERSION, check
+from .steering import node_steering
 
 EFFECT_PAIRS = 16  # the effect of a node is a mean over as many held-out pairs
 PROMPT_PAIRS = 4  # shown, with activations
@@ -38,7 +40,8 @@ class Subject:
         task: whose prompts are shown; None (its file is not at hand): none are, and nodes have no effect.
         blocks: token ids [n, tokens] of a corpus, for contexts; None: there are none.
         report: of `verify`, if there is one.
-        contexts: at each end of every node.
+        contexts: at each end of every node; 0: none.
+        pair: whose sparse model the model is: nodes that read the residual stream show what they mean for the dense model. Needs task and blocks.
     """
 
     circuit: Circuit
@@ -48,6 +51,7 @@ class Subject:
     blocks: torch.Tensor | None = None
     report: Report | None = None
     contexts: int = 5
+    pair: BridgedPair | None = None
 
 
 def page_data(subjects: Sequence[Subject], live: bool = False) -> dict[str, Any]:
@@ -63,9 +67,11 @@ def circuit_data(subject: Subject) -> dict[str, Any]:
     """One circuit of a page.
 
     Raises:
-        ValueError: if the circuit is of another model.
+        ValueError: if the circuit, or the pair, is of another model.
     """
     refuse_other_model(subject.circuit, subject.model)
+    if subject.pair is not None and subject.pair.sparse.model is not subject.model:
+        raise ValueError("The model of a page with a bridged pair must be the pair's sparse one (pair.sparse.model).")
     with evaluating(subject.model), torch.no_grad():
         return _Builder(subject).data()
 
@@ -88,6 +94,7 @@ class _Builder:
         prompts, runs = self._prompts()
         contexts = self._contexts()
         effects, means = self._effects(), self._means()
+        self.steered = self._steering()
         embedding, unembedding = dense(self.model.transformer.wte.weight), dense(self.model.lm_head.weight)
         nodes = []
         for site, i in self.nodes:
@@ -99,7 +106,7 @@ class _Builder:
                 "group": circuit.groups.get(name, ""), "effect": effects.get(name), "mean": means.get(name), "active": active,
                 "reads": reads, "writes": writes, "largest": largest, "smallest": smallest,
                 "embedding": self._vocabulary(embedding, site, i, reads_residual(site)),
-                "unembedding": self._vocabulary(unembedding, site, i, site == "final_resid"),
+                "unembedding": self._vocabulary(unembedding, site, i, site == "final_resid"), "steering": self.steered.get(name),
                 "model": [_rounded(full[site][:, i]) for full, _ in runs], "circuit": [_rounded(own[site][:, i]) for _, own in runs],
             })  # fmt: skip
             self.used.update(t for c in largest + smallest for t in c["tokens"])
@@ -135,7 +142,7 @@ class _Builder:
         return found, [(full[0], own[0]) for full, own in runs]
 
     def _contexts(self) -> Contexts | None:
-        if self.subject.blocks is None or not len(self.subject.blocks):
+        if self.subject.blocks is None or not len(self.subject.blocks) or not self.subject.contexts:
             return None
         return find_contexts(self.model, self.circuit.nodes, self.subject.blocks, self.subject.contexts)
 
@@ -160,6 +167,14 @@ class _Builder:
             left = {name: each[each != i] if name == site else each for name, each in circuit.nodes.items()}
             with ablated(self.model, opened(left, circuit.fills), removed=removed, means=circuit.means, freeze_norms=freeze):
                 found[f"{site}:{i}"] = loss() - base
+        return found
+
+    def _steering(self) -> dict[str, dict[str, Any]]:
+        subject = self.subject
+        if subject.pair is None or subject.blocks is None or (pairs := shown_pairs(subject, EFFECT_PAIRS)) is None:
+            return {}
+        found = node_steering(subject.pair, pairs, subject.blocks, [f"{site}:{i}" for site, i in self.nodes])
+        self.used.update(int(each["token"]) for node in found.values() for each in node["raised"])
         return found
 
     def _head(self, site: str, index: int) -> int | None:
@@ -238,6 +253,16 @@ class _Builder:
             each = metrics.get(key)
             if isinstance(each, dict) and isinstance(each.get("loss"), (int, float)):
                 facts.append([f"task loss of the {title}", f"{each['loss']:.3f} nats (chance {math.log(2):.3f})"])
+        if self.subject.pair is not None:
+            dense = self.subject.pair.dense
+            facts.append(["bridged to", f"a dense model of width {dense.width}, {dense.sublayers} sublayers"])
+            if not self.steered:
+                facts.append(
+                    [
+                        "steering it",
+                        "not shown: it takes text, and prompts as long as their counterfactuals, in which a read differs",
+                    ]
+                )
         means = circuit.settings.get("means")
         if isinstance(means, dict) and isinstance(means.get("tokens"), int):
             facts.append(["other nodes are held at", f"their means over {means['tokens']:,} tokens"])

@@ -31,7 +31,7 @@ function onChange(changed) {
   refreshGraphs(changed);
   if (is("circuit", "node")) showNode();
   else if (is("labels", "groups")) refreshNames();
-  if (is("circuit", "node")) { showContexts(); byId("announce").textContent = state.node; }
+  if (is("circuit", "node")) { showSteering(); showContexts(); byId("announce").textContent = state.node; }
   if (is("circuit", "node", "pair", "run")) { showPrompts(); showAttention(); showLive(); }
 }
 

@@ -15,7 +15,7 @@ from .data import Subject, page_data
 
 # In order: what is shared, then one file for each panel.
 SCRIPTS = (
-    "contract.js", "dom.js", "state.js", "layout.js", "graph.js", "node.js", "contexts.js", "prompts.js", "attention.js", "curves.js", "report.js",
+    "contract.js", "dom.js", "state.js", "layout.js", "graph.js", "node.js", "steering.js", "contexts.js", "prompts.js", "attention.js", "curves.js", "report.js",
     "labels.js", "filters.js", "compare.js", "live.js", "main.js",
 )  # fmt: skip
 

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from sparse_circuits.bridges import BridgedPair, steer
+from sparse_circuits.bridges import BridgedPair, Steering, steer
 from sparse_circuits.bridges.evaluate import constant_bridges
 from sparse_circuits.bridges.sides import side_of
-from sparse_circuits.bridges.steer import best_nodes, read_nodes, rms_ratios
+from sparse_circuits.bridges.steer import Push, best_nodes, read_nodes, stream_rms
 from sparse_circuits.circuits import make_task
 from toy import ToyTokenizer, toy_blocks, toy_model, toy_task
 
@@ -46,24 +46,87 @@ def test_the_push_is_the_counterfactuals_activation(pair):
 
 def test_the_known_node_steers_and_random_directions_do_not(pair):
     train, test = toy_task().pairs(8, "train"), toy_task().pairs(16, "test")
-    ranking = best_nodes(pair, train, toy_blocks(8), read_nodes(pair.sparse.model))
-    assert ranking[0][0] == TYPE
+    ranking = best_nodes(Steering(pair, train, toy_blocks(8)), read_nodes(pair.sparse.model))
+    assert ranking[0] == TYPE
     report = steer(pair, test, TYPE, toy_blocks(8), others=["0.mlp.act_in:5"], random_directions=40)
+    whole = report["strengths"].index(1.0)
     assert report["probability"][0] < 0.01
-    assert report["probability"][-1] > 0.4  # the other half goes to words
-    assert report["probability"][-1] > report["random"]["high"][-1] + 0.1
-    assert report["others"]["0.mlp.act_in:5"][-1] < 0.05
+    assert report["probability"][whole] > 0.4  # the other half goes to words
+    assert report["probability"][whole] > report["random"]["high"][whole] + 0.1
+    assert report["others"]["0.mlp.act_in:5"][whole] < 0.05
     assert report["random"]["low"][0] == pytest.approx(report["probability"][0])
     assert steer(pair, test, TYPE, toy_blocks(8), seed=0) == steer(pair, test, TYPE, toy_blocks(8), seed=0)
 
 
+def test_a_push_that_does_no_more_than_random_ones_is_not_the_best():
+    """`loud` raises everything along whatever direction, `quiet` less, and only along its own."""
+
+    class Known:
+        def along(self, node):
+            return Push(0, torch.ones(2, 3), torch.tensor([0.9 if node == "loud" else 0.5 if node == "quiet" else 0.0]))
+
+        def random(self, push, count, generator):
+            return push.direction * (1.0 if push.direction > 0.8 else 0.1) * torch.ones(count, 1)
+
+        def probabilities(self, push, strength, directions=None):
+            directions = push.direction[None] if directions is None else directions
+            return (strength * directions[:, :1, None]).expand(-1, 2, 2)
+
+    assert best_nodes(Known(), ["nothing", "loud", "quiet"]) == ["quiet", "nothing", "loud"]
+
+
 def test_the_scale_is_the_ratio_of_the_streams(pair):
-    assert rms_ratios(pair, toy_blocks(8)) == pytest.approx([1.0] * 5)
+    sparse, dense = stream_rms(pair, toy_blocks(8))
+    assert sparse == pytest.approx(dense)
     wide = copy.deepcopy(pair.dense.model)
     with torch.no_grad():
         wide.transformer.wte.weight.mul_(4)
     scaled = BridgedPair(wide, pair.sparse.model, ToyTokenizer(), pair.bridges)
-    assert rms_ratios(scaled, toy_blocks(8))[0] == pytest.approx(0.25)
+    assert stream_rms(scaled, toy_blocks(8))[1][0] == pytest.approx(4 * dense[0])
+    prompts = toy_task().pairs(2)
+    before, after = (Steering(each, prompts, toy_blocks(8)).along("0.mlp.act_in:5") for each in (pair, scaled))
+    ratio = stream_rms(scaled, toy_blocks(8))[1][1] / dense[1]
+    assert torch.allclose(after.direction * ratio, before.direction)
+    assert torch.equal(after.amount, before.amount)
+
+
+def test_gains_of_norms_do_not_matter(pair):
+    """A gain that moves from the norm into the matrices behind it changes the node's activation, not the model, and so not the push."""
+    moved = copy.deepcopy(pair.sparse.model)
+    block, prompts = moved.transformer.h[1], toy_task().pairs(4, "test")
+    with torch.no_grad():
+        block.attn_norm.weight[3] = -0.5
+        block.attn.c_attn.weight[:, 3] /= -0.5
+    other = BridgedPair(pair.dense.model, moved, ToyTokenizer(), pair.bridges)
+    gained = copy.deepcopy(pair.dense.model)
+    with torch.no_grad():
+        gained.transformer.h[1].attn_norm.weight[3] = 3.0
+        gained.transformer.h[1].attn.c_attn.weight[:, 3] /= 3.0
+    third = BridgedPair(gained, pair.sparse.model, ToyTokenizer(), pair.bridges)
+    found = [steer(each, prompts, TYPE, toy_blocks(8), random_directions=2)["probability"] for each in (pair, other, third)]
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+    assert found[2] == pytest.approx(found[0], rel=1e-4)
+    letter = steer(other, prompts, TYPE, toy_blocks(8), random_directions=2, gains=False)["probability"]
+    assert letter[-1] < found[0][0] < found[0][-1]  # the gain is negative: the wrong way
+
+
+def test_the_last_point_is_steered_too(pair):
+    """Nodes of final_resid are the stream before the last norm: a push along one is its change, over RMS."""
+    prompts, reference = toy_task().pairs(4, "test"), toy_blocks(8)
+    push = Steering(pair, prompts, reference).along("final_resid:3")
+    gain = pair.dense.model.transformer.final_norm.weight[3]
+    wanted = torch.zeros_like(push.direction)
+    wanted[3] = gain / stream_rms(pair, reference)[1][-1]
+    assert push.point == 4
+    assert torch.allclose(push.direction, wanted)
+
+
+def test_other_nodes_and_no_controls_are_refused(pair):
+    prompts = toy_task().pairs(1)
+    with pytest.raises(ValueError, match="does not read the residual stream"):
+        steer(pair, prompts, "0.mlp.post_act:1", toy_blocks(4))
+    with pytest.raises(ValueError, match="nothing to compare"):
+        steer(pair, prompts, TYPE, toy_blocks(4), random_directions=0)
 
 
 def test_pairs_of_unequal_length_are_refused(pair):

@@ -134,7 +134,7 @@ def test_it_is_evaluated_and_steered(run, tmp_path):
     assert done.exit_code == 0, done.output
     report = json.loads((tmp_path / "s" / "steering.json").read_text())
     assert report["chosen"] == "best on training prompts"
-    assert len(report["probability"]) == len(report["strengths"]) == 7
+    assert len(report["probability"]) == len(report["strengths"]) == 11
     assert len(report["others"]) >= 3
     assert (tmp_path / "s" / "steering.png").stat().st_size > 5000
 

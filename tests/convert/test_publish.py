@@ -14,6 +14,8 @@ from hub_server import Hub
 from safetensors.torch import save_file
 
 from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
+from sparse_circuits.bridges import BridgedPair, side_of
+from sparse_circuits.bridges.evaluate import constant_bridges
 from sparse_circuits.circuits import load_task, mean_activations, prune, verify
 from sparse_circuits.circuits.masks import PruneConfig
 from sparse_circuits.convert import publish
@@ -423,3 +425,95 @@ def test_conversions_are_published_the_same_way(reference, hub, cache):
     files = hub.repos["models/user/converted"]["branches"]["main"][-1]["files"]
     assert {"config.json", "model.safetensors", "modeling_csp.py", "README.md"} <= set(files)
     json.loads(files["config.json"])
+
+
+@pytest.fixture(scope="module")
+def pair_folder(tmp_path_factory):
+    """The shipped model bridged to itself, with its circuit and figures; and things that do not belong on the Hub."""
+    folder = tmp_path_factory.mktemp("made") / "pair"
+    dense, sparse = (CSPForCausalLM.from_pretrained(ROOT).eval() for _ in range(2))
+    bridges = constant_bridges(side_of(dense), side_of(sparse), "identity")
+    tokenizer = CSPTokenizer.from_pretrained(ROOT)
+    points = [{"fve": 1.0, "loss": 2.0}] * bridges.points
+    report = {"dense": 2.0, "sparse": 2.0, "encode": points, "decode": points}
+    BridgedPair(dense, sparse, tokenizer, bridges).save_pretrained(folder, {"report.json": json.dumps(report)})
+    shutil.copytree(ROOT / "circuits" / TASK, folder / "circuits" / TASK)
+    blocks = torch.randint(0, len(tokenizer), (8, 64), generator=torch.Generator().manual_seed(0))
+    save_file({"train": blocks.int()}, folder / "blocks.safetensors")
+    (folder / "sparse" / "optimizer.pt").write_bytes(b"pickle")
+    return folder
+
+
+LOAD_PAIR = """
+import torch
+from sparse_circuits import Circuit
+from sparse_circuits.bridges import BridgedPair
+pair = BridgedPair.from_pretrained("user/pair")
+circuit = Circuit.from_pretrained("user/pair", "single_double_quote")
+ids = torch.arange(16)[None]
+with torch.no_grad(), circuit.applied_to(pair.sparse.model):
+    print(float(pair.sparse.model(ids).logits.sum()), pair.bridges.points)
+"""
+
+
+def test_a_pair_with_a_circuit_there_and_back(hub, cache, pair_folder):
+    done = client(hub, cache, "publish", pair_folder, "--repo-id", "user/pair", "--space", "user/look")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("blocks.safetensors", "sparse/optimizer.pt"):
+        assert f"stays here: {name}" in done.stdout
+    files = hub.repos["models/user/pair"]["branches"]["main"][-1]["files"]
+    wanted = {
+        "bridges.json",
+        "bridges.safetensors",
+        "dense/config.json",
+        "sparse/modeling_csp.py",
+        f"circuits/{TASK}/circuit.json",
+    }
+    assert wanted <= set(files)
+    card = files["README.md"].decode()
+    assert 'BridgedPair.from_pretrained("user/pair")' in card
+    assert "| 0 | 1.000 | 2.000 | 1.000 | 2.000 |" in card
+    assert f"| {TASK} | 91 |" in card
+    assert "with circuit.applied_to(pair.sparse.model):" in card
+    page = files[f"circuits/{TASK}/page.html"].decode()
+    assert '"steering":{"strengths"' in page
+    done = client(hub, cache, code=LOAD_PAIR, token=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    total, points = done.stdout.split()
+    model = CSPForCausalLM.from_pretrained(ROOT).eval()
+    with torch.no_grad(), Circuit.from_pretrained(ROOT, TASK).applied_to(model):
+        assert float(total) == pytest.approx(float(model(torch.arange(16)[None]).logits.sum()), rel=1e-3)
+    assert int(points) == 2 * model.config.n_layer + 1
+    # the page of a pair on the Hub
+    page = cache.parent / "p.html"
+    done = client(hub, cache, "view", "user/pair", TASK, "--corpus", "idioms:100", "--tokens", 1000, "--out", page, token=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert '"steering":{"strengths"' in page.read_text(encoding="utf-8")
+    # and of a model there
+    done = client(hub, cache, "publish", ROOT, "--repo-id", "user/model")
+    assert done.returncode == 0, done.stderr[-3000:]
+    done = client(
+        hub, cache, "view", "user/model", TASK, "--corpus", "idioms:100", "--tokens", 1000, "--out", page, token=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert '"steering":{"strengths"' not in page.read_text(encoding="utf-8")
+
+
+WRONG_PAIRS = {
+    "no dense model": (lambda c: shutil.rmtree(c / "dense"), "has no dense/"),
+    "no weights": (lambda c: (c / "dense" / "sparse_weights.safetensors").unlink(), "dense has no weights in safetensors"),
+    "cut bridges": (cut("bridges.safetensors"), "does not hold these bridges"),
+    "cut weights": (cut("sparse/sparse_weights.safetensors"), "is damaged|must be"),
+    "code that does not run": (edit("sparse/modeling_csp.py", lambda t: "import nothing_like_this\n" + t), "does not load in a new process"),
+    "another report": (text("report.json", "[1]"), "report.json is not what csp bridge train writes"),
+    "a path in a config": (edit("dense/config.json", lambda t: t.replace('"model_type"', '"provenance": {"from": "/home/alice/x"}, "model_type"')), "dense/config.json has a path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG_PAIRS)
+def test_what_is_wrong_with_a_pair_is_found_before_a_byte_leaves(what, pair_folder, hub, tmp_path, monkeypatch):
+    change, message = WRONG_PAIRS[what]
+    called_at(hub, monkeypatch)
+    with pytest.raises((ValueError, OSError), match=message):
+        publish(damaged(pair_folder, tmp_path, change), "user/pair", token=hub.token)
+    assert not hub.requests

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import shutil
 
 import pytest
 
+from sparse_circuits.bridges import BridgedPair
+from sparse_circuits.bridges.evaluate import constant_bridges
+from sparse_circuits.bridges.sides import side_of
 from sparse_circuits.circuits import mean_activations, verify
 from sparse_circuits.viewer import Subject, write_page
 from tiny import ROOT
@@ -74,3 +79,12 @@ def toy_page(toy, tmp_path_factory):
     other = Subject(toy_circuit(model, means, half, task="half"), model, ToyTokenizer(), toy_task(), blocks)
     path = write_page([subject, other], tmp_path_factory.mktemp("page") / "page.html")
     return path.as_uri()
+
+
+@pytest.fixture(scope="session")
+def bridged(toy):
+    """A subject whose model is bridged to its own twin by identities: steering the dense model is patching the sparse one."""
+    model, _blocks, _means, subject = toy
+    twin = copy.deepcopy(model)
+    pair = BridgedPair(twin, model, ToyTokenizer(), constant_bridges(side_of(twin), side_of(model), "identity"))
+    return dataclasses.replace(subject, pair=pair)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
+from sparse_circuits.bridges import BridgedPair
 from sparse_circuits.circuits import Edges, Report, ablated, edges_in, load_task, make_task, mean_activations, score
 from sparse_circuits.circuits.ablation import holding
 from sparse_circuits.circuits.circuit import within
@@ -267,3 +268,47 @@ def test_the_shipped_circuit_is_of_the_shipped_model():
     assert report is not None
     assert report.supported
     assert report.found["size"]["edges"] == circuit.num_edges
+
+
+def test_steering_the_dense_twin_is_patching_the_node(bridged):
+    """Under identities between equal models a push sets the node to what it is on the counterfactual: probabilities, band and tokens by hand."""
+    pair, pairs = bridged.pair, toy_task().pairs(EFFECT_PAIRS, "validation", seed=0)
+    nodes = {node["id"]: node["steering"] for node in circuit_data(bridged)["nodes"]}
+    reads = {name for name in nodes if name.split(":")[0].endswith("act_in") or name.startswith("final_resid")}
+    assert {name for name, found in nodes.items() if found} <= reads
+    norm, found = pair.dense.model.transformer.h[1].attn_norm, nodes["1.attn.act_in:3"]
+    seen = []
+    handle = norm.register_forward_hook(lambda module, args, out: seen.append(out))
+    with torch.no_grad():
+        before = pair.dense.model(pairs.input_ids, attention_mask=pairs.attention_mask).logits[:, -1].log_softmax(-1)
+        handle.remove()
+        moved, partner = seen[0].clone(), torch.arange(len(before)) ^ 1
+        moved[..., 3] = seen[0][partner][..., 3]
+        handle = norm.register_forward_hook(lambda module, args, out: moved)
+        after = pair.dense.model(pairs.input_ids, attention_mask=pairs.attention_mask).logits[:, -1].log_softmax(-1)
+        handle.remove()
+    for kind, column in (("answer", 0), ("other", 1)):
+        answers = pairs.answers[:, column : column + 1]
+        assert found[kind][0] == pytest.approx(float(before.exp().gather(1, answers).mean()), rel=1e-3)
+        assert found[kind][2] == pytest.approx(float(after.exp().gather(1, answers).mean()), rel=1e-3)
+    assert found["strengths"] == [0, 0.5, 1, 2, 4]
+    assert found["random"][0] == pytest.approx(found["other"][0])
+    assert found["other"][2] > found["random"][2] > found["random"][0]
+    sign = (moved - seen[0])[..., 3].sum(1).sign()
+    change = (sign[:, None] * (after - before)).mean(0)
+    assert {each["token"] for each in found["raised"][:2]} == set(change.abs().topk(2).indices.tolist())
+    for each in found["raised"]:
+        assert each["weight"] == pytest.approx(float(change[each["token"]]), abs=2e-3)
+
+
+def test_a_pair_needs_its_own_sparse_model_and_says_what_it_cannot_show(bridged, toy):
+    other = BridgedPair(bridged.pair.dense.model, bridged.pair.dense.model, ToyTokenizer())
+    with pytest.raises(ValueError, match=r"pair\.sparse\.model"):
+        circuit_data(dataclasses.replace(toy[3], pair=other))
+    data = circuit_data(dataclasses.replace(bridged, blocks=None))
+    assert all(node["steering"] is None for node in data["nodes"])
+    assert any(name == "steering it" and "not shown" in text for name, text in data["facts"])
+    uneven = make_task("odd", lambda v, w: (("(' w1 w2", " ')"), ('(" w1', ' ")')), ToyTokenizer())
+    data = circuit_data(dataclasses.replace(bridged, task=uneven))
+    assert any(name == "steering it" for name, _ in data["facts"])
+    assert ["bridged to", "a dense model of width 8, 4 sublayers"] in [list(fact) for fact in circuit_data(bridged)["facts"]]

@@ -201,6 +201,24 @@ def test_report_curves_and_facts(opened, toy_page, toy):
     assert "Not verified yet" in page.inner_text("#report")
 
 
+def test_what_a_node_means_to_the_dense_model(opened, bridged, tmp_path):
+    page = opened(write_page([bridged], tmp_path / "p.html").as_uri() + "#node=1.attn.act_in:3")
+    found = next(node for node in circuit_data(bridged)["nodes"] if node["id"] == "1.attn.act_in:3")["steering"]
+    text = page.inner_text("#steering")
+    assert "In the dense model" in text
+    rows = page.eval_on_selector_all("#steering > table tr", "rows => rows.map(r => [...r.cells].map(c => c.innerText))")
+    assert rows[0] == ["strength", "own answer, %", "counterfactual's, %", "random, %"]
+    shown = zip(found["strengths"], found["answer"], found["other"], found["random"], strict=True)
+    for row, (strength, *shares) in zip(rows[1:], shown, strict=True):
+        assert [float(cell) for cell in row] == pytest.approx(
+            [strength, *[100 * share for share in shares]], rel=1e-2, abs=1e-3
+        )
+    assert page.locator("#steering .plot").count() == 1
+    assert page.locator("#steering .raised .token").count() == len(found["raised"])
+    page.locator(f".node[data-id='{NEURON}']").click()
+    assert page.locator("#steering").inner_text() == ""
+
+
 def test_two_circuits_side_by_side(opened, toy_page):
     page = opened(toy_page)
     page.select_option("#beside-select", value="1")
@@ -299,7 +317,7 @@ class Hostile(ToyTokenizer):
         return "".join(HOSTILE[int(i) % len(HOSTILE)] for i in ids)
 
 
-def test_hostile_names_tokens_and_labels_are_text(opened, toy, tmp_path):
+def test_hostile_names_tokens_and_labels_are_text(opened, toy, bridged, tmp_path):
     model, blocks, means, _ = toy
     circuit = toy_circuit(model, means)
     circuit.labels = {NEURON: HOSTILE[1], "final_resid:4": HOSTILE[0]}
@@ -312,7 +330,7 @@ def test_hostile_names_tokens_and_labels_are_text(opened, toy, tmp_path):
         {
             "version": 1,
             "live": False,
-            "circuits": [circuit_data(Subject(circuit, model, Hostile(), toy_task(), blocks, report))],
+            "circuits": [circuit_data(Subject(circuit, model, Hostile(), toy_task(), blocks, report, pair=bridged.pair))],
         }
     )
     assert text.count("<script") == 3
@@ -362,9 +380,9 @@ def damaged(data):
     yield "no page", []
 
 
-def test_python_and_the_page_check_the_same_contract(opened, toy_page, toy):
+def test_python_and_the_page_check_the_same_contract(opened, toy_page, bridged):
     page = opened(toy_page)
-    whole = {"version": 1, "live": False, "circuits": [circuit_data(toy[3])]}
+    whole = {"version": 1, "live": False, "circuits": [circuit_data(bridged)]}
     judge = "([records, data]) => { try { checkContract(records, data, 'Page', 'page'); return ''; } catch (error) { return error.message; } }"
     check(whole)
     assert page.evaluate(judge, [records(), whole]) == ""

@@ -1,0 +1,54 @@
+"""What the page shows of nodes under bridges: what the decoder's direction of each does to the dense model's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..bridges.pair import BridgedPair
+from ..bridges.steer import Steering
+from ..circuits.sites import reads_residual
+from ..circuits.tasks import Pairs
+
+STRENGTHS = (0.0, 0.5, 1.0, 2.0, 4.0)
+RANDOM = 10  # directions
+REFERENCE = 50  # blocks over which RMS is taken
+TOKENS = 8
+
+
+def node_steering(pair: BridgedPair, prompts: Pairs, blocks: torch.Tensor, nodes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Node -> what steering the dense model along it does, for nodes that read the residual stream and differ between prompts and counterfactuals.
+
+    Returns:
+        for each: strengths; answer, other: probabilities of the prompt's own answer and of the counterfactual's, means over prompts; random: the
+        other's along that of some random directions of the same length which raises it most; raised: tokens whose log-probability rises or falls most as
+        the node rises (weight: nats at strength 1, mean over prompts, those on which the push lowers the node with the sign turned).
+        Nothing at all where prompts and counterfactuals differ in length: they cannot be laid on one another.
+    """
+    lengths = prompts.attention_mask.sum(1)
+    if not torch.equal(lengths[::2], lengths[1::2]):
+        return {}
+    steering = Steering(pair, prompts, blocks[:REFERENCE])
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for node in nodes:
+        site, _, index = node.rpartition(":")
+        if not reads_residual(site) or int(index) >= pair.sparse.width or not bool((push := steering.along(node)).amount.any()):
+            continue
+        shares = torch.stack([steering.probabilities(push, s)[0].mean(0) for s in STRENGTHS])
+        drawn = steering.random(push, RANDOM, generator)
+        most = torch.stack([steering.probabilities(push, s, drawn)[..., 1].mean(1).max() for s in STRENGTHS])
+        before, after = (next(steering.last_logits(push, s)).float().log_softmax(-1) for s in (0.0, 1.0))
+        change = (push.amount.sum(1).sign().to(after)[:, None] * (after - before)).mean(0).cpu()
+        top = change.abs().topk(min(TOKENS, len(change))).indices
+        found[node] = {
+            "strengths": list(STRENGTHS), "answer": _short(shares[:, 0]), "other": _short(shares[:, 1]), "random": _short(most),
+            "raised": [{"token": int(t), "weight": _short(change[t : t + 1])[0]} for t in top],
+        }  # fmt: skip
+    return found
+
+
+def _short(values: torch.Tensor) -> list[float]:
+    return [float(f"{float(v):.4g}") for v in values]
