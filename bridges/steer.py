@@ -74,7 +74,7 @@ class Steering:
             direction = direction - direction.mean()
         scale = 1 / self.dense_rms[point]
         if not node.startswith("final_resid"):  # its nodes are the stream itself, the others are read after a norm
-            gain = float(self.pair.sparse.read(point).weight.detach()[channel]) if self.gains else 1.0  # type: ignore[index]
+            gain = float(self.pair.sparse.read(point).weight.detach()[channel]) if self.gains else 1.0  # type: ignore[index,operator]
             scale *= self.sparse_rms[point] / gain if gain else 0.0
         if self.gains:
             direction = direction * read.weight.detach()  # type: ignore[operator]
