@@ -18,7 +18,7 @@ function plot(points, xName, yName) {
   const [x0, x1, y1] = [Math.min(...xs), Math.max(...xs), Math.max(...ys, 1e-9)];
   const at = ([x, y]) => [left + ((width - left - 10) * (x - x0)) / (x1 - x0 || 1), 10 + (height - bottom - 10) * (1 - y / y1)];
   const line = points.map((point, i) => `${i ? "L" : "M"}${at(point).map((v) => v.toFixed(1)).join(" ")}`).join("");
-  return svg("svg", { class: "plot", width, height, role: "img", "aria-label": `${yName} by ${xName}` },
+  return svg("svg", { class: "plot", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${yName} by ${xName}` },
     svg("path", { class: "axis", d: `M${left} 10V${height - bottom}H${width - 10}` }), svg("path", { d: line }),
     svg("text", { x: 2, y: 16 }, shown(y1)), svg("text", { x: left - 12, y: height - bottom }, "0"),
     svg("text", { x: left, y: height - 12 }, `${shown(x0)} ${xName}`), svg("text", { x: width - 10, y: height - 12, "text-anchor": "end" }, shown(x1)),

@@ -9,5 +9,5 @@ function showSteering() {
     html("p", { class: "soft" }, "Its decoder direction, added to what the dense model reads there, as far as the node differs between a prompt and its counterfactual (strength 1). Random: the one of 10 directions of that length that does most."),
     html("table", {}, html("tr", {}, ["strength", "own answer, %", "counterfactual's, %", "random, %"].map((text) => html("th", {}, text))), rows),
     plot(found.strengths.map((strength, i) => [strength, 100 * (found.other[i] ?? 0)]), "strength", "counterfactual's answer, %"),
-    tokenTable("Next tokens that rise or fall with the node (nats)", "raised", found.raised, circuit));
+    tokenTable("Next tokens that rise or fall with the node (percentage points)", "raised", found.raised, circuit));
 }

@@ -23,8 +23,8 @@ def node_steering(pair: BridgedPair, prompts: Pairs, blocks: torch.Tensor, nodes
 
     Returns:
         for each: strengths; answer, other: probabilities of the prompt's own answer and of the counterfactual's, means over prompts; random: the
-        other's along that of some random directions of the same length which raises it most; raised: tokens whose log-probability rises or falls most as
-        the node rises (weight: nats at strength 1, mean over prompts, those on which the push lowers the node with the sign turned).
+        other's along that of some random directions of the same length which raises it most; raised: next tokens whose probability rises or falls most
+        as the node rises (weight: percentage points at strength 1, mean over prompts; where the push lowers the node the sign is turned).
         Nothing at all where prompts and counterfactuals differ in length: they cannot be laid on one another.
     """
     lengths = prompts.attention_mask.sum(1)
@@ -40,8 +40,8 @@ def node_steering(pair: BridgedPair, prompts: Pairs, blocks: torch.Tensor, nodes
         shares = torch.stack([steering.probabilities(push, s)[0].mean(0) for s in STRENGTHS])
         drawn = steering.random(push, RANDOM, generator)
         most = torch.stack([steering.probabilities(push, s, drawn)[..., 1].mean(1).max() for s in STRENGTHS])
-        before, after = (next(steering.last_logits(push, s)).float().log_softmax(-1) for s in (0.0, 1.0))
-        change = (push.amount.sum(1).sign().to(after)[:, None] * (after - before)).mean(0).cpu()
+        before, after = (next(steering.last_logits(push, s)).float().softmax(-1) for s in (0.0, 1.0))
+        change = 100 * (push.amount.sum(1).sign().to(after)[:, None] * (after - before)).mean(0).cpu()
         top = change.abs().topk(min(TOKENS, len(change))).indices
         found[node] = {
             "strengths": list(STRENGTHS), "answer": _short(shares[:, 0]), "other": _short(shares[:, 1]), "random": _short(most),

@@ -213,7 +213,8 @@ def test_what_a_node_means_to_the_dense_model(opened, bridged, tmp_path):
         assert [float(cell) for cell in row] == pytest.approx(
             [strength, *[100 * share for share in shares]], rel=1e-2, abs=1e-3
         )
-    assert page.locator("#steering .plot").count() == 1
+    plot, panel = page.locator("#steering .plot").bounding_box(), page.locator("#details").bounding_box()
+    assert plot["x"] + plot["width"] <= panel["x"] + panel["width"]
     assert page.locator("#steering .raised .token").count() == len(found["raised"])
     page.locator(f".node[data-id='{NEURON}']").click()
     assert page.locator("#steering").inner_text() == ""
