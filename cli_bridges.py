@@ -30,7 +30,9 @@ def bridge_train(
         Path, typer.Option(help="Folder of the run; new or empty, unless --resume. The pair is written to pair/ in it.")
     ],
     sparse_preset: Annotated[str, typer.Option(help="Preset of the sparse model; it gets the dense model's depth.")] = "tiny",
-    recipe: Annotated[Path | None, typer.Option(help="YAML file, as for csp train.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="YAML file, as for csp train, also with a section bridges; recipe.yaml of a run is one.")
+    ] = None,
     corpus: Annotated[list[str] | None, typer.Option(help="As for csp train.")] = None,
     steps: Annotated[int | None, typer.Option(min=1)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any setting of the recipe, as for csp train.")] = None,
@@ -41,24 +43,27 @@ def bridge_train(
 
     Example: csp bridge train runs/dense-tiny --sparse-preset tiny --out runs/bridged
     """
-    from .bridges import BridgeConfig
     from .bridges.train import train_bridges
-    from .training.recipes import corpus_setting, make_recipe
+    from .training.recipes import corpus_setting, make_recipe, read_yaml
 
     network, tokenizer = load_dense(dense)
     given = [*(settings or []), *corpus_setting(corpus)]
     layers = network.config.n_layer
     given += [f"model.n_layer={layers}"] + ([f"arguments.max_steps={steps}"] if steps is not None else [])
-    config = BridgeConfig(**read_settings(BridgeConfig, bridge or [], "bridges"))
-    train_bridges(
-        network,
-        tokenizer,
-        make_recipe(sparse_preset, recipe, given),
-        config,
-        out,
-        resume=resume,
-        say=typer.echo,
-    )
+    values = {} if recipe is None else read_yaml(recipe)
+    config = bridge_config(values.pop("bridges", {}), bridge or [])
+    train_bridges(network, tokenizer, make_recipe(sparse_preset, values, given), config, out, resume=resume, say=typer.echo)
+
+
+def bridge_config(section: Any, settings: list[str]) -> Any:
+    """A BridgeConfig from a recipe's section, and over it name=value settings."""
+    from .bridges import BridgeConfig
+
+    known = set(BridgeConfig().to_dict())
+    if not isinstance(section, dict) or (unknown := set(section) - known):
+        wrong = f"has {', '.join(sorted(map(str, unknown)))}" if isinstance(section, dict) else f"is {section!r:.40}"
+        raise ValueError(f"The recipe's section bridges {wrong}; it takes {', '.join(sorted(known))}.")
+    return BridgeConfig(**{**section, **read_settings(BridgeConfig, settings, "bridges")})
 
 
 def bridge_evaluate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,10 @@ def _dense(preset: dict[str, Any]) -> dict[str, Any]:
 PRESETS |= {f"dense-{name}": _dense(preset) for name, preset in list(PRESETS.items())}
 
 
-def make_recipe(preset: str = "tiny", file: str | Path | None = None, settings: Sequence[str] = ()) -> Recipe:
-    """A preset, over it a YAML file of the same structure, over it settings such as "model.d_model=128".
+def make_recipe(
+    preset: str = "tiny", file: str | Path | Mapping[str, Any] | None = None, settings: Sequence[str] = ()
+) -> Recipe:
+    """A preset, over it a YAML file (or what it holds) of the same structure, over it settings such as "model.d_model=128".
 
     Raises:
         ValueError: naming the preset, key or value that does not exist or cannot be read.
@@ -107,8 +109,10 @@ def make_recipe(preset: str = "tiny", file: str | Path | None = None, settings: 
     if preset not in PRESETS:
         raise ValueError(f"{preset!r} is no preset; they are {', '.join(PRESETS)}.")
     values = _deep_copy(PRESETS[preset])
-    if file is not None:
-        _merge(values, _read_yaml(Path(file)), str(file))
+    if isinstance(file, Mapping):
+        _merge(values, dict(file), "the recipe")
+    elif file is not None:
+        _merge(values, read_yaml(Path(file)), str(file))
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals or not path:
@@ -130,7 +134,12 @@ def corpus_setting(sources: Sequence[str] | None) -> list[str]:
     return ["corpora={" + ", ".join(f"{name!r}: {weight}" for name, _, weight in weighed) + "}"]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections in a file.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file.
+    """
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

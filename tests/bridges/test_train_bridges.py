@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from sparse_circuits.bridges import BridgedPair
 from sparse_circuits.cli import app
+from sparse_circuits.cli_bridges import bridge_config
+from sparse_circuits.training.recipes import make_recipe, read_yaml
 
 SMALL = [
     "model.d_model=32", "model.d_mlp=64", "model.n_head=2", "corpora={'idioms:400': 1.0}", "block=32", "eval_blocks=8", "arguments.per_device_train_batch_size=4",
@@ -66,6 +68,23 @@ def test_the_sparse_model_is_sparse_the_bridges_are_not_the_dense_model_is_untou
     assert all(torch.equal(value, before[name]) for name, value in pair.dense.model.state_dict().items())
     for part in ("dense", "sparse"):
         assert (run / "pair" / part / "modeling_csp.py").is_file()
+
+
+def test_the_recipe_of_a_run_makes_the_same_run(run):
+    values = read_yaml(run / "recipe.yaml")
+    config = bridge_config(values.pop("bridges"), [])
+    assert config == BridgedPair.from_pretrained(run / "pair").config
+    again = make_recipe("small", values)  # another preset below: the file has everything
+    assert {**again.to_dict(), "bridges": config.to_dict()} == read_yaml(run / "recipe.yaml")
+    assert bridge_config({"kl": 2.0, "active": 0.5}, ["kl=3"]).to_dict() == {**config.to_dict(), "kl": 3.0, "active": 0.5}
+    for section, message in (({"speed": 1}, "has speed; it takes active"), ([1], r"is \[1\]")):
+        with pytest.raises(ValueError, match=message):
+            bridge_config(section, [])
+
+
+def test_the_pair_has_what_pages_and_publishing_need(run):
+    for name in ("recipe.yaml", "report.json", "blocks.safetensors"):
+        assert (run / "pair" / name).read_bytes() == (run / name).read_bytes()
 
 
 def test_every_term_is_logged_and_adds_up(run):
