@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,10 +49,12 @@ def bridge_train(
 
     network, tokenizer = load_dense(dense)
     given = [*(settings or []), *corpus_setting(corpus)]
-    layers = network.config.n_layer
-    given += [f"model.n_layer={layers}"] + ([f"arguments.max_steps={steps}"] if steps is not None else [])
     values = {} if recipe is None else read_yaml(recipe)
     config = bridge_config(values.pop("bridges", {}), bridge or [])
+    # the preset's depth gives way to the dense model's, one that was asked for does not
+    asked = isinstance(values.get("model"), dict) and "n_layer" in values["model"]
+    given = given if asked else [f"model.n_layer={network.config.n_layer}", *given]
+    given += [f"arguments.max_steps={steps}"] if steps is not None else []
     train_bridges(network, tokenizer, make_recipe(sparse_preset, values, given), config, out, resume=resume, say=typer.echo)
 
 
@@ -86,7 +89,7 @@ def bridge_evaluate(
     from .training.corpora import mix
 
     found = BridgedPair.from_pretrained(pair)
-    mixture = mix({corpus: 1.0}, found.tokenizer, 128, 0)
+    mixture = mix({corpus: 1.0}, found.tokenizer, min(128, found.dense.longest, found.sparse.longest), 0)
     held_out = mixture.held_out[:blocks]
     reports = {"bridges": evaluate_bridges(found.dense, found.sparse, found.bridges, held_out)}
     for kind in ("zero", "identity"):
@@ -142,10 +145,13 @@ def bridge_steer(
     import random
 
     from .bridges import BridgedPair, Steering, steer
-    from .bridges.steer import best_nodes, read_nodes
+    from .bridges.steering import best_nodes, read_nodes
     from .circuits import load_task
+    from .circuits.storage import write_whole
     from .training.corpora import mix
 
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} is a file; name a folder for steering.json and steering.png.")
     found = BridgedPair.from_pretrained(pair)
     everything = read_nodes(found.sparse.model)
     candidates = everything if circuit is None else circuit_reads(pair, circuit, found.sparse.model)
@@ -153,25 +159,28 @@ def bridge_steer(
     wanted = load_task(task, found.tokenizer)
     known = Steering(found, wanted.pairs(pairs, "train", seed=seed, fewer=True), reference, gains=gains)
     ranking = best_nodes(known, candidates)
-    if not ranking:
+    if node is None and not ranking:
         raise ValueError(
             f"No candidate differs between the prompts of {task} and their counterfactuals; there is nothing to steer along."
         )
     chosen = node or ranking[0]
     others = [name for name in ranking if name != chosen][:3]
-    others += random.Random(seed).sample([name for name in everything if name not in (*others, chosen)], 3)
+    moving = [name for name in filter(known.moves, everything) if name not in (*others, chosen)]
+    others += random.Random(seed).sample(moving, min(3, len(moving)))
     held_out = wanted.pairs(pairs, "test", seed=seed, fewer=True)
     report = steer(found, held_out, chosen, reference, others=others, random_directions=directions, gains=gains, seed=seed)
-    report |= {"task": task, "chosen": "given" if node else "best on training prompts"}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "steering.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    report |= {"task": wanted.name, "chosen": "given" if node else "best on training prompts"}
+    write_whole(out / "steering.json", json.dumps(report, indent=1) + "\n")
     typer.echo(steering_text(report))
-    typer.echo(f"Wrote {draw(report, out / 'steering.png')} and steering.json beside it")
+    if importlib.util.find_spec("matplotlib") is None:
+        typer.echo(f"Wrote {out / 'steering.json'}; no picture: pip install 'sparse-circuits[train]' for matplotlib.")
+    else:
+        typer.echo(f"Wrote {draw(report, out / 'steering.png')} and steering.json beside it")
 
 
 def circuit_reads(pair: str, name: str, sparse: Any) -> list[str]:
     """The nodes of a circuit of the sparse model that read the residual stream."""
-    from .bridges.steer import read_nodes
+    from .bridges.steering import read_nodes
     from .circuits import Circuit
     from .circuits.identity import refuse_other_model
     from .cli_viewer import circuit_folder
@@ -201,7 +210,14 @@ def steering_text(report: dict[str, Any]) -> str:
     lines += [
         f"{s:8.2f}   {p:.4f} ({low:.4f} to {high:.4f})   {r_low:.4f} to {r_high:.4f}" for s, p, low, high, r_low, r_high in rows
     ]
-    lines += [f"at strength {report['strengths'][-1]:g}, {name}: {curve[-1]:.4f}" for name, curve in report["others"].items()]
+    full = report["strengths"].index(1.0) if 1.0 in report["strengths"] else -1
+    lines += [
+        f"{name}: {curve[full]:.4f} at strength {report['strengths'][full]:g}, {curve[-1]:.4f} at {report['strengths'][-1]:g}; push {report['lengths'][name]:.2g}"
+        for name, curve in report["others"].items()
+    ]
+    lines.append(f"push of {report['node']}: {report['lengths'][report['node']]:.2g} (what is read has RMS 1, but for gains)")
+    if report["left_out"]:
+        lines.append(f"{report['left_out']} pairs are left out: they are not as long as their counterfactuals in tokens")
     return "\n".join(lines)
 
 
@@ -218,7 +234,8 @@ def draw(report: dict[str, Any], path: Path) -> Path:
     axes.plot(x, report["probability"], color="#0072b2", label=report["node"])
     for name, curve in report["others"].items():
         axes.plot(x, curve, linewidth=0.8, linestyle="--", label=name)
-    axes.set(xlabel="strength", ylabel="probability of the counterfactual's answer", title=f"Steering {report['task']}")
+    axes.set(xlabel="strength", ylabel="probability of the counterfactual's answer")
+    axes.set_title(f"Steering {report['task']}", parse_math=False)
     axes.legend(fontsize=7)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

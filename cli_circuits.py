@@ -29,6 +29,8 @@ def require_model(model: str) -> None:
     path = Path(model)
     if not path.is_dir() and (path.is_absolute() or model.startswith(".") or model.count("/") != 1):
         raise FileNotFoundError(f"{model} is no folder; give a checkpoint folder, or a Hub id such as user/name.")
+    if (path / "bridges.json").is_file():
+        raise ValueError(f"{model} is a bridged pair; give one of its models, such as {model}/sparse.")
     if path.is_dir() and not (path / "config.json").is_file() and not (path / "tokenizer.json").is_file():
         raise FileNotFoundError(
             f"{model} holds neither config.json nor tokenizer.json; give the folder that save_pretrained wrote."
@@ -59,7 +61,10 @@ def corpus_blocks(model: str, corpus: str | None, tokenizer: Any, tokens: int) -
     """Token ids [blocks, tokens] of training text: the model's own training blocks, or a corpus."""
     from .training.corpus import sample_blocks, saved_blocks
 
-    own = saved_blocks(Path(model)) if corpus is None else None
+    folder = (
+        Path(model).parent if (Path(model).parent / "bridges.json").is_file() else Path(model)
+    )  # a pair has one text for both
+    own = saved_blocks(folder) if corpus is None else None
     if own is not None:
         return own[: max(1, tokens // own.shape[1])]
     from .training.corpora import load_corpus

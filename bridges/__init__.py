@@ -5,7 +5,7 @@ from .evaluate import evaluate_bridges, ridge_bridges
 from .losses import bridge_losses
 from .pair import BridgedPair
 from .sides import side_of
-from .steer import Steering, steer
+from .steering import Steering, steer
 
 __all__ = [
     "BridgeConfig",

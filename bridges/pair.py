@@ -53,11 +53,14 @@ class BridgedPair:
             raise ValueError(f"The bridges have (points, sparse width, dense width) {found}, the models need {wanted}.")
 
     def save_pretrained(self, folder: str | Path, files: Mapping[str, str | Path] | None = None) -> Path:
-        """Writes a new folder with dense/ and sparse/ (each loads by itself) and the bridges; whole or not at all.
+        """Writes a new folder with dense/ and sparse/ (each loads by itself, from there) and the bridges; whole or not at all.
 
         Args:
             files: name -> text, or file to copy, that goes along.
         """
+        for name in files or {}:
+            if Path(name).name != name or name in (CONFIG, TENSORS, *PARTS):
+                raise ValueError(f"{name!r} cannot go along with a pair; give the name of a file that the pair has not.")
         from ..training.folder import fresh_folder
 
         with fresh_folder(folder) as scratch:
@@ -85,21 +88,23 @@ class BridgedPair:
         Raises:
             FileNotFoundError, ValueError: naming what is missing, damaged or does not match.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
-        folder = _folder(source, revision, hub)
+        folder = _folder(source, revision, hub).resolve()  # "a/b" would be taken for a Hub id where a folder is missing
         document = _document(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder / "sparse")
+        tokenizer = AutoTokenizer.from_pretrained(folder / "sparse", local_files_only=True)
         for name in PARTS:
-            if tokenizer_sha256(AutoTokenizer.from_pretrained(folder / name)) != document["tokenizer"]:
+            own = AutoTokenizer.from_pretrained(folder / name, local_files_only=True)
+            if tokenizer_sha256(own) != document["tokenizer"]:
                 raise ValueError(f"The tokenizer in {folder / name} is not the one that the bridges were trained with.")
-        dense, sparse = (AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32).eval() for name in PARTS)
+        dense, sparse = (_model(folder / name) for name in PARTS)
+        _require_fit(folder, document, side_of(dense), side_of(sparse))
         bridges = Bridges(document["dense_width"], document["sparse_width"], document["points"])
         bridges.keep = document["keep"]
         try:
             bridges.load_state_dict(load_file(folder / TENSORS))
         except (SafetensorError, RuntimeError, OSError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)[:160]
+            reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{folder / TENSORS} does not hold these bridges ({reason}); copy the folder again.") from None
         return cls(dense, sparse, tokenizer, bridges, BridgeConfig(**document["config"]))
 
@@ -112,16 +117,34 @@ class BridgedPair:
 
 
 def is_pair(source: str | Path, **hub: Any) -> bool:
-    """Whether a folder or Hub repository is that of a bridged pair. The Hub is asked for one small file; where it does not answer, nothing is said."""
-    if Path(source).is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+    """Whether a folder (always, if it is a Path) or Hub repository is that of a bridged pair. The Hub is asked for one small file; where it does not
+    have it or does not answer, this is no pair: who loads it as a model next is told what is wrong."""
+    if isinstance(source, Path) or Path(source).is_dir() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
         return (Path(source) / CONFIG).is_file()
     from huggingface_hub import hf_hub_download
 
     try:
-        hf_hub_download(str(source), CONFIG, **hub)
-    except OSError:
-        return False  # who loads it as a model next is told what is wrong
+        hf_hub_download(source, CONFIG, **hub)
+    except (OSError, ValueError):
+        return False
     return True
+
+
+def _model(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True).eval()
+
+
+def _require_fit(folder: Path, document: dict[str, Any], dense: Side, sparse: Side) -> None:
+    """Before anything of these sizes is made."""
+    require_match(dense, sparse)
+    wanted = {"points": dense.sublayers + 1, "dense_width": dense.width, "sparse_width": sparse.width}
+    for name, value in wanted.items():
+        if document[name] != value:
+            raise ValueError(f"{folder / CONFIG} says {name} {document[name]}, its models have {value}; copy the folder again.")
+    if document["keep"] > sparse.width:
+        raise ValueError(f"{folder / CONFIG} says keep {document['keep']}, of {sparse.width} channels; copy the folder again.")
 
 
 def require_match(dense: Side, sparse: Side) -> None:
@@ -163,6 +186,10 @@ def _document(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file() or not (folder / TENSORS).is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG} with {TENSORS}; it is no bridged pair.")
+    for part in PARTS:
+        for name in ("config.json", "tokenizer.json"):
+            if not (folder / part / name).is_file():
+                raise FileNotFoundError(f"{folder} has no {part}/{name}; copy the pair again, whole.")
     try:
         if path.stat().st_size > LARGEST_CONFIG:
             raise ValueError("too large")

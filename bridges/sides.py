@@ -18,6 +18,7 @@ class Side(Protocol):
     model: Any
     width: int
     sublayers: int
+    longest: int  # tokens in a sequence
 
     def embed(self, ids: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """Residual stream [batch, tokens, width] at point 0 of token ids [batch, tokens], and what sublayers need besides."""
@@ -37,6 +38,7 @@ class CSPSide:
 
     def __init__(self, model: Any):
         self.model, self.width, self.sublayers = model, model.config.d_model, 2 * model.config.n_layer
+        self.longest = model.config.block_size
 
     def embed(self, ids: torch.Tensor) -> tuple[torch.Tensor, Any]:
         body = self.model.transformer
@@ -64,6 +66,7 @@ class GPT2Side:
 
     def __init__(self, model: Any):
         self.model, self.width, self.sublayers = model, model.config.n_embd, 2 * model.config.n_layer
+        self.longest = model.config.n_positions
 
     def embed(self, ids: torch.Tensor) -> tuple[torch.Tensor, Any]:
         body = self.model.transformer

@@ -125,6 +125,10 @@ def train_bridges(
     set_seed(arguments.seed)
     sparse = CSPForCausalLM(model_settings)
     require_match(side, side_of(sparse))
+    if recipe.block > side.longest:
+        raise ValueError(
+            f"A sequence of {recipe.block} tokens is too long for the dense model, which takes {side.longest}; set block."
+        )
     prepare_folder({**recipe.to_dict(), "bridges": config.to_dict()}, out, resume)
     blocks = run_blocks(recipe, tokenizer, out, say)
     if recipe.start == "bigrams" and sparse.bigram_table is not None:

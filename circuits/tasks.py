@@ -57,8 +57,11 @@ class Pairs:
     def without(self, others: Iterable[str]) -> Pairs:
         """Those pairs of which neither prompt is among `others`."""
         known = set(others)
-        keep = [j for j in range(len(self)) if not known & set(self.texts[2 * j : 2 * j + 2])]
-        rows = [row for j in keep for row in (2 * j, 2 * j + 1)]
+        return self.at([j for j in range(len(self)) if not known & set(self.texts[2 * j : 2 * j + 2])])
+
+    def at(self, indices: Iterable[int]) -> Pairs:
+        """Those pairs, in this order."""
+        rows = [row for j in indices for row in (2 * j, 2 * j + 1)]
         return Pairs(
             self.input_ids[rows], self.attention_mask[rows], self.answers[rows], tuple(self.texts[row] for row in rows)
         )

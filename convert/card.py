@@ -74,10 +74,15 @@ def write_pair_card(folder: Path, pair: BridgedPair, repo_id: str) -> None:
         ("width", *(f"{side.width:,}" for side in sides)),
         ("sublayers", *(f"{side.sublayers}" for side in sides)),
     ]
+    rows += [
+        (key, "", f"`{value}`") for key, value in pair.sparse.model.config.provenance.items() if not isinstance(value, dict)
+    ]
     points = ""
     if (folder / "report.json").is_file():
         try:
             report = json.loads((folder / "report.json").read_bytes())
+            if {len(report["encode"]), len(report["decode"])} != {pair.bridges.points}:
+                raise ValueError("it has other points than the bridges")
             rows.append(("next-token loss, held out (nats)", *(f"{report[part]:.3f}" for part in PARTS)))
             lines = [
                 f"| {i} | {e['fve']:.3f} | {e['loss']:.3f} | {d['fve']:.3f} | {d['loss']:.3f} |"
@@ -89,7 +94,7 @@ def write_pair_card(folder: Path, pair: BridgedPair, repo_id: str) -> None:
             ) from None
         points = _POINTS.format(rows="\n".join(lines))
     text = _PAIR.format(
-        yaml=front_matter("bridges"), title=repo_id.partition("/")[2], repo_id=repo_id, points=points, citation=CITATION,
+        yaml=front_matter("bridges", model=False), title=repo_id.partition("/")[2], repo_id=repo_id, points=points, citation=CITATION,
         rows="\n".join(f"| {' | '.join(row)} |" for row in rows),
     )  # fmt: skip
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,17 @@ ROOT_FILES = (
 )  # fmt: skip
 PAIR_FILES = (r"bridges\.json", r"bridges\.safetensors", r"README\.md", r"LICENSE(\.\w+)?", r"recipe\.yaml", r"report\.json")
 CIRCUIT_FILES = (JSON, TENSORS, REPORT)
-OBSOLETE = ["circuits/**", "*.safetensors"]  # taken away from the repository where this version does not have them
+# taken away from the repository where this version does not have them: a model may follow a pair, or a pair a model
+OBSOLETE = ["circuits/**", "dense/**", "sparse/**", "bridges.json", "*.safetensors", "*.safetensors.index.json", "*_csp.py", "config.json",
+            "generation_config.json", "tokenizer*.json", "report.json", "recipe.yaml"]  # fmt: skip
 CONTEXT_BLOCKS = 400  # of the text that a model was trained on, for the contexts on pages
 SECRET = re.compile(
     r"\bhf_[A-Za-z0-9]{20,}|\bAKIA[A-Z0-9]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{15,}|\bsk-[\w-]{20,}"
     r"|\bxox[abprs]-[\w-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 HOME = re.compile(r"/home/[\w.-]+|/Users/[\w.-]+|/root/[\w.-]+|[A-Z]:\\+Users\\+[\w.-]+|/tmp/[\w.-]+")
-LOCAL = re.compile(r"(~|/[^\s/]+|[A-Za-z]:[\\/][^\s\\/]*)[\\/]\S*")  # a whole value that is a path of some machine
+VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")
+LOCAL = re.compile(r"(~|\.\.?|/[^\s/]+|[A-Za-z]:[\\/][^\s\\/]*)[\\/]\S*")  # a whole value that is a path of some machine
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,8 @@ def publish(
     with tempfile.TemporaryDirectory(prefix="csp-publish-") as scratch:
         staged, site = Path(scratch) / "repo", Path(scratch) / "space"
         left_out = (_stage_pair if is_pair(folder) else _stage)(folder, staged)
-        model, tokenizer, pair = _require_models(staged, folder)
+        with _named(staged, folder):
+            model, tokenizer, pair = _require_models(staged, folder)
         circuits = _circuits(staged, model, tokenizer)
         (staged / "README.md").write_text(model_card(staged, pair or model, repo_id, _rows(staged, circuits)), encoding="utf-8")
         own = _own_strings(folder, token)
@@ -153,7 +158,8 @@ def _stage_pair(folder: Path, staged: Path) -> list[str]:
     for part in PARTS:
         if not (folder / part).is_dir():
             raise FileNotFoundError(f"{folder} has no {part}/; give the folder that csp bridge train wrote, whole.")
-        left_out += [f"{part}/{name}" for name in _copy(folder / part, staged / part, ROOT_FILES, set())]
+        names = tuple(each for each in ROOT_FILES if "README" not in each)  # the pair's own card speaks of both
+        left_out += [f"{part}/{name}" for name in _copy(folder / part, staged / part, names, set())]
     return left_out
 
 
@@ -194,6 +200,16 @@ def _require_models(staged: Path, folder: Path) -> tuple[CSPForCausalLM, Any, Br
     for part in parts:
         _require_loadable(staged / part)
     return model, tokenizer, pair
+
+
+@contextmanager
+def _named(staged: Path, folder: Path) -> Iterator[None]:
+    """What is wrong with the scratch folder is said of the user's."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        text = str(error).replace(str(staged.resolve()), str(folder)).replace(str(staged), str(folder))
+        raise (ValueError if isinstance(error, ValueError) else OSError)(text) from None
 
 
 def _require_weights(staged: Path, folder: Path) -> None:
@@ -256,6 +272,8 @@ def _subject(
     task = circuit.find_task(tokenizer)
     missing = [] if task is not None else ["prompts (it is no built-in task)"]
     missing += [] if blocks is not None else ["contexts (the folder has no blocks.safetensors of csp train)"]
+    if pair is not None and (task is None or blocks is None):
+        missing.append("what nodes mean to the dense model (it takes both)")
     say(f"page of {circuit.task}" + (f", without {' and '.join(missing)}" if missing else ""))
     report = Report.of(staged / "circuits" / circuit.task, circuit)
     return Subject(circuit, model, tokenizer, task, blocks, report, pair=pair)
@@ -324,7 +342,7 @@ def _private(text: str, own: set[str]) -> tuple[str, int] | None:
 def _refuse_private(place: Path, own: set[str]) -> None:
     """Raises if a file has a token or a path of this machine, naming the file and the line, never the secret.
 
-    Texts and headers of safetensors are searched; of documents (JSON, YAML) every value that is an absolute path counts, too. Code and the vocabulary may
+    Texts and headers of safetensors are searched; of documents (JSON, YAML) every value that is a path out of the folder counts, too. Code and the vocabulary may
     speak of /home or /tmp. What pages show of the corpus is no text in their files: it is searched before (`_blocks`).
     """
     for path in sorted(path for path in place.rglob("*") if path.is_file()):
@@ -333,7 +351,7 @@ def _refuse_private(place: Path, own: set[str]) -> None:
         if (
             found is None
             and path.suffix in (".md", ".json", ".yaml")
-            and path.name != "tokenizer.json"
+            and path.name not in VOCABULARIES
             and (home := HOME.search(text))
         ):
             found = "a path of this machine", home.start()
@@ -341,8 +359,14 @@ def _refuse_private(place: Path, own: set[str]) -> None:
             raise ValueError(
                 f"{name} has {found[0]} in line {text[: found[1]].count(chr(10)) + 1}; take it out and publish again."
             )
-        if path.suffix in (".json", ".yaml") and path.name != "tokenizer.json":
-            for value in _strings(yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)):
+        if path.suffix in (".json", ".yaml") and path.name not in VOCABULARIES:
+            try:
+                document = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+            except (yaml.YAMLError, ValueError, RecursionError):
+                raise ValueError(
+                    f"{name} is damaged: it is no {path.suffix[1:].upper()}; write it again, or take it out."
+                ) from None
+            for value in _strings(document):
                 if LOCAL.fullmatch(value):
                     raise ValueError(f"{name} has a path of this machine among its values; take it out and publish again.")
 

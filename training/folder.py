@@ -89,9 +89,11 @@ def write_card(
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def front_matter(*tags: str) -> str:
-    """YAML at the head of a card."""
+def front_matter(*tags: str, model: bool = True) -> str:
+    """YAML at the head of a card. Of what is no single model of ours nothing is said but tags: its parts may have licences of their own."""
     found = ["csp", "weight-sparse", *tags]
+    if not model:
+        return ModelCardData(tags=found).to_yaml()
     return ModelCardData(
         license="apache-2.0", library_name="transformers", pipeline_tag="text-generation", tags=found
     ).to_yaml()

@@ -40,6 +40,12 @@ class Recipe:
     tokenizer: str | None = None
     start: str = "bigrams"
 
+    def __post_init__(self) -> None:
+        for name in ("block", "eval_blocks"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -99,9 +105,16 @@ PRESETS |= {f"dense-{name}": _dense(preset) for name, preset in list(PRESETS.ite
 
 
 def make_recipe(
-    preset: str = "tiny", file: str | Path | Mapping[str, Any] | None = None, settings: Sequence[str] = ()
+    preset: str = "tiny",
+    file: str | Path | Mapping[str, Any] | None = None,
+    settings: Sequence[str] = (),
+    *,
+    origin: str | None = None,
 ) -> Recipe:
     """A preset, over it a YAML file (or what it holds) of the same structure, over it settings such as "model.d_model=128".
+
+    Args:
+        origin: what errors call the file; its own name, if it is one.
 
     Raises:
         ValueError: naming the preset, key or value that does not exist or cannot be read.
@@ -110,7 +123,7 @@ def make_recipe(
         raise ValueError(f"{preset!r} is no preset; they are {', '.join(PRESETS)}.")
     values = _deep_copy(PRESETS[preset])
     if isinstance(file, Mapping):
-        _merge(values, dict(file), "the recipe")
+        _merge(values, dict(file), origin or "the recipe")
     elif file is not None:
         _merge(values, read_yaml(Path(file)), str(file))
     for setting in settings:
@@ -144,6 +157,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; give a YAML file with sections such as model and sparsity.") from None
+    except OSError as error:
+        raise OSError(f"{path} cannot be read ({error.strerror or error}); give a YAML file.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML ({str(error).splitlines()[0]}).") from None
     if not isinstance(found, dict):

@@ -94,7 +94,7 @@ class _Builder:
         prompts, runs = self._prompts()
         contexts = self._contexts()
         effects, means = self._effects(), self._means()
-        self.steered = self._steering()
+        steered, self.unsteered = self._steering()
         embedding, unembedding = dense(self.model.transformer.wte.weight), dense(self.model.lm_head.weight)
         nodes = []
         for site, i in self.nodes:
@@ -106,7 +106,7 @@ class _Builder:
                 "group": circuit.groups.get(name, ""), "effect": effects.get(name), "mean": means.get(name), "active": active,
                 "reads": reads, "writes": writes, "largest": largest, "smallest": smallest,
                 "embedding": self._vocabulary(embedding, site, i, reads_residual(site)),
-                "unembedding": self._vocabulary(unembedding, site, i, site == "final_resid"), "steering": self.steered.get(name),
+                "unembedding": self._vocabulary(unembedding, site, i, site == "final_resid"), "steering": steered.get(name),
                 "model": [_rounded(full[site][:, i]) for full, _ in runs], "circuit": [_rounded(own[site][:, i]) for _, own in runs],
             })  # fmt: skip
             self.used.update(t for c in largest + smallest for t in c["tokens"])
@@ -169,13 +169,19 @@ class _Builder:
                 found[f"{site}:{i}"] = loss() - base
         return found
 
-    def _steering(self) -> dict[str, dict[str, Any]]:
+    def _steering(self) -> tuple[dict[str, dict[str, Any]], str]:
+        """What each node means to the dense model, and why nothing is shown of it, if so."""
         subject = self.subject
-        if subject.pair is None or subject.blocks is None or (pairs := shown_pairs(subject, EFFECT_PAIRS)) is None:
-            return {}
-        found = node_steering(subject.pair, pairs, subject.blocks, [f"{site}:{i}" for site, i in self.nodes])
+        if subject.pair is None:
+            return {}, ""
+        if subject.blocks is None or not len(subject.blocks) or (pairs := shown_pairs(subject, EFFECT_PAIRS)) is None:
+            return {}, "not shown: it takes the task's prompts, and text"
+        try:
+            found = node_steering(subject.pair, pairs, subject.blocks, [f"{site}:{i}" for site, i in self.nodes])
+        except ValueError as error:
+            return {}, f"not shown: {error}"
         self.used.update(int(each["token"]) for node in found.values() for each in node["raised"])
-        return found
+        return found, "" if found else "not shown: no read of the circuit differs between prompts and counterfactuals"
 
     def _head(self, site: str, index: int) -> int | None:
         return index // self.model.config.d_head if site.endswith(("attn.q", "attn.k", "attn.v")) else None
@@ -256,13 +262,8 @@ class _Builder:
         if self.subject.pair is not None:
             dense = self.subject.pair.dense
             facts.append(["bridged to", f"a dense model of width {dense.width}, {dense.sublayers} sublayers"])
-            if not self.steered:
-                facts.append(
-                    [
-                        "steering it",
-                        "not shown: it takes text, and prompts as long as their counterfactuals, in which a read differs",
-                    ]
-                )
+            if self.unsteered:
+                facts.append(["steering it", self.unsteered])
         means = circuit.settings.get("means")
         if isinstance(means, dict) and isinstance(means.get("tokens"), int):
             facts.append(["other nodes are held at", f"their means over {means['tokens']:,} tokens"])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..bridges.pair import BridgedPair
-from ..bridges.steer import Steering
+from ..bridges.steering import Steering
 from ..circuits.sites import reads_residual
 from ..circuits.tasks import Pairs
 
@@ -24,28 +24,30 @@ def node_steering(pair: BridgedPair, prompts: Pairs, blocks: torch.Tensor, nodes
     Returns:
         for each: strengths; answer, other: probabilities of the prompt's own answer and of the counterfactual's, means over prompts; random: the
         other's along that of some random directions of the same length which raises it most; raised: next tokens whose probability rises or falls most
-        as the node rises (weight: percentage points at strength 1, mean over prompts; where the push lowers the node the sign is turned).
-        Nothing at all where prompts and counterfactuals differ in length: they cannot be laid on one another.
+        as the node rises (weight: percentage points at strength 1, mean over the prompts that are pushed; where the push lowers the node, summed
+        over tokens, the sign is turned).
+
+    Raises:
+        ValueError: as `Steering`.
     """
-    lengths = prompts.attention_mask.sum(1)
-    if not torch.equal(lengths[::2], lengths[1::2]):
-        return {}
     steering = Steering(pair, prompts, blocks[:REFERENCE])
     generator = torch.Generator().manual_seed(0)
     found = {}
     for node in nodes:
         site, _, index = node.rpartition(":")
-        if not reads_residual(site) or int(index) >= pair.sparse.width or not bool((push := steering.along(node)).amount.any()):
+        if not reads_residual(site) or int(index) >= pair.sparse.width or not steering.moves(node):
             continue
+        push = steering.along(node)
         shares = torch.stack([steering.probabilities(push, s)[0].mean(0) for s in STRENGTHS])
         drawn = steering.random(push, RANDOM, generator)
         most = torch.stack([steering.probabilities(push, s, drawn)[..., 1].mean(1).max() for s in STRENGTHS])
         before, after = (next(steering.last_logits(push, s)).float().softmax(-1) for s in (0.0, 1.0))
-        change = 100 * (push.amount.sum(1).sign().to(after)[:, None] * (after - before)).mean(0).cpu()
-        top = change.abs().topk(min(TOKENS, len(change))).indices
+        sign = push.amount.sum(1).sign().to(after)[:, None]
+        change = 100 * ((sign * (after - before)).sum(0) / sign.abs().sum().clamp_min(1)).cpu()
+        top = [t for t in change.abs().topk(min(TOKENS, len(change))).indices.tolist() if change[t]]
         found[node] = {
             "strengths": list(STRENGTHS), "answer": _short(shares[:, 0]), "other": _short(shares[:, 1]), "random": _short(most),
-            "raised": [{"token": int(t), "weight": _short(change[t : t + 1])[0]} for t in top],
+            "raised": [{"token": t, "weight": _short(change[t : t + 1])[0]} for t in top],
         }  # fmt: skip
     return found
 

@@ -15,7 +15,7 @@ from sparse_circuits.bridges import BridgeConfig, BridgedPair, Bridges, bridge_l
 from sparse_circuits.bridges.evaluate import constant_bridges
 from sparse_circuits.bridges.hybrids import kl, nmse, plain_passes, stream, switched, tails
 from sparse_circuits.bridges.sides import CSPSide
-from sparse_circuits.bridges.steer import read_point
+from sparse_circuits.bridges.steering import read_point
 from tiny import ROOT, tiny_ids, tiny_model
 
 ATTENTION = ("eager", "sdpa")

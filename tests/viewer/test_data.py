@@ -307,8 +307,10 @@ def test_a_pair_needs_its_own_sparse_model_and_says_what_it_cannot_show(bridged,
         circuit_data(dataclasses.replace(toy[3], pair=other))
     data = circuit_data(dataclasses.replace(bridged, blocks=None))
     assert all(node["steering"] is None for node in data["nodes"])
-    assert any(name == "steering it" and "not shown" in text for name, text in data["facts"])
+    assert any(name == "steering it" and "it takes the task's prompts, and text" in text for name, text in data["facts"])
+    data = circuit_data(dataclasses.replace(bridged, blocks=bridged.blocks[:0]))
+    assert any(name == "steering it" and "and text" in text for name, text in data["facts"])
     uneven = make_task("odd", lambda v, w: (("(' w1 w2", " ')"), ('(" w1', ' ")')), ToyTokenizer())
     data = circuit_data(dataclasses.replace(bridged, task=uneven))
-    assert any(name == "steering it" for name, _ in data["facts"])
+    assert any(name == "steering it" and "as long as its counterfactual" in text for name, text in data["facts"])
     assert ["bridged to", "a dense model of width 8, 4 sublayers"] in [list(fact) for fact in circuit_data(bridged)["facts"]]

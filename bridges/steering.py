@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -43,22 +44,37 @@ class Steering:
 
     Args:
         pair: its models are left as they are.
-        prompts: pairs; each prompt's counterfactual is its partner, of the same number of tokens.
-        reference: token ids [n, tokens] over which RMS is taken.
+        prompts: pairs; each prompt's counterfactual is its partner. Pairs of two lengths in tokens are left out: they cannot be laid on one another.
+        reference: token ids [n, tokens] over which RMS is taken; as many tokens of each as both models take.
         gains: False: the rule to the letter, without the gains.
 
+    Attributes:
+        prompts: the pairs that are steered. left_out: how many pairs are not.
+
     Raises:
-        ValueError: for pairs of unequal length.
+        ValueError: if no pair is left, a prompt is too long for a model, or there is no reference.
     """
 
     def __init__(self, pair: BridgedPair, prompts: Pairs, reference: torch.Tensor, *, gains: bool = True):
         lengths = prompts.attention_mask.sum(1)
-        if not torch.equal(lengths[::2], lengths[1::2]):
-            raise ValueError("Steering needs prompts as long as their counterfactuals, in tokens; this task has others.")
-        self.pair, self.prompts, self.gains = pair, prompts, gains
-        with evaluating(pair.dense.model), evaluating(pair.sparse.model), torch.no_grad():
-            self.sparse_rms, self.dense_rms = stream_rms(pair, reference)
-            self.differences = _differences(pair.sparse.model, prompts)
+        equal = (lengths[::2] == lengths[1::2]).nonzero().flatten().tolist()
+        if not equal:
+            raise ValueError(
+                "None of these prompts is as long as its counterfactual in tokens, so steering cannot lay them on one another; take another task."
+            )
+        if int(lengths.max()) > min(pair.dense.longest, pair.sparse.longest):
+            raise ValueError(
+                f"A prompt has {int(lengths.max())} tokens; the models take {pair.dense.longest} and {pair.sparse.longest}."
+            )
+        self.pair, self.prompts, self.gains = pair, prompts.at(equal), gains
+        self.left_out = len(prompts) - len(equal)
+        self.sparse_rms, self.dense_rms = stream_rms(pair, reference)
+        with evaluating(pair.sparse.model), torch.no_grad():
+            self.differences = _differences(pair.sparse.model, self.prompts)
+
+    def moves(self, node: str) -> bool:
+        """Whether the node differs between any prompt and its counterfactual."""
+        return bool(self.along(node).amount.any())
 
     def along(self, node: str) -> Push:
         """The push along "site:index", a read of the residual stream ("3.attn.act_in:17").
@@ -88,13 +104,14 @@ class Steering:
     def last_logits(self, push: Push, strength: float, directions: torch.Tensor | None = None) -> Iterator[torch.Tensor]:
         """The dense model's logits [prompts, vocab] after each prompt, pushed along each of some directions (default: the push's own) in turn."""
         directions = push.direction[None] if directions is None else directions
-        ids, mask = self.prompts.input_ids, self.prompts.attention_mask
-        with evaluating(self.pair.dense.model), torch.no_grad():
-            for some in directions.split(max(1, ROWS // len(ids))):
-                pushes = strength * push.amount[None, ..., None] * some[:, None, None]
-                with _added(self.pair.dense, push.point, pushes.flatten(0, 1)):
-                    logits = _last(self.pair.dense.model, ids.repeat(len(some), 1), mask.repeat(len(some), 1))
-                yield from logits.unflatten(0, (len(some), -1))
+        for some in directions.split(max(1, ROWS // len(self.prompts.texts))):
+            yield from self._pushed(push, strength, some)
+
+    def _pushed(self, push: Push, strength: float, directions: torch.Tensor) -> torch.Tensor:
+        n, ids, mask = len(directions), self.prompts.input_ids, self.prompts.attention_mask
+        pushes = strength * push.amount[None, ..., None] * directions[:, None, None]
+        with evaluating(self.pair.dense.model), torch.no_grad(), _added(self.pair.dense, push.point, pushes.flatten(0, 1)):
+            return _last(self.pair.dense.model, ids.repeat(n, 1), mask.repeat(n, 1)).unflatten(0, (n, -1))
 
     def probabilities(self, push: Push, strength: float, directions: torch.Tensor | None = None) -> torch.Tensor:
         """[directions, prompts, 2]: of the prompt's own answer, and of the counterfactual's."""
@@ -123,11 +140,14 @@ def steer(
 
     Returns:
         strengths; probability: of the other answer in the dense model, mean over prompts; low, high: 95 % of a bootstrap over prompts; answer: probability of
-        the prompt's own answer; random: low, median and high (95 % of the directions' means); others: node -> means.
+        the prompt's own answer; random: low, median and high (95 % of the directions' means); others: node -> means; lengths: node -> length of its push
+        at strength 1 (`push_length`); prompts, left_out: how many are steered, and how many pairs could not be.
 
     Raises:
-        ValueError: for a node that is no read of the residual stream, pairs of unequal length, or no random direction.
+        ValueError: for a node that is no read of the residual stream, no pairs of equal length, no random direction, or strengths that are no numbers.
     """
+    if not strengths or not all(math.isfinite(s) for s in strengths):
+        raise ValueError(f"strengths are {list(strengths)}; give at least one finite number.")
     if random_directions < 1:
         raise ValueError(
             f"random_directions is {random_directions}; without a random direction there is nothing to compare with."
@@ -138,17 +158,23 @@ def steer(
     own = torch.stack([steering.probabilities(push, s)[0] for s in strengths])
     drawn = steering.random(push, random_directions, generator)
     random = torch.stack([steering.probabilities(push, s, drawn)[..., 1].mean(1) for s in strengths])
-    curves = {}
+    curves, lengths = {}, {node: push_length(push)}
     for other in others:
         theirs = steering.along(other)
+        lengths[other] = push_length(theirs)
         curves[other] = [float(steering.probabilities(theirs, s)[..., 1].mean()) for s in strengths]
     low, high = _bootstrap(own[..., 1], generator)
     bands = random.quantile(torch.tensor([0.025, 0.5, 0.975]), dim=1)
     return {
-        "node": node, "gains": gains, "strengths": list(strengths), "prompts": len(prompts.texts),
+        "node": node, "gains": gains, "strengths": list(strengths), "prompts": len(steering.prompts.texts), "left_out": steering.left_out, "lengths": lengths,
         "probability": own[..., 1].mean(1).tolist(), "low": low, "high": high, "answer": own[..., 0].mean(1).tolist(),
         "random": {"directions": random_directions, "low": bands[0].tolist(), "median": bands[1].tolist(), "high": bands[2].tolist()}, "others": curves,
     }  # fmt: skip
+
+
+def push_length(push: Push) -> float:
+    """Of the largest push at any token, mean over prompts, in units of what the dense model reads (RMS 1, but for the gain)."""
+    return float(push.amount.abs().amax(1).mean() * push.direction.norm())
 
 
 def best_nodes(steering: Steering, candidates: Sequence[str], *, strength: float = 1.0, seed: int = 0) -> list[str]:
@@ -158,10 +184,8 @@ def best_nodes(steering: Steering, candidates: Sequence[str], *, strength: float
     enough to break the model raises everything.
     """
     found = []
-    for node in candidates:
-        push = steering.along(node)
-        if bool(push.amount.any()):
-            found.append((float(steering.probabilities(push, strength)[..., 1].mean()), node))
+    for node in filter(steering.moves, candidates):
+        found.append((float(steering.probabilities(steering.along(node), strength)[..., 1].mean()), node))
     found.sort(reverse=True)
     generator, margins = torch.Generator().manual_seed(seed), []
     for probability, node in found[:FINALISTS]:
@@ -192,19 +216,27 @@ def read_point(model: Any, node: str) -> tuple[int, int]:
     return 2 * int(layer) + kind.startswith("mlp"), index
 
 
-@torch.no_grad()
 def stream_rms(pair: BridgedPair, reference: torch.Tensor, batch: int = 8) -> tuple[list[float], list[float]]:
-    """RMS of the sparse and of the dense stream at each point, over token ids [n, tokens]; without its mean, where a LayerNorm reads it."""
+    """RMS of the sparse and of the dense stream at each point, over token ids [n, tokens]; without its mean, where a LayerNorm reads it.
+
+    Raises:
+        ValueError: if there are no tokens.
+    """
+    if not reference.numel():
+        raise ValueError("The scales of the two streams are taken over some text, and there is none; give a corpus.")
     squares = torch.zeros(2, pair.bridges.points, dtype=torch.float64)
-    for ids in reference.split(batch):
-        ids = ids.long().to(pair.dense.model.device)
-        for row, side in enumerate((pair.sparse, pair.dense)):
-            for i, x in enumerate(stream(side, ids)[0]):
-                x = x.double()
-                if isinstance(side.read(i), nn.LayerNorm):
-                    x = x - x.mean(-1, keepdim=True)
-                squares[row, i] += float(x.square().mean()) * len(ids)
-    found = (squares / max(1, len(reference))).sqrt().clamp_min(1e-150)
+    with evaluating(pair.dense.model), evaluating(pair.sparse.model), torch.no_grad():
+        for ids in reference[:, : min(pair.dense.longest, pair.sparse.longest)].split(batch):
+            ids = ids.long().to(pair.dense.model.device)
+            for row, side in enumerate((pair.sparse, pair.dense)):
+                for i, x in enumerate(stream(side, ids)[0]):
+                    x = x.double()
+                    if isinstance(side.read(i), nn.LayerNorm):
+                        x = x - x.mean(-1, keepdim=True)
+                    squares[row, i] += float(x.square().mean()) * len(ids)
+    found = (
+        (squares / len(reference)).sqrt().clamp_min(1e-150)
+    )  # a stream that is 0 everywhere: nothing to push, nothing to divide by
     return found[0].tolist(), found[1].tolist()
 
 
