@@ -188,6 +188,12 @@ def test_a_pair_goes_to_the_hub_and_comes_back(run, tmp_path, monkeypatch):
         (["bridge", "train", ".", "--out", "x", "--bridge", "speed=3"], "is no setting of bridges"),
         (["bridge", "train", ".", "--out", "x", "--bridge", "active=3"], "must be a fraction"),
         (["bridge", "steer", ".", "--out", "x"], "is no bridged pair"),
+        (["bridge", "steer", ".", "--out", "{root}/Makefile"], "is a file; name a folder"),
+        (["bridge", "train", ".", "--out", "x", "--set", "model.n_layer=7"], "sublayers, the sparse one 14"),
+        (["bridge", "train", ".", "--out", "x", "--set", "block=100000"], "too long for the dense model"),
+        (["bridge", "train", ".", "--out", "x", "--set", "block=x"], "block is 'x'; it must be a whole number"),
+        (["bridge", "train", ".", "--out", "x", "--recipe", "{root}/tests"], "cannot be read"),
+        (["bridge", "train", ".", "--out", "x", "--recipe", "{root}/README.md"], "README.md"),
         (["bridge", "evaluate", "/no/such"], "is no folder"),
     ],
 )
@@ -195,7 +201,7 @@ def test_wrong_input_is_one_sentence(words, message, tmp_path, monkeypatch):
     from tiny import ROOT
 
     monkeypatch.chdir(ROOT)
-    done = csp(*[tmp_path / "x" if word == "x" else word for word in words])
+    done = csp(*[tmp_path / "x" if word == "x" else word.replace("{root}", str(ROOT)) for word in words])
     assert done.exit_code == 2, done.output
     assert message in done.stderr
     assert not (tmp_path / "x").exists()

@@ -489,18 +489,25 @@ def test_a_pair_with_a_circuit_there_and_back(hub, cache, pair_folder):
     done = client(hub, cache, "view", "user/pair", TASK, "--corpus", "idioms:100", "--tokens", 1000, "--out", page, token=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert '"steering":{"strengths"' in page.read_text(encoding="utf-8")
-    # and of a model there
-    done = client(hub, cache, "publish", ROOT, "--repo-id", "user/model")
+    # a model in the pair's place: nothing of the pair is left
+    done = client(hub, cache, "publish", ROOT, "--repo-id", "user/pair")
     assert done.returncode == 0, done.stderr[-3000:]
-    done = client(
-        hub, cache, "view", "user/model", TASK, "--corpus", "idioms:100", "--tokens", 1000, "--out", page, token=False
-    )
+    files = hub.repos["models/user/pair"]["branches"]["main"][-1]["files"]
+    assert not [name for name in files if name.startswith(("dense/", "sparse/", "bridges"))]
+    done = client(hub, cache, "view", "user/pair", TASK, "--corpus", "idioms:100", "--tokens", 1000, "--out", page, token=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert '"steering":{"strengths"' not in page.read_text(encoding="utf-8")
 
 
 WRONG_PAIRS = {
     "no dense model": (lambda c: shutil.rmtree(c / "dense"), "has no dense/"),
+    "no tokenizer": (lambda c: (c / "dense" / "tokenizer.json").unlink(), "copy has no dense/tokenizer.json"),
+    "a recipe that is no YAML": (text("recipe.yaml", "a: [1\n"), "recipe.yaml is damaged: it is no YAML"),
+    "a relative path in the recipe": (text("recipe.yaml", "corpora: {../client/src: 1.0}\n"), "among its values"),
+    "damaged figures of a part": (text("dense/report.json", "junk"), "dense/report.json is damaged"),
+    "damaged bridges.json": (text("bridges.json", "{}"), "copy/bridges.json describes no bridges"),
+    "other widths": (edit("bridges.json", lambda t: t.replace('"dense_width": 96', '"dense_width": 1048576')), "says dense_width 1048576, its models have 96"),
+    "figures of another pair": (text("report.json", '{"dense": 1.0, "sparse": 1.0, "encode": [], "decode": []}'), "it has other points than the bridges"),
     "no weights": (lambda c: (c / "dense" / "sparse_weights.safetensors").unlink(), "dense has no weights in safetensors"),
     "cut bridges": (cut("bridges.safetensors"), "does not hold these bridges"),
     "cut weights": (cut("sparse/sparse_weights.safetensors"), "is damaged|must be"),
@@ -514,6 +521,30 @@ WRONG_PAIRS = {
 def test_what_is_wrong_with_a_pair_is_found_before_a_byte_leaves(what, pair_folder, hub, tmp_path, monkeypatch):
     change, message = WRONG_PAIRS[what]
     called_at(hub, monkeypatch)
-    with pytest.raises((ValueError, OSError), match=message):
+    with pytest.raises((ValueError, OSError), match=message) as error:
         publish(damaged(pair_folder, tmp_path, change), "user/pair", token=hub.token)
+    assert "csp-publish" not in str(error.value)
     assert not hub.requests
+
+
+def test_a_pair_whose_text_is_all_secret_has_pages_without_it(pair_folder, hub, tmp_path):
+    def change(copy):
+        tokenizer = CSPTokenizer.from_pretrained(ROOT)
+        ids = tokenizer("hf_" + "a" * 34, return_tensors="pt").input_ids
+        save_file({"train": ids.int()}, copy / "blocks.safetensors")
+
+    said = []
+    plan = publish(damaged(pair_folder, tmp_path, change), "user/pair", dry_run=True, say=said.append)
+    assert any("look like a secret" in line or "looks like a secret" in line for line in said)
+    assert plan.circuits == [TASK]
+
+
+def test_a_pair_whose_text_is_missing_says_what_pages_lack(pair_folder, tmp_path):
+    said = []
+    publish(
+        damaged(pair_folder, tmp_path, lambda c: (c / "blocks.safetensors").unlink()),
+        "user/pair",
+        dry_run=True,
+        say=said.append,
+    )
+    assert any("what nodes mean to the dense model" in line for line in said)
