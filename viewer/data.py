@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..bridges.pair import BridgedPair
+from ..bridges.steering import Steering
 from ..circuits.ablation import ablated
 from ..circuits.circuit import Circuit, edges_in, removed_edges
 from ..circuits.export import observed
@@ -25,6 +26,7 @@ from .contract import VERSION, check
 from .steering import node_steering
 
 EFFECT_PAIRS = 16  # the effect of a node is a mean over as many held-out pairs
+REFERENCE = 50  # blocks over which the scales of the two streams are taken
 PROMPT_PAIRS = 4  # shown, with activations
 PATTERN_CELLS = 250_000  # attention is shown for as many pairs as fit, at least one
 MAX_TOKENS, MAX_ANSWERS = 16, 12  # in the first and last row of the graph
@@ -170,18 +172,22 @@ class _Builder:
         return found
 
     def _steering(self) -> tuple[dict[str, dict[str, Any]], str]:
-        """What each node means to the dense model, and why nothing is shown of it, if so."""
+        """What each node means to the dense model, and what of it is not shown, and why."""
         subject = self.subject
         if subject.pair is None:
             return {}, ""
         if subject.blocks is None or not len(subject.blocks) or (pairs := shown_pairs(subject, EFFECT_PAIRS)) is None:
             return {}, "not shown: it takes the task's prompts, and text"
         try:
-            found = node_steering(subject.pair, pairs, subject.blocks, [f"{site}:{i}" for site, i in self.nodes])
+            steering = Steering(subject.pair, pairs, subject.blocks[:REFERENCE])
         except ValueError as error:
             return {}, f"not shown: {error}"
+        found = node_steering(steering, [f"{site}:{i}" for site, i in self.nodes])
         self.used.update(int(each["token"]) for node in found.values() for each in node["raised"])
-        return found, "" if found else "not shown: no read of the circuit differs between prompts and counterfactuals"
+        if not found:
+            return {}, "not shown: no read of the circuit differs between prompts and counterfactuals"
+        shown = f"on {len(steering.prompts)} of {len(pairs)} pairs; in the others the prompts have different lengths"
+        return found, shown if steering.left_out else ""
 
     def _head(self, site: str, index: int) -> int | None:
         return index // self.model.config.d_head if site.endswith(("attn.q", "attn.k", "attn.v")) else None

@@ -7,35 +7,28 @@ from typing import Any
 
 import torch
 
-from ..bridges.pair import BridgedPair
 from ..bridges.steering import Steering
 from ..circuits.sites import reads_residual
-from ..circuits.tasks import Pairs
 
 STRENGTHS = (0.0, 0.5, 1.0, 2.0, 4.0)
 RANDOM = 10  # directions
-REFERENCE = 50  # blocks over which RMS is taken
 TOKENS = 8
 
 
-def node_steering(pair: BridgedPair, prompts: Pairs, blocks: torch.Tensor, nodes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Node -> what steering the dense model along it does, for nodes that read the residual stream and differ between prompts and counterfactuals.
+def node_steering(steering: Steering, nodes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Node -> what a push of the dense model along it does, for nodes that read the residual stream and differ between prompts and counterfactuals.
 
     Returns:
         for each: strengths; answer, other: probabilities of the prompt's own answer and of the counterfactual's, means over prompts; random: the
         other's along that of some random directions of the same length which raises it most; raised: next tokens whose probability rises or falls most
         as the node rises (weight: percentage points at strength 1, mean over the prompts that are pushed; where the push lowers the node, summed
         over tokens, the sign is turned).
-
-    Raises:
-        ValueError: as `Steering`.
     """
-    steering = Steering(pair, prompts, blocks[:REFERENCE])
     generator = torch.Generator().manual_seed(0)
     found = {}
     for node in nodes:
         site, _, index = node.rpartition(":")
-        if not reads_residual(site) or int(index) >= pair.sparse.width or not steering.moves(node):
+        if not reads_residual(site) or int(index) >= steering.pair.sparse.width or not steering.moves(node):
             continue
         push = steering.along(node)
         shares = torch.stack([steering.probabilities(push, s)[0].mean(0) for s in STRENGTHS])

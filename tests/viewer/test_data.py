@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import time
 
 import pytest
@@ -313,4 +314,13 @@ def test_a_pair_needs_its_own_sparse_model_and_says_what_it_cannot_show(bridged,
     uneven = make_task("odd", lambda v, w: (("(' w1 w2", " ')"), ('(" w1', ' ")')), ToyTokenizer())
     data = circuit_data(dataclasses.replace(bridged, task=uneven))
     assert any(name == "steering it" and "as long as its counterfactual" in text for name, text in data["facts"])
+
+    def sometimes(values, wording):
+        one, two = quotes(values, wording)
+        return one, ((two[0] + " w1", two[1]) if values.random.random() < 0.5 else two)
+
+    data = circuit_data(dataclasses.replace(bridged, task=make_task("sometimes", sometimes, ToyTokenizer())))
+    (said,) = (text for name, text in data["facts"] if name == "steering it")
+    assert 0 < int(re.fullmatch(r"on (\d+) of 16 pairs; in the others the prompts have different lengths", said)[1]) < 16
+    assert any(node["steering"] for node in data["nodes"])
     assert ["bridged to", "a dense model of width 8, 4 sublayers"] in [list(fact) for fact in circuit_data(bridged)["facts"]]
