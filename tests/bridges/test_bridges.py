@@ -374,6 +374,7 @@ def test_only_reads_of_the_stream_are_steered_along():
     model = tiny_model(position_embedding_type="concatenated", d_pos_emb=6)
     assert read_point(model, "0.attn.act_in:3") == (0, 3)
     assert read_point(model, "1.mlp.act_in:31") == (3, 31)
-    for wrong in ("0.mlp.post_act:1", "final_resid:0", "0.attn.act_in:33"):
+    assert read_point(model, "final_resid:0") == (4, 0)
+    for wrong in ("0.mlp.post_act:1", "0.attn.act_in:33"):
         with pytest.raises(ValueError, match="does not read the residual stream"):
             read_point(model, wrong)
