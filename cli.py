@@ -120,9 +120,9 @@ def tokenize_train(
 
     Example: csp tokenize train --corpus stdlib --out runs/tokenizer
     """
+    from .files import fresh_folder
     from .tokenization_csp import CSPTokenizer
     from .training.corpus import held_out, read_sources
-    from .training.folder import fresh_folder
 
     with fresh_folder(out) as folder:
         sources = read_sources(corpus)

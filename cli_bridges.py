@@ -147,7 +147,7 @@ def bridge_steer(
     from .bridges import BridgedPair, Steering, steer
     from .bridges.steering import best_nodes, read_nodes
     from .circuits import load_task
-    from .circuits.storage import write_whole
+    from .files import write_whole
     from .training.corpora import mix
 
     if out.exists() and not out.is_dir():

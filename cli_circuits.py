@@ -269,7 +269,7 @@ def import_circuit(source: str, dest: Path, model: str, task: str, corpus: str |
     """A circuit of OpenAI's release, with means over a corpus, as a folder of ours."""
     from .circuits import mean_activations
     from .convert import convert_openai_circuit
-    from .training.folder import fresh_folder
+    from .files import fresh_folder
 
     loaded, tokenizer = load(model)
     with fresh_folder(dest) as folder:

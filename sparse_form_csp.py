@@ -29,7 +29,9 @@ from .storage_csp import (
     read_index,
     read_sparse,
     remove_weights,
+    scratch_prefix,
     stored_bytes,
+    sweep,
     write_sparse,
 )
 
@@ -135,7 +137,8 @@ class SparseForm:
         return None
 
     def _save_sparse(self, folder: Path, tensors: dict[str, Stored], max_shard_size: int) -> None:
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch:
+        sweep(folder)
+        with tempfile.TemporaryDirectory(prefix=scratch_prefix("saving"), dir=folder) as scratch:
             # Config, code and generation settings by transformers, with one byte for weights, which is thrown away.
             self.config.sparse_weights = True  # type: ignore[attr-defined]
             super().save_pretrained(scratch, state_dict={"none": torch.zeros(1, dtype=torch.uint8)})  # type: ignore[misc]

@@ -12,9 +12,11 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,50 @@ class Nonzeros:
 
 
 Stored = torch.Tensor | Nonzeros
+
+# ------------------------------------------------------------------------------------------------------------- scratch
+
+# Scratch folders and files of a save tell whose they are: host and process. Those of a killed process are swept by the next save.
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_SCRATCH = re.compile(r"\.(?:saving|partial|writing|circuit)-([0-9a-f]{8})-(\d+)-\w+|\.(?:saving-|partial-|circuit\.)\w{8}")
+_ABANDONED = (
+    24 * 3600
+)  # seconds after which scratch of other hosts, and of versions that did not say whose it is, is taken to be left over
+
+
+def scratch_prefix(kind: str) -> str:
+    """The start of a scratch name of this process; kind: saving, partial, writing or circuit."""
+    return f".{kind}-{_HOST}-{os.getpid()}-"
+
+
+def sweep(folder: str | Path) -> None:
+    """Removes what saves that were killed left in a folder. What a process that lives, or may live elsewhere, is writing stays."""
+    with contextlib.suppress(OSError):
+        for path in list(Path(folder).iterdir()):
+            match = _SCRATCH.fullmatch(path.name)
+            if match is not None and _is_left_over(path, match[1], match[2]):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def _is_left_over(path: Path, host: str | None, process: str | None) -> bool:
+    if host == _HOST and process is not None:
+        return int(process) != os.getpid() and not _lives(int(process))
+    return time.time() - path.lstat().st_mtime > _ABANDONED
+
+
+def _lives(process: int) -> bool:
+    if os.name == "nt":  # where signal 0 would end the process
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -128,6 +174,11 @@ def _digest(table: str, tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def metadata_sha256(tensors: dict[str, torch.Tensor]) -> str:
+    """sha256 of tensors with their names, types and shapes, for the metadata of the file that holds them."""
+    return _digest("", tensors)
+
+
 def stored_bytes(tensors: dict[str, Stored]) -> int:
     """Bytes that the tensors take in a file."""
     return sum(part.nbytes for name, tensor in tensors.items() for part in _parts(name, tensor).values())
@@ -175,7 +226,7 @@ def write_sparse(folder: str | Path, tensors: dict[str, Stored], max_shard_size:
 
 @contextlib.contextmanager
 def _appearing(path: Path) -> Any:
-    handle, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
+    handle, partial = tempfile.mkstemp(prefix=scratch_prefix("partial"), dir=path.parent)
     os.close(handle)
     try:
         yield partial

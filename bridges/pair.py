@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from ..circuits.hub import hub_errors, upload
 from ..circuits.identity import tokenizer_sha256
+from ..files import fresh_folder
 from .bridge import BridgeConfig, Bridges
 from .sides import Side, side_of
 
@@ -61,8 +62,6 @@ class BridgedPair:
         for name in files or {}:
             if Path(name).name != name or name in (CONFIG, TENSORS, *PARTS):
                 raise ValueError(f"{name!r} cannot go along with a pair; give the name of a file that the pair has not.")
-        from ..training.folder import fresh_folder
-
         with fresh_folder(folder) as scratch:
             for name, side in zip(PARTS, (self.dense, self.sparse)):
                 side.model.save_pretrained(scratch / name)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, default_data_collator, set_seed
 
-from ..circuits.storage import write_whole
+from ..files import write_whole
 from ..modeling_csp import CSPForCausalLM
 from ..training.callback import WeightSparsityCallback
 from ..training.corpus import BLOCKS, TokenBlocks

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..files import write_whole
 from .circuit import Circuit, Edges, edges_in
 from .identity import refuse_other_model, versions
 from .means import watching
 from .sites import EdgeMap, dense, edge_maps, reads_residual
-from .storage import write_whole
 
 if TYPE_CHECKING:
     import networkx

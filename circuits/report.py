@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files import write_whole
 from .identity import circuit_sha256
-from .storage import REPORT, write_whole
+from .storage import REPORT
 
 Rows = list[tuple[str, ...]]
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 
+from ..storage_csp import scratch_prefix, sweep
 from .circuit import Circuit, Edges
 from .hub import upload
 from .masks import PruneConfig
@@ -66,7 +67,8 @@ def save(circuit: Circuit, folder: Path) -> Path:
 def _replace_folder(folder: Path, files: dict[str, bytes]) -> None:
     """Writes all files beside the folder, then moves them in; an older circuit stays whole if writing fails."""
     folder.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".circuit.", dir=folder))
+    sweep(folder)
+    scratch = Path(tempfile.mkdtemp(prefix=scratch_prefix("circuit"), dir=folder))
     try:
         for name, data in files.items():
             with open(scratch / name, "wb") as file:
@@ -86,23 +88,6 @@ def _replace_folder(folder: Path, files: dict[str, bytes]) -> None:
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def write_whole(path: Path, text: str) -> Path:
-    """Writes a text file, or leaves the older one as it was."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-            partial = Path(scratch) / path.name
-            partial.write_text(text, encoding="utf-8", newline="\n")
-            os.replace(partial, path)
-    except OSError as error:
-        raise OSError(
-            f"{path} could not be written ({error.strerror or error}); free some disk space, or choose another place."
-        ) from error
-    return path
 
 
 def load(folder: Path) -> Circuit:

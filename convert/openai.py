@@ -20,9 +20,10 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from ..configuration_csp import CSPConfig
+from ..files import fresh_folder
 from ..modeling_csp import CSPForCausalLM
 from ..tokenization_csp import CSPTokenizer
-from ..training.folder import fresh_folder, write_card
+from ..training.folder import write_card
 
 logger = logging.get_logger(__name__)
 

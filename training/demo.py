@@ -16,11 +16,12 @@ import torch
 from transformers import Trainer, TrainingArguments, default_data_collator, set_seed
 
 from ..configuration_csp import NODE_LOCATIONS, CSPConfig
+from ..files import fresh_folder
 from ..modeling_csp import CSPForCausalLM
 from ..tokenization_csp import CSPTokenizer
 from .callback import WeightSparsityCallback, measured
 from .corpus import TokenBlocks, read_sources, split_blocks
-from .folder import fresh_folder, write_card
+from .folder import write_card
 from .ngrams import bigram_log_probabilities, ngram_losses
 from .projection import sparse_tensors
 from .schedules import GROUPS, SparsityConfig

@@ -1,16 +1,12 @@
-"""Model folders: written whole or not at all, with a card."""
+"""The card of a model folder."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
+from ..files import write_whole
 from ..modeling_csp import CSPForCausalLM
 from .callback import measured
 from .projection import sparse_tensors
@@ -48,29 +44,6 @@ CITATION = """Weight-sparse transformers: Gao et al. 2025, *Weight-sparse transf
 HERE = "path/to/this/folder"  # what the card loads from until it is published
 
 
-@contextlib.contextmanager
-def fresh_folder(dest: str | Path) -> Iterator[Path]:
-    """A scratch folder beside `dest` that becomes `dest` when the block ends well and vanishes when it does not.
-
-    Raises:
-        FileExistsError: if dest exists and is not an empty folder.
-    """
-    dest = Path(dest)
-    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise FileExistsError(f"{dest} exists and is not empty; remove it or choose another folder.")
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        if dest.exists():
-            dest.rmdir()
-        os.replace(partial, dest)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
 def write_card(
     folder: Path, model: CSPForCausalLM, *, title: str, description: str, rows: dict[str, str] | None = None
 ) -> None:
@@ -86,7 +59,7 @@ def write_card(
         tokenizer_lines=f'tokenizer = AutoTokenizer.from_pretrained("{HERE}")\n' if has_tokenizer else "",
         rows="\n".join(f"| {key} | {value} |" for key, value in table.items()), citation=CITATION,
     )  # fmt: skip
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    write_whole(folder / "README.md", text)
 
 
 def front_matter(*tags: str, model: bool = True) -> str:

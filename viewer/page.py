@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..circuits.storage import write_whole
+from ..files import write_whole
 from .contract import HERE, check, inline_json, records
 from .data import Subject, page_data
 
