@@ -17,6 +17,7 @@ from .sites import require_csp
 def weights_sha256(model: Any) -> str:
     """sha256 of all weights as float32, by name, and of the settings that decide what is computed with them: the same for a model in
     dense and in sparse form, and wherever it was loaded from."""
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper names weights otherwise
     state = dense_state_dict(model) or model.state_dict()
     digest = hashlib.sha256()
     digest.update(repr([(name, _plain(getattr(model.config, name))) for name in _DECISIVE]).encode())

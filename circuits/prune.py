@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..hooks import hooks
 from .ablation import ablated
 from .calibration import calibrate
 from .circuit import Circuit, Edges, edges_in, removed_edges, within
@@ -256,13 +257,10 @@ class _Search:
                 means=self.values,
                 freeze_norms=self.config.freeze_norms,
             ),
+            hooks() as handles,
         ):
-            handles = [module.register_forward_hook(keep) for module in modules]
-            try:
-                loss = task_loss(self.model, self.pairs, batch=len(self.pairs))
-            finally:
-                for handle in handles:
-                    handle.remove()
+            handles += [module.register_forward_hook(keep) for module in modules]
+            loss = task_loss(self.model, self.pairs, batch=len(self.pairs))
         order = list(outputs)
         grads = dict(zip(order, torch.autograd.grad(loss, [outputs[m] for m in order], allow_unused=True)))
         effects: dict[EdgePlace, float] = {}
