@@ -526,7 +526,7 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):  # type: ignore[misc]
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            **{_OUTPUT_CACHE: outputs[_OUTPUT_CACHE] if _OUTPUT_CACHE in outputs else None},
+            **{_OUTPUT_CACHE: getattr(outputs, _OUTPUT_CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
