@@ -46,7 +46,10 @@ def test_merged_and_projected_has_the_nonzeros_that_it_had(settings, tmp_path):
     model, counts = adapted(**settings)
     trainer = Trainer(model, arguments(tmp_path), train_dataset=TokenBlocks(BLOCKS), data_collator=default_data_collator)
     trainer.train()
-    merged, report = merge_and_project(model, BLOCKS[:16])
+    if "bias" in settings:
+        with pytest.raises(ValueError, match="bias was trained itself"):
+            merge_and_project(model)
+    merged, report = merge_and_project(model, BLOCKS[:16], counts=counts if "bias" in settings else None)
     assert type(merged).__name__ == "CSPForCausalLM"
     assert {tensor.name: int(tensor.parameter.count_nonzero()) for tensor in sparse_tensors(merged)} == counts
     assert (
