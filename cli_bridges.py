@@ -224,6 +224,8 @@ def steering_text(report: dict[str, Any]) -> str:
 def draw(report: dict[str, Any], path: Path) -> Path:
     import matplotlib
 
+    from .files import save_figure
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -237,6 +239,6 @@ def draw(report: dict[str, Any], path: Path) -> Path:
     axes.set(xlabel="strength", ylabel="probability of the counterfactual's answer")
     axes.set_title(f"Steering {report['task']}", parse_math=False)
     axes.legend(fontsize=7)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
     pyplot.close(figure)
     return path

@@ -70,19 +70,28 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
         callbacks.insert(0, self)
 
     def on_train_begin(self, args, state, control, model=None, optimizer=None, lr_scheduler=None, **kwargs):
-        self._refuse_unsupported(args, state)
-        refuse_adapters(model)
+        self.refuse_unsupported(args, model, state.max_steps)
+        refuse_early_stopping(state.stateful_callbacks, self._anneals(state.max_steps))
         self._refuse_other_settings(state)
         self._tensors = sparse_tensors(model, self.rule)
         refuse_optimizer(optimizer, self._tensors)
         self._optimizer, self._watched = type(getattr(optimizer, "optimizer", optimizer)).__name__, 0
-        refuse_impossible(self._tensors, self.config.targets(), self.config.min_alive)
+        if self.config.normalize_gradients and args.max_grad_norm:
+            logger.warning("Gradients are normalised to RMS 1, which takes the place of clipping: max_grad_norm is set to 0.")
+            args.max_grad_norm = 0.0
         if self.config.lr_follows_density:
             self._follow_density(lr_scheduler, state.max_steps)
         # Before the first step: the density of step 0. After a resume: that of the last step, which changes nothing.
         self._project(max(state.global_step - 1, 0), state.max_steps)
 
-    def _refuse_unsupported(self, args, state) -> None:
+    def _anneals(self, total: int) -> bool:
+        return self.config.densities_at(0, total) != self.config.targets()
+
+    def refuse_unsupported(self, args, model, total: int) -> None:
+        """Raises ValueError for arguments, or a model (its weights are not looked at), with which `total` steps of training cannot keep what
+        this callback promises. Called when training begins; callers that have work to do before it call it themselves, first."""
+        refuse_adapters(model)
+        refuse_impossible(sparse_tensors(model, self.rule), self.config.targets(), self.config.min_alive)
         if getattr(args, "deepspeed", None) or getattr(args, "deepspeed_plugin", None):
             raise ValueError("Weight sparsity does not support DeepSpeed, which steps the optimizer out of sight; use DDP.")
         if args.fp16 and self.config.normalize_gradients:
@@ -93,16 +102,11 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
             raise ValueError(
                 "label_smoothing_factor makes the Trainer predict the current token for remote-code models; set it to 0."
             )
-        anneals = self.config.densities_at(0, state.max_steps) != self.config.targets()
-        refuse_early_stopping(state.stateful_callbacks, anneals)
-        if args.load_best_model_at_end and anneals:
+        if args.load_best_model_at_end and self._anneals(total):
             raise ValueError(
                 "load_best_model_at_end would bring back a checkpoint from before the target density was reached; leave it out, or hold "
                 "the density with anneal_start=anneal_stop=0."
             )
-        if self.config.normalize_gradients and args.max_grad_norm:
-            logger.warning("Gradients are normalised to RMS 1, which takes the place of clipping: max_grad_norm is set to 0.")
-            args.max_grad_norm = 0.0
 
     def _refuse_other_settings(self, state) -> None:
         """On resume, the settings must be those of the checkpoint; one made without the callback gets ours."""

@@ -66,19 +66,19 @@ def fingerprint(tensors: Iterable[SparseTensor]) -> torch.Tensor:
 
 
 def require_unchanged(before: torch.Tensor, tensors: Iterable[SparseTensor], optimizer: str) -> None:
-    """Raises RuntimeError if weights have changed between a projection and the next optimizer step."""
+    """Raises ValueError if weights have changed between a projection and the next optimizer step."""
     if not torch.equal(before.nan_to_num(), fingerprint(tensors).nan_to_num()):
-        raise RuntimeError(
+        raise ValueError(
             f"Weights changed between two optimizer steps, where nothing may touch them (optimizer: {optimizer}): what is saved would not be "
             f"what was projected; use another optimizer, or leave out the callback that changes them."
         )
 
 
 def require_as_projected(counts: dict[str, int], expected: dict[str, int], when: str) -> None:
-    """Raises RuntimeError, naming the first tensor, if one has more nonzeros than its projection left."""
+    """Raises ValueError, naming the first tensor, if one has more nonzeros than its projection left."""
     for name, count in counts.items():
         if count > expected[name]:
-            raise RuntimeError(
+            raise ValueError(
                 f"{name} has {count:,} nonzeros {when}, its projection leaves {expected[name]:,}: something changed the weights after it; "
                 f"project them again (sparse_circuits.training.project_) before they are used."
             )

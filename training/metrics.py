@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from ..files import save_figure
 from ..hooks import hooks
 from .projection import SparseTensor, local_part, sparse_tensors
 
@@ -122,5 +123,5 @@ def write_curves(log: list[dict[str, Any]], path: str | Path) -> None:
             axis.legend()
     axes[2].set_yscale("log")
     axes[2].set_xlabel("optimizer step")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
     plt.close(figure)
