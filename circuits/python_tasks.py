@@ -8,6 +8,7 @@ Every task has two wordings; `tasks.py` makes two more families from the first.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
 
 from ..training.idioms import LETTERS, NOUNS, VERBS, WORDS
@@ -77,7 +78,7 @@ class Values:
         return self.random.randint(low, high)
 
     def value(self) -> str:
-        return str(self.number()) if self.count(0, 1) else f"'{self.word()}'"
+        return self.either(str(self.number()), self.letter(), self.name())
 
     def either(self, *options: str) -> str:
         return self.random.choice(options)
@@ -147,12 +148,10 @@ def with_as(v: Values, wording: int) -> tuple[Example, Example]:
 
 def bracket_brace(v: Values, wording: int) -> tuple[Example, Example]:
     """A comma after an item of a list, a colon after a key of a dict."""
-    quote, name, count = v.quote(), v.name(), v.count(1, 2)
+    quote, name = v.quote(), v.name()
+    *words, last = v.words(v.count(2, 3))
     value = v.number() if wording == 0 else f"[{v.numbers(2)}]"
-    more = count if wording == 0 else v.count(count + 1, 2 * count)
-    last, *words = v.words(2 * count + more + 1)
-    pairs = "".join(f"{quote}{word}{quote}: {value}, " for word in words[:count])
-    items = "".join(f"{quote}{word}{quote}, " for word in words[count:])
+    items, pairs = ("".join(f"{quote}{word}{quote}{after} {value}, " for word in words) for after in ",:")
     return (f"{name} = [{items}{quote}{last}", f"{quote}, "), (f"{name} = {{{pairs}{quote}{last}", f"{quote}: ")
 
 
@@ -224,9 +223,9 @@ def var_swap(v: Values, wording: int) -> tuple[Example, Example]:
 def indent_for(v: Values, wording: int) -> tuple[Example, Example]:
     """The indentation after a for line: four more than the line itself has, here 0 or 4."""
     each, name = v.letter(), v.name()
-    over = name if wording == 0 else f"range({v.number()})"
-    flat = f"{name} = [{v.numbers(v.count(1, 2))}]\nfor {each} in {over}:\n"
-    deep = f"def {v.function()}({name}):\n    for {each} in {over}:\n"
+    over = f"range({v.number()})" if wording == 0 else f"[{v.numbers(2)}]"
+    heads = [f"def {v.function()}({name}):\n    print({name})\n" for _ in range(2)]
+    flat, deep = f"{heads[0]}for {each} in {over}:\n", f"{heads[1]}    for {each} in {over}:\n"
     return (flat, f"    print({each})\n"), (deep, f"        print({each})\n")
 
 
@@ -234,7 +233,7 @@ def lambda_func(v: Values, wording: int) -> tuple[Example, Example]:
     """A colon after the argument of a lambda, a bracket after the name of a function."""
     name, *others = v.names(3)
     given = v.letter() if wording == 0 else v.name()
-    value = v.either(str(v.number()), v.letter())
+    value = v.either(str(v.number()), v.letter())  # short, as a def makes a line more
     head = f"{name} = {v.number()}\n"
     return (f"{head}{others[0]} = lambda {given}", f": {given} + 1\n"), (
         f"{head}{others[1]} = {value}\ndef {given}",
@@ -254,12 +253,9 @@ def if_equals(v: Values, wording: int) -> tuple[Example, Example]:
 
 def enumerate_range(v: Values, wording: int) -> tuple[Example, Example]:
     """` enumerate` over two loop variables, ` range` over one."""
-    i, (each, *names), count = v.letter(), v.names(3), v.count(2, 3)
-    counts, heads = (count, count + 1), []
-    kind = "words" if wording else v.either("words", "numbers")
-    for name, count in zip(names, counts):
-        items = v.numbers(count) if kind == "numbers" else ", ".join(f"'{word}'" for word in v.words(count))
-        heads.append(f"{name} = [{items}]\n")
+    (i, each), names, quote = v.letters(2), v.names(2), "'" if wording == 0 else '"'
+    items = [", ".join(f"{quote}{word}{quote}" for word in v.words(2 + wording)) for _ in names]
+    heads = [f"{name} = [{item}]\n" for name, item in zip(names, items)]
     return (
         (f"{heads[0]}for {i}, {each} in", f" enumerate({names[0]}):\n"),
         (f"{heads[1]}for {i} in", f" range(len({names[1]})):\n"),
@@ -270,7 +266,7 @@ def var_if(v: Values, wording: int) -> tuple[Example, Example]:
     """A colon after the comparison of a condition, the line's end after an assignment, with a comparison in it or without."""
     (x, other, *heads), truth = v.names(4), "True" if wording == 0 else "False"
     heads = [f"{x} = {v.number()}\n{name} = {v.value()}\n" for name in heads]
-    if v.count(1, 4) == 1:
+    if v.count(1, 8) == 1:  # the shortest: more often than that among pairs of equal length
         assigned = f"{x} = {truth}"
     else:
         assigned = f"{other} = {x} {v.either('==', 'is')} {truth}"
@@ -305,3 +301,45 @@ GENERATORS: dict[str, Generator] = {
         var_if, while_return_true,
     )
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Depends:
+    """What may tell the two prompts of a task's pair apart, as the paper means the task (tests/circuits/test_shortcuts.py holds them to it).
+
+    Args:
+        on: in words.
+        cues: a regular expression that is found in the tokens whose presence may tell; "" if no token's may.
+        last: whether the last token alone tells.
+        lines: whether the number of lines tells.
+    """
+
+    on: str
+    cues: str
+    last: bool = False
+    lines: bool = False
+
+
+_GROWN = Depends("presence of set() or of an empty string", r"set|\(\)|['\"]")
+DEPENDS: dict[str, Depends] = {
+    "single_double_quote": Depends("which quote is there", r"['\"]"),
+    "final_kwarg": Depends("presence of defaults (and, as pairs are equally long, one parameter more without them)", r"None|,"),
+    "set_or_string": _GROWN,
+    "set_or_string_fixedvarname": _GROWN,
+    "class_init": Depends("relation: the name before the last ` =`; all names are in both prompts", ""),
+    "with_as": Depends("presence of with, or of an assignment", r"^ ?(with|w|ith)$|="),
+    "bracket_brace": Depends("which bracket is there, and what follows earlier items", r"[\[{,:]"),
+    "with_open": Depends("words of the path's name", r"^[ (]?(in|out|input|output|put|s|source|ource|_?file)?$"),
+    "bracket_counting": Depends("number of brackets that are open", r"[\[\],'\"]"),
+    "for_while": Depends("presence of for or while", r"^ (for|while)$"),
+    "else_elif": Depends("the last token", r"^ ?(lse|lif|else|elif)$", last=True),
+    "fstring_brace": Depends("presence of the f before the quote", r"^[ (]?f$|['\"]"),
+    "if_ternary": Depends("whether a line begins with the if", r"^ ?if$|\n", lines=True),
+    "var_swap": Depends("relation: order of the two names in the last line; both are in both prompts", ""),
+    "indent_for": Depends("the blanks before for", r"^ *(for)?$"),
+    "lambda_func": Depends("presence of lambda or def", r"^ (lambda|la|l)$|^(mb|da|am|b)$|^ ?def$|\n", lines=True),
+    "if_equals": Depends("presence of if", r"^ if$"),
+    "enumerate_range": Depends("the comma between loop variables", r","),
+    "var_if": Depends("presence of if; comparisons are in both prompts", r"^ ?if$"),
+    "while_return_true": Depends("presence of while or return", r"^ (while|return)$"),
+}
