@@ -264,13 +264,11 @@ def enumerate_range(v: Values, wording: int) -> tuple[Example, Example]:
 
 def var_if(v: Values, wording: int) -> tuple[Example, Example]:
     """A colon after the comparison of a condition, the line's end after an assignment, with a comparison in it or without."""
-    (x, other, *heads), truth = v.names(4), "True" if wording == 0 else "False"
-    heads = [f"{x} = {v.number()}\n{name} = {v.value()}\n" for name in heads]
-    if v.count(1, 8) == 1:  # the shortest: more often than that among pairs of equal length
-        assigned = f"{x} = {truth}"
-    else:
-        assigned = f"{other} = {x} {v.either('==', 'is')} {truth}"
-    return (f"{heads[0]}if {x} {v.either('==', 'is')} {truth}", ":\n"), (f"{heads[1]}{assigned}", "\n")
+    (x, *names), other, truth = v.names(3), v.letter(), "True" if wording == 0 else "False"
+    heads = [f"{x} = {v.number()}\n{name} = {v.either(str(v.number()), v.letter())}\n" for name in names]
+    condition, compared = (f"{x} {v.either('==', 'is')} {truth}" for _ in range(2))
+    assigned = f"{x} = {truth}" if v.count(1, 10) == 1 else f"{other} = {compared}"
+    return (f"{heads[0]}if {condition}", ":\n"), (f"{heads[1]}{assigned}", "\n")
 
 
 def while_return_true(v: Values, wording: int) -> tuple[Example, Example]:
@@ -340,6 +338,6 @@ DEPENDS: dict[str, Depends] = {
     "lambda_func": Depends("presence of lambda or def", r"^ (lambda|la|l)$|^(mb|da|am|b)$|^ ?def$|\n", lines=True),
     "if_equals": Depends("presence of if", r"^ if$"),
     "enumerate_range": Depends("the comma between loop variables", r","),
-    "var_if": Depends("presence of if; comparisons are in both prompts", r"^ ?if$"),
+    "var_if": Depends("presence of if, or of one more assignment; comparisons are in both prompts", r"^ ?if$|^ =$"),
     "while_return_true": Depends("presence of while or return", r"^ (while|return)$"),
 }

@@ -102,6 +102,9 @@ def test_only_what_the_task_is_about_tells_its_prompts_apart(name, tokenizer):
     }
     best, token = one_token(pairs, cues)
     assert best <= (OTHER_TOKEN if about.cues else CHANCE), (tokenizer.decode([token]), best)
+    others = lambda prompt: Counter(set(prompt) - cues)  # noqa: E731
+    half = len(pairs) * 3 // 5  # the train pairs
+    assert accuracy(others, pairs[:half], pairs[half:]) <= OTHER_TOKEN
     if about.cues:
         assert one_token(pairs, ())[0] >= OTHER_TOKEN, about.on
 
