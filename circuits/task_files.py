@@ -51,7 +51,7 @@ def pairs_from_file(path: Path, tokenizer: Any) -> tuple[Generator, str]:
         pool = by_split[values.split]
         if not pool:
             raise ValueError(
-                f"{path} has {len(pairs)} pairs in {len(groups)} groups that share no prompt, none of which falls into {values.split}; "
+                f"{path} has {len(pairs)} pairs, which shared prompts bind into {len(groups)} groups, none of which falls into {values.split}; "
                 f"give more pairs with prompts of their own."
             )
         return values.random.choice(pool)

@@ -103,9 +103,7 @@ def test_prompts_that_are_the_same_to_the_model_are_one(tmp_path):
 
 def test_one_group_that_takes_everything_is_explained(tmp_path):
     task = load_task(written(tmp_path / "chain.csv", [row(i, i + 1) for i in range(50)]), TOKENIZER)
-    message = (
-        "has 50 pairs in 1 groups that share no prompt, none of which falls into .*; give more pairs with prompts of their own"
-    )
+    message = "has 50 pairs, which shared prompts bind into 1 groups, none of which falls into .*; give more pairs with prompts of their own"
     empty = [split for split in SPLITS if split not in by_split(task)]
     assert len(empty) == 2
     for split in empty:
@@ -188,7 +186,7 @@ def test_that_nothing_is_left_to_decide_on_is_said():
         ToyTokenizer(),
     )
     assert pool_size(QUICK) > 9
-    with pytest.raises(ValueError, match="few gives only 0 of 8 pairs in validation/main .* in another split too"):
+    with pytest.raises(ValueError, match=r"few gives only 0 of 8 pairs in validation/main .* in another split too"):
         deciding_pairs(few, QUICK)
 
 
