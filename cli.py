@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +37,9 @@ app.add_typer(bridge_app, name="bridge")
 @app.callback()
 def main() -> None:
     """Weight-sparse transformers whose circuits can be read."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character gets its number, no traceback
+            stream.reconfigure(errors="backslashreplace")
 
 
 def command(group: typer.Typer, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -159,6 +164,9 @@ def convert(
     tokenizer: Annotated[Path | None, typer.Option(help="Folder with vocab.bpe and encoder.json, or tokenizer.json.")] = None,
     model: Annotated[str | None, typer.Option(help="For a circuit: the converted model that it belongs to.")] = None,
     task: Annotated[str | None, typer.Option(help="For a circuit: its name.")] = None,
+    form: Annotated[
+        str, typer.Option(help="For a circuit: what the task asks for, published, line_end or bare (see csp prune).")
+    ] = "published",
     corpus: Corpus = None,
     tokens: Tokens = 50_000,
     publish: Annotated[str | None, typer.Option(help="For a checkpoint: also publish it as user/name on the Hub.")] = None,
@@ -177,7 +185,7 @@ def convert(
             raise ValueError("--publish is for checkpoints; put the circuit under circuits/ of its model and publish that.")
         if model is None or task is None:
             raise ValueError("A circuit belongs to a model and a task; name them with --model (converted before) and --task.")
-        typer.echo(f"Wrote {import_circuit(source, dest, model, task, corpus, tokens)}")
+        typer.echo(f"Wrote {import_circuit(source, dest, model, task, corpus, tokens, form)}")
         return
     if publish is not None:
         require_repo_id(publish)  # before the work

@@ -146,7 +146,7 @@ def bridge_steer(
 
     from .bridges import BridgedPair, Steering, steer
     from .bridges.steering import best_nodes, read_nodes
-    from .circuits import load_task
+    from .circuits import task_for
     from .files import write_whole
     from .training.corpora import mix
 
@@ -156,7 +156,7 @@ def bridge_steer(
     everything = read_nodes(found.sparse.model)
     candidates = everything if circuit is None else circuit_reads(pair, circuit, found.sparse.model)
     reference = mix({corpus: 1.0}, found.tokenizer, 128, seed).train[:50]
-    wanted = load_task(task, found.tokenizer)
+    wanted = task_for(found.sparse.model, task, found.tokenizer)
     known = Steering(found, wanted.pairs(pairs, "train", seed=seed, fewer=True), reference, gains=gains)
     ranking = best_nodes(known, candidates)
     if node is None and not ranking:

@@ -16,12 +16,35 @@ Corpus = Annotated[
         help="For means: stdlib, idioms, a folder or glob, hf:NAME. Default: what the model was trained on, if its folder has it."
     ),
 ]
+Form = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a built-in task: line_end, bare (no line's end after the answer), or published. Default: natural to the model."
+    ),
+]
 Tokens = Annotated[int, typer.Option(help="Tokens of the corpus to average over.", min=1)]
 
 
 def given_text(text: str) -> str:
-    """Text of the command line; '-' reads standard input, escapes such as \\n are understood."""
-    return sys.stdin.read() if text == "-" else text.replace("\\n", "\n").replace("\\t", "\t")
+    """Text of the command line; '-' reads standard input, escapes such as \\n are understood. As in corpora, without a byte order mark, and with
+    Python's line ends.
+
+    Raises:
+        ValueError: if it is not UTF-8.
+    """
+    from .training.corpus import plain_text
+
+    buffer = getattr(sys.stdin, "buffer", None) if text == "-" else None
+    try:
+        if buffer is not None:
+            given = buffer.read().decode("utf-8")  # whatever encoding the terminal has
+        else:  # bytes of the command line that are no text come as halves of characters
+            given = (sys.stdin.read() if text == "-" else text).encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        where = "Standard input" if text == "-" else f"The text {text[:40]!r}"
+        raise ValueError(f"{where} is not UTF-8; give text in that encoding.") from None
+    given = plain_text(given)
+    return given if text == "-" else given.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def require_model(model: str) -> None:
@@ -76,27 +99,31 @@ def show_tasks(
     model: Model,
     task: Annotated[list[str] | None, typer.Option(help="Tasks, or files of pairs; default: the 20.")] = None,
     pairs: Annotated[int, typer.Option(help="Held-out pairs of each.", min=1)] = 64,
+    form: Form = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Which tasks a model can do: loss and accuracy on held-out pairs, against chance. Only those are worth pruning for.
 
     Example: csp tasks runs/tiny
     """
+    from .circuits.python_tasks import LINE_END
     from .circuits.scoring import CHANCE, gates
 
     loaded, tokenizer = load(model)
-    found = gates(loaded, tokenizer, task, pairs=pairs)
+    found = gates(loaded, tokenizer, task, form=form, pairs=pairs)
     if as_json:
         rows = [
-            {"task": g.task, "passes": g.passes, "reason": g.reason, **(g.score.to_dict() if g.score else {})} for g in found
+            {"task": g.task, "form": g.form, "passes": g.passes, "reason": g.reason, **(g.score.to_dict() if g.score else {})}
+            for g in found
         ]
         typer.echo(json.dumps(rows, indent=1))
         return
-    width = max(len(each.task) for each in found)
+    names = [each.task + (f" ({each.form})" if each.form not in ("", LINE_END) else "") for each in found]
+    width = max(map(len, names))
     typer.echo(f"{'task'.ljust(width)}    loss  accuracy  gate        (chance: loss {CHANCE:.3f}, accuracy 0.50)")
-    for each in found:
+    for name, each in zip(names, found):
         numbers = f"{each.score.loss:8.3f}  {each.score.accuracy:8.2f}" if each.score else " " * 18
-        typer.echo(f"{each.task.ljust(width)}{numbers}  {'passes' if each.passes else each.reason}")
+        typer.echo(f"{name.ljust(width)}{numbers}  {'passes' if each.passes else each.reason}")
     typer.echo(f"{sum(each.passes for each in found)} of {len(found)} tasks pass")
 
 
@@ -112,13 +139,14 @@ def prune_task(
         int | None, typer.Option(help="Search over settings with Optuna; goes on with a search in the folder.", min=1)
     ] = None,
     method: Annotated[str, typer.Option(help="learned, or attribution (the baseline).")] = "learned",
+    form: Form = None,
     force: Annotated[bool, typer.Option(help="Prune although the model cannot do the task.")] = False,
 ) -> None:
     """Find the smallest circuit for a task: nodes by learned masks, then nodes and edges one by one, with exact checks.
 
     Example: csp prune runs/tiny single_double_quote --out runs/quotes
     """
-    from .circuits import load_task, mean_activations, prune
+    from .circuits import mean_activations, prune, task_for
     from .circuits.search import STUDY, search
 
     if out.exists() and any(out.iterdir()) and not any((out / name).is_file() for name in ("circuit.json", STUDY)):
@@ -129,7 +157,7 @@ def prune_task(
     means = mean_activations(loaded, blocks)
     if trials is not None and method != "learned":
         raise ValueError("--trials searches the settings of learned masks; leave out --method.")
-    wanted = load_task(task, tokenizer)
+    wanted = task_for(loaded, task, tokenizer, form)
     if trials is not None:
         circuit = search(loaded, tokenizer, wanted, means, config, trials=trials, out=out, force=force)
     else:
@@ -265,7 +293,9 @@ def export_circuit(
     typer.echo(f"Wrote {out}")
 
 
-def import_circuit(source: str, dest: Path, model: str, task: str, corpus: str | None, tokens: int) -> Path:
+def import_circuit(
+    source: str, dest: Path, model: str, task: str, corpus: str | None, tokens: int, form: str = "published"
+) -> Path:
     """A circuit of OpenAI's release, with means over a corpus, as a folder of ours."""
     from .circuits import mean_activations
     from .convert import convert_openai_circuit
@@ -274,5 +304,5 @@ def import_circuit(source: str, dest: Path, model: str, task: str, corpus: str |
     loaded, tokenizer = load(model)
     with fresh_folder(dest) as folder:
         means = mean_activations(loaded, corpus_blocks(model, corpus, tokenizer, tokens))
-        convert_openai_circuit(source, loaded, tokenizer, means, task=task).save_pretrained(folder)
+        convert_openai_circuit(source, loaded, tokenizer, means, task=task, form=form).save_pretrained(folder)
     return dest

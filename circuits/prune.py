@@ -15,8 +15,20 @@ from .ablation import ablated
 from .calibration import calibrate
 from .circuit import Circuit, Edges, edges_in, removed_edges, within
 from .identity import identify, tokenizer_sha256, versions
-from .masks import Masks, Nodes, PruneConfig, as_nodes, attribution, opened, ranked, train_masks
+from .masks import (
+    Masks,
+    Nodes,
+    PruneConfig,
+    as_nodes,
+    attribution,
+    deciding_pairs,
+    opened,
+    ranked,
+    train_masks,
+    training_pairs,
+)
 from .means import Means
+from .python_tasks import SPLITS_VERSION
 from .scoring import Score, answer_logits, gate, losses, task_loss
 from .shrink import shrink, smallest_prefix
 from .sites import edge_maps, evaluating, require_csp
@@ -91,7 +103,7 @@ def _prune(
         scores = attribution(
             model,
             search.fills,
-            task.pairs(config.eval_pairs, "train", seed=config.seed, fewer=True).to(model.device),
+            training_pairs(task, config, config.eval_pairs).part(0, config.eval_pairs).to(model.device),
             config.freeze_norms,
         )
     make = _Maker(search, tokenizer, scores, method, history)
@@ -128,9 +140,7 @@ class _Search:
         zero = config.ablation == "zero"
         self.values = {name: torch.zeros_like(mean) if zero else mean for name, mean in means.values.items()}
         self.fills = {name: self.values[name] for name in self.sites}
-        self.pairs = task.pairs(config.eval_pairs, "validation", seed=config.seed, fewer=True).to(model.device)
-        if len(self.pairs) < 2:
-            raise ValueError(f"{task.name} has {len(self.pairs)} pair for validation; it needs at least 2.")
+        self.pairs = deciding_pairs(task, config).to(model.device)
 
     def between(self, nodes: Nodes) -> dict[str, Edges]:
         """All edges between nodes. Looked up in the weights once; the search goes from nodes to fewer nodes."""
@@ -326,6 +336,7 @@ class _Maker:
             task=search.task.name + (f"_{search.task.twin}" if search.task.twin else ""), nodes=nodes, edges=edges, means=search.values,
             widths=search.widths, model=self.model, tokenizer=self.tokenizer, scores=self.scores,
             settings={**config.to_dict(), "method": self.method, "twin": search.task.twin, "task_origin": search.task.origin,
+                      "task_form": search.task.form, "splits": SPLITS_VERSION,
                       "means": {"tokens": search.means.count, "corpus_sha256": search.means.corpus}},
             calibration=calibration, metrics=metrics, versions=versions(),
         )  # fmt: skip

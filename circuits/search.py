@@ -12,6 +12,7 @@ from .identity import weights_sha256
 from .masks import PruneConfig
 from .means import Means
 from .prune import prune
+from .python_tasks import LINE_END
 from .tasks import Task
 
 STUDY = "study.sqlite3"
@@ -66,7 +67,8 @@ def search(
             f"{out / STUDY} cannot be read ({str(error).splitlines()[0][:120]}); remove it, or choose another folder."
         ) from None
     fixed = {name: value for name, value in config.to_dict().items() if name not in RANGES}
-    identity = {"task": task.name + task.twin, "model": weights_sha256(model), "corpus": means.corpus, **fixed}
+    form = f" ({task.form})" if task.form not in ("", LINE_END) else ""  # older studies have no other
+    identity = {"task": task.name + task.twin + form, "model": weights_sha256(model), "corpus": means.corpus, **fixed}
     _refuse_other_study(study, identity, out)
     if not study.trials:
         study.enqueue_trial({name: getattr(config, name) for name in RANGES})
