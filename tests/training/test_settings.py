@@ -12,7 +12,17 @@ from sparse_circuits.training.train import train
 
 @pytest.mark.parametrize(
     ("written", "value"),
-    [("1e-3", 0.001), ("1E-3", 0.001), ("2.5e-4", 0.00025), (".5", 0.5), ("5.", 5.0), ("+1", 1), ("010", 10), ("1_000", 1000), ("3", 3)],
+    [
+        ("1e-3", 0.001),
+        ("1E-3", 0.001),
+        ("2.5e-4", 0.00025),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("+1", 1),
+        ("010", 10),
+        ("1_000", 1000),
+        ("3", 3),
+    ],
 )
 def test_numbers_as_people_write_them(written, value):
     assert make_recipe("tiny", None, [f"arguments.learning_rate={written}"]).arguments["learning_rate"] == value
@@ -104,7 +114,9 @@ def test_what_cannot_be_is_named_before_any_work(setting, message, tmp_path):
 
 def test_aliases_that_explode_are_refused_in_a_short_sentence(tmp_path):
     file = tmp_path / "bomb.yaml"
-    file.write_text("a: &a [x, x]\n" + "".join(f"{c}: &{c} [*{p}, *{p}]\n" for p, c in zip("abcdefgh", "bcdefghi")), encoding="utf-8")
+    file.write_text(
+        "a: &a [x, x]\n" + "".join(f"{c}: &{c} [*{p}, *{p}]\n" for p, c in zip("abcdefgh", "bcdefghi")), encoding="utf-8"
+    )
     with pytest.raises(ValueError, match="alias") as caught:
         make_recipe("tiny", file)
     assert len(str(caught.value)) < 500
