@@ -15,6 +15,7 @@ from ..files import require_writable, write_whole
 from ..modeling_csp import CSPForCausalLM
 from ..training.callback import WeightSparsityCallback
 from ..training.checks import check_run
+from ..training.corpora import check_source
 from ..training.corpus import BLOCKS, TokenBlocks
 from ..training.demo import start_from_bigrams_
 from ..training.metrics import RunMetrics
@@ -125,6 +126,9 @@ def train_bridges(
     model_settings = model_config(recipe, tokenizer)
     check_run(arguments, sparsity, model_settings, recipe.block, WeightSparsityCallback(sparsity))
     require_writable(out)
+    if not resume:
+        for source in recipe.corpora:
+            check_source(source)
     set_seed(arguments.seed)
     sparse = CSPForCausalLM(model_settings)
     require_match(side, side_of(sparse))

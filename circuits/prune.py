@@ -36,6 +36,7 @@ from .tasks import NAME, Pairs, Task
 
 Place = tuple[str, int]
 EdgePlace = tuple[str, int, int]  # map, source, target
+METHODS = ("learned", "attribution")
 
 
 class CannotDo(ValueError):
@@ -75,7 +76,7 @@ def prune(
     config = config or PruneConfig()
     if target_loss is not None:
         config = dataclasses.replace(config, target_loss=target_loss)
-    if method not in ("learned", "attribution"):
+    if method not in METHODS:
         raise ValueError(f"method is {method!r}; it must be 'learned' or 'attribution'.")
     if not NAME.fullmatch(task.name):
         raise ValueError(f"{task.name!r} cannot name a circuit; use letters, digits, '_', '-' and '.'.")

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ..extras import require
 from .circuit import Circuit
 from .identity import weights_sha256
 from .masks import PruneConfig
@@ -43,13 +44,12 @@ def search(
     `config` itself. `out` always has the best circuit so far.
 
     Raises:
-        OSError: without Optuna (the extra `search`).
+        MissingExtra: without Optuna (the extra `search`).
         ValueError: for less than one trial, or a folder whose study is of another task, model, corpus or setting that is not searched.
     """
-    try:
-        import optuna
-    except ModuleNotFoundError:
-        raise OSError("Searching needs Optuna: pip install 'sparse-circuits[search]'.") from None
+    require("optuna", "searches over settings")
+    import optuna
+
     if trials < 1:
         raise ValueError(f"{trials} trials were asked for; ask for at least 1.")
     config, out = config or PruneConfig(), Path(out)

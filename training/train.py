@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import shutil
@@ -19,12 +18,13 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, default_data_collator, set_seed
 
 from ..configuration_csp import CSPConfig
+from ..extras import missing
 from ..files import require_fresh, require_writable, write_whole
 from ..modeling_csp import CSPForCausalLM
 from ..tokenization_csp import CSPTokenizer
 from .callback import WeightSparsityCallback, measured
 from .checks import check_run
-from .corpora import mix
+from .corpora import check_source, mix
 from .corpus import BLOCKS, TokenBlocks
 from .demo import start_from_bigrams_
 from .folder import write_card
@@ -59,8 +59,13 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
     config, callback = model_config(recipe, tokenizer), WeightSparsityCallback(sparsity)
     check_run(arguments, sparsity, config, recipe.block, callback)
     require_writable(out)
+    if not resume:
+        for source in recipe.corpora:
+            check_source(source)
     first = arguments.process_index == 0
     say = say if first else lambda text: None
+    if command := missing("matplotlib"):
+        say(f"matplotlib is missing, so there will be no picture of the curves: {command}")
     with arguments.main_process_first(local=False):  # the other processes find what the first has written
         if first:
             prepare_folder(recipe.to_dict(), out, resume)
@@ -77,8 +82,8 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
         data_collator=default_data_collator, callbacks=[callback, RunMetrics(recipe.block), stop],
     )  # fmt: skip
     finished = run_to_end(trainer, callback, stop, out, checkpoint, say)
-    if first:
-        _draw_curves(trainer.state.log_history, out, say)
+    if first and missing("matplotlib") is None:
+        write_curves(trainer.state.log_history, out / CURVES)
     report |= {"finished": finished, "steps": trainer.state.global_step}
     if not finished:
         return report
@@ -146,13 +151,6 @@ def gathered(model: Any) -> dict[str, torch.Tensor]:
     for name, tensor in model.state_dict().items():
         state[name] = (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().cpu()
     return state
-
-
-def _draw_curves(log: list[dict[str, Any]], out: Path, say: Callable[[str], None]) -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        say("No picture of the curves: pip install 'sparse-circuits[train]' for matplotlib.")
-    else:
-        write_curves(log, out / CURVES)
 
 
 def prepare_folder(recipe: dict[str, Any], out: Path, resume: bool) -> None:
