@@ -15,21 +15,13 @@ if not Path("/dev/nvidiactl").exists():  # Triton reads it when it is imported, 
 
 import pytest
 
-from tiny import FEATURES, ROOT, SHARED
-
-
-@pytest.fixture(scope="session")
-def shared_reference() -> Path:
-    """Reference data that is not copied into the repository (tokenizer, released configs)."""
-    if not SHARED.is_dir():
-        pytest.skip("needs ../shared/reference, which lies beside the development checkout only")
-    return SHARED
+from tiny import FEATURES, REFERENCE
 
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """Reference checkpoints and training run, copied into tests/reference."""
-    return ROOT / "tests" / "reference"
+    """Reference checkpoints, training run, tokenizer and configs of the release."""
+    return REFERENCE
 
 
 @pytest.fixture(params=FEATURES.values(), ids=FEATURES.keys())

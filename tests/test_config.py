@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sparse_circuits import CSPConfig, CSPForCausalLM
 from sparse_circuits.configuration_csp import LOCATIONS
 from sparse_circuits.convert import config_from_openai
-from tiny import FEATURES, SHARED, tiny_config
+from tiny import FEATURES, REFERENCE, tiny_config
 
 
 def test_defaults_build():
@@ -100,7 +100,7 @@ def test_features_of_the_fixtures_cover_every_setting():
     assert own - fixed - changed == {"learnable_bigram_table"}
 
 
-@pytest.mark.parametrize("path", sorted(SHARED.glob("openai_configs/*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(REFERENCE.glob("openai_configs/*.json")), ids=lambda path: path.stem)
 def test_released_configs_become_valid(path):
     beeg = json.loads(path.read_text())
     config = config_from_openai(beeg)

@@ -11,9 +11,9 @@ from tiny import ROOT
 SHIPPED = CSPTokenizer.from_folder(ROOT)
 
 
-def test_reference_tokenizer_gives_the_same_ids_both_ways(shared_reference):
-    tokenizer = CSPTokenizer.from_folder(shared_reference / "tokenizer")
-    cases = json.loads((shared_reference / "tokenizer" / "encodings.json").read_text())
+def test_reference_tokenizer_gives_the_same_ids_both_ways(reference):
+    tokenizer = CSPTokenizer.from_folder(reference / "tokenizer")
+    cases = json.loads((reference / "tokenizer" / "encodings.json").read_text())
     assert len(cases) > 10
     for case in cases:
         assert tokenizer.encode(case["text"]) == case["ids"]

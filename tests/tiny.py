@@ -10,7 +10,7 @@ from sparse_circuits import CSPConfig, CSPForCausalLM
 from sparse_circuits.configuration_csp import NODE_LOCATIONS as ALL_SITES
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared" / "reference"
+REFERENCE = ROOT / "tests" / "reference"
 
 TINY = {"vocab_size": 97, "block_size": 64, "n_layer": 2, "n_head": 4, "d_head": 8, "d_model": 32, "d_mlp": 64}
 

@@ -70,7 +70,7 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
         callbacks.insert(0, self)
 
     def on_train_begin(self, args, state, control, model=None, optimizer=None, lr_scheduler=None, **kwargs):
-        self.refuse_unsupported(args, model, state.max_steps)
+        self.refuse_unsupported(args, model, getattr(state, "max_steps", 0))
         refuse_early_stopping(state.stateful_callbacks, self._anneals(state.max_steps))
         self._refuse_other_settings(state)
         self._tensors = sparse_tensors(model, self.rule)
@@ -90,8 +90,6 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
     def refuse_unsupported(self, args, model, total: int) -> None:
         """Raises ValueError for arguments, or a model (its weights are not looked at), with which `total` steps of training cannot keep what
         this callback promises. Called when training begins; callers that have work to do before it call it themselves, first."""
-        refuse_adapters(model)
-        refuse_impossible(sparse_tensors(model, self.rule), self.config.targets(), self.config.min_alive)
         if getattr(args, "deepspeed", None) or getattr(args, "deepspeed_plugin", None):
             raise ValueError("Weight sparsity does not support DeepSpeed, which steps the optimizer out of sight; use DDP.")
         if args.fp16 and self.config.normalize_gradients:
@@ -107,6 +105,8 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
                 "load_best_model_at_end would bring back a checkpoint from before the target density was reached; leave it out, or hold "
                 "the density with anneal_start=anneal_stop=0."
             )
+        refuse_adapters(model)
+        refuse_impossible(sparse_tensors(model, self.rule), self.config.targets(), self.config.min_alive)
 
     def _refuse_other_settings(self, state) -> None:
         """On resume, the settings must be those of the checkpoint; one made without the callback gets ours."""

@@ -29,7 +29,7 @@ _OURS = {"warmup_ratio": float}  # an argument of recipes, which newer versions 
 
 # Ranges of the numbers that transformers itself looks at late, or never: name -> (least, most), the bounds included.
 _RANGES: dict[str, tuple[float, float]] = {
-    "learning_rate": (0, 1e6), "weight_decay": (0, 1e6), "adam_beta1": (0, 1), "adam_beta2": (0, 1), "adam_epsilon": (0, 1e6),
+    "learning_rate": (0, math.inf), "weight_decay": (0, math.inf), "adam_beta1": (0, 1), "adam_beta2": (0, 1), "adam_epsilon": (0, math.inf),
     "max_grad_norm": (0, math.inf), "warmup_ratio": (0, 1), "warmup_steps": (0, math.inf), "label_smoothing_factor": (0, 1),
     "max_steps": (1, 1e12), "per_device_train_batch_size": (1, 1e9), "per_device_eval_batch_size": (1, 1e9),
     "gradient_accumulation_steps": (1, 1e9), "logging_steps": (0, math.inf), "save_steps": (0, math.inf), "eval_steps": (0, math.inf),
@@ -78,9 +78,13 @@ def check_arguments(arguments: dict[str, Any]) -> None:
             raise ValueError(f"arguments.max_steps is {_short(value)}; density and learning rate need the number of steps.")
         least, most = _RANGES.get(name, (-math.inf, math.inf))
         if _is_number(value) and (not math.isfinite(value) or not least <= value <= most):
-            raise ValueError(f"arguments.{name} is {_short(value)}; it must be a finite number from {least:g} to {most:g}.")
+            raise ValueError(f"arguments.{name} is {_short(value)}; it must be a finite number {_between(least, most)}.")
     if arguments.get("learning_rate") == 0:
         raise ValueError("arguments.learning_rate is 0, at which nothing is learned; give a number above 0.")
+
+
+def _between(least: float, most: float) -> str:
+    return f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
 
 
 def _require_known(section: str, given: Iterable[str], known: Iterable[str]) -> None:

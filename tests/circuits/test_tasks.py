@@ -42,8 +42,8 @@ def test_each_task_in_each_family(name, tokenizer):
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_each_task_under_the_released_tokenizer(name, shared_reference):
-    check(load_task(name, CSPTokenizer.from_folder(shared_reference / "tokenizer")))
+def test_each_task_under_the_released_tokenizer(name, reference):
+    check(load_task(name, CSPTokenizer.from_folder(reference / "tokenizer")))
 
 
 ANSWERS = {  # METHOD, section 3, under the released tokenizer
@@ -54,8 +54,8 @@ ANSWERS = {  # METHOD, section 3, under the released tokenizer
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_the_papers_answers(name, shared_reference):
-    tokenizer = CSPTokenizer.from_folder(shared_reference / "tokenizer")
+def test_the_papers_answers(name, reference):
+    tokenizer = CSPTokenizer.from_folder(reference / "tokenizer")
     first, second = load_task(name, tokenizer).pairs(1).answers[0].tolist()
     assert (tokenizer.decode([first]), tokenizer.decode([second])) == ANSWERS[name]
 

@@ -62,11 +62,11 @@ def test_a_converted_folder_loads_through_the_auto_classes(reference, case, tmp_
     assert str(tmp_path) not in "".join(p.read_text() for p in dest.iterdir() if p.suffix in (".json", ".md"))
 
 
-def test_the_tokenizer_comes_along(shared_reference, reference, tmp_path):
+def test_the_tokenizer_comes_along(reference, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(reference / "checkpoints" / "attention_sink", source)
     with pytest.raises(ValueError, match="tokenizer has 2048 tokens and the model 64"):
-        convert_openai_checkpoint(source, tmp_path / "bad", tokenizer=shared_reference / "tokenizer")
+        convert_openai_checkpoint(source, tmp_path / "bad", tokenizer=reference / "tokenizer")
     assert not (tmp_path / "bad").exists()
     edit(source, vocab_size=2048)
 
@@ -76,7 +76,7 @@ def test_the_tokenizer_comes_along(shared_reference, reference, tmp_path):
         weights["final_logits_bias"] = torch.zeros(2048)
 
     edit_weights(source, grow)
-    dest = convert_openai_checkpoint(source, tmp_path / "good", tokenizer=shared_reference / "tokenizer")
+    dest = convert_openai_checkpoint(source, tmp_path / "good", tokenizer=reference / "tokenizer")
     assert AutoTokenizer.from_pretrained(dest).encode("print('hello')\n") == [511, 519, 301, 75, 364, 755]
     assert AutoModelForCausalLM.from_pretrained(dest).config.eos_token_id == 2047
 

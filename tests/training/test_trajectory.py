@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sparse_circuits import CSPForCausalLM
 from sparse_circuits.convert import read_openai_checkpoint
@@ -22,7 +23,7 @@ def run(reference):
     folder = reference / "training_trajectory"
     hyper = json.loads((folder / "trajectory.json").read_text())["hyper"]
     log = json.loads((folder / "trajectory.json").read_text())["log"]
-    batches = torch.load(folder / "batches.pt", weights_only=True).long()
+    batches = load_file(folder / "batches.safetensors")["batches"].long()
     config, tensors = read_openai_checkpoint(folder, weights_file="initial_model.pt", drop_zero_positions=False)
     _, final = read_openai_checkpoint(folder, drop_zero_positions=False)
     model = CSPForCausalLM(config).double()
