@@ -56,7 +56,7 @@ def write_card(
     has_tokenizer = (folder / "tokenizer.json").is_file()
     text = _CARD.format(
         yaml=front_matter(), title=title, description=description, load=HERE,
-        tokenizer_lines=f'tokenizer = AutoTokenizer.from_pretrained("{HERE}")\n' if has_tokenizer else "",
+        tokenizer_lines=f'tokenizer = AutoTokenizer.from_pretrained("{HERE}", trust_remote_code=True)\n' if has_tokenizer else "",
         rows="\n".join(f"| {key} | {value} |" for key, value in table.items()), citation=CITATION,
     )  # fmt: skip
     write_whole(folder / "README.md", text)
