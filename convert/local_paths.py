@@ -16,7 +16,7 @@ _COMMON = (
     r"|(?:[\w-]+/)?(?:api|v\d+)/|chat/|oauth/|html/|docs?/|blob/|tree/|resolve/|raw/|static/|assets/|imgs?/|images/|issues/|wiki/|path/|my/|your[\w-]*/|some/|absolute/|full/|example/|foo/|a/b\b|x/y\b"
     r"|(?:home|Users)/(?:you|USER|USERNAME|username|your[\w-]*)\b|[\w-]+/\.\.\.)"
 )
-_EDGE = r"(?<![\w.~/\\)\]}>%$@+*?#&-])"  # not in the middle of a relative path, an address or a fraction
+_EDGE = r"(?:(?<![\w.~/\\)\]}>%$@+*?#&-])|(?<=\\[nrt]))"  # not in the middle of a relative path, an address or a fraction
 _ABSOLUTE = rf"{_EDGE}/(?!{_COMMON})(?:[\w.@+~%-]+/(?:[\w.@+~%-]{{2,}}|[\w.@+~%-]/)|{_ROOTS}/[\w.@+~%-])"
 _HOME = r"(?<![\w./~)\]-])~/(?!\.)\w|(?:(?<=[\s\"'`=(:])|^)~[a-z][\w-]*/[\w.-]+/"
 _ADDRESS = r"\b(?:file|smb|nfs|cifs|afp|sftp|sshfs|fish|davs?|hdfs|dbfs|abfss?|wasbs?|vscode-remote|vscode-vfs):/+(?!\.\.\.|(?i:path/to))[\w~.%@+-]"

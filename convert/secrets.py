@@ -36,7 +36,10 @@ PLUGINS = (
     "softlayer.SoftlayerDetector", "square_oauth.SquareOAuthDetector", "stripe.StripeDetector", "telegram_token.TelegramBotTokenDetector",
     "twilio.TwilioKeyDetector",
 )  # fmt: skip
-_LEFT, _RANDOM = r"(?<![A-Za-z0-9])", r"(?=[\w.-]*\d)"  # a token begins; it has a digit, as no word of ours has there
+_LEFT, _RANDOM = (
+    r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))",
+    r"(?=[\w.-]*\d)",
+)  # a token begins, maybe after an escape; it has a digit, as no word of ours has there
 # Formats, by who issues them. `value`: what may be a placeholder (`$TOKEN`, `<your token>`) instead.
 RULES = {
     "Hugging Face": _LEFT + r"(?:hf|api_org)_[A-Za-z0-9]{20,}",
@@ -108,7 +111,9 @@ def require_scanner() -> None:
     try:
         _plugins()
     except ImportError as error:
-        raise ValueError(f'{(error.name or "detect_secrets").partition(".")[0]} is missing; pip install "sparse-circuits[publish]".') from None
+        raise ValueError(
+            f'{(error.name or "detect_secrets").partition(".")[0]} is missing; pip install "sparse-circuits[publish]".'
+        ) from None
 
 
 @functools.cache

@@ -346,6 +346,12 @@ def test_a_missing_scanner_is_named(monkeypatch):
         secrets.require_scanner()
 
 
+def test_an_escape_before_it_hides_nothing():
+    for hidden in (SECRETS["Hugging Face"], SECRETS["AWS key id"], "/home/alice/x"):
+        for mark in "nrt":
+            assert secrets.find_in_text(f'x = "words\\{mark}{hidden}"', set(), code=True) is not None
+
+
 def test_paths_are_found_where_they_begin():
     assert find_path("words, /mnt/nas/x") == 7
     assert find_path("words") is None
