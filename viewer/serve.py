@@ -115,13 +115,15 @@ def _answered(function: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
         try:
             body = await asyncio.wait_for(_body(request), MAX_SECONDS)
             if body is None:
-                return JSONResponse({"error": f"More than {MAX_BODY:,} bytes were sent."}, status_code=413)
+                return JSONResponse({"error": f"More than {MAX_BODY:,} bytes were sent."}, 413, {"connection": "close"})
             given = json.loads(body)
             if not isinstance(given, dict):
                 raise ValueError("The request is no JSON object.")
             return JSONResponse(await run_in_threadpool(function, given))
         except (asyncio.TimeoutError, TimeoutError):
-            return JSONResponse({"error": f"The request did not arrive within {MAX_SECONDS} seconds."}, status_code=408)
+            return JSONResponse(
+                {"error": f"The request did not arrive within {MAX_SECONDS} seconds."}, 408, {"connection": "close"}
+            )
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except (ValueError, RecursionError, OSError) as error:
