@@ -50,13 +50,13 @@ RULES = {
     "Google": _LEFT + r"(?:AIza[\w-]{30,}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,}|1//0[\w-]{30,})",
     "Azure": r"(?i:AccountKey|SharedAccessKey|SharedAccessSignature|sharedSecret)\s*=\s*[A-Za-z0-9+/%=]{20,}|(?<![\w~.])[\w~.]{3}\dQ~[\w~.-]{30,}"
              r"|\w{70,}(?:AZDO|ACDb|JQQJ)\w{4,}|AzCa\w{5}=?|\+ASt\w{6}(?:==)?",
-    "signed address": r"[?&;](?:sig|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token|X-Goog-Signature)=[A-Za-z0-9%+/=_-]{16,}",
+    "address with a key": r"(?i:[?&](?:password|passwd|pwd|secret|client_secret|api_?key))=(?P<value>[^\s&\"'<>#]{6,})|(?i:[?&](?:access_|auth_|api_|private_)?token)=(?P<value2>[^\s&\"'<>#]{16,})|[?&;](?:sig|X-Amz-Signature|X-Amz-Credential|X-Amz-Security-Token|X-Goog-Signature)=[A-Za-z0-9%+/=_-]{16,}",
     "AWS": _LEFT + r"(?:A3T[A-Z0-9]|ABIA|ACCA|AKIA|ASIA)[A-Z0-9]{16}|ABSK[A-Za-z0-9+/=]{80,}|(?:FwoG|IQoJ)[A-Za-z0-9+/=_-]{60,}",
     "Alibaba, Tencent, Yandex": _LEFT + r"(?:LTAI[A-Za-z0-9]{12,24}|AKID[A-Za-z0-9]{32}|AQVN[\w-]{35,}|y[0-3]_[\w-]{50,})(?![A-Za-z0-9])",
     "package index": _LEFT + r"(?:pypi-" + _RANDOM + r"[\w-]{30,}|npm_[A-Za-z0-9]{30,}|rubygems_[0-9a-f]{40,}|cio[A-Za-z0-9]{32}(?!\w)|oy2[a-z0-9]{43}(?!\w)"
                      r"|dckr_(?:pat|oat)_[\w-]{20,})|(?<!\w)_(?:authToken|auth|password)\s*=\s*(?P<value>[^\s\"']{8,})",
     "Stripe, Square, PayPal": _LEFT + r"(?:[srp]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/=]{24,}|sq0[a-z]{3}-[\w-]{22,}|EAAA[\w-]{60}|access_token\$production\$[a-z0-9]{10,}\S*)",
-    "SendGrid, Mailgun": _LEFT + r"(?:SG\.[\w-]{16,}\.[\w-]{16,}|key-[0-9a-f]{32}(?!\w)|xkeysib-[0-9a-f]{40,}\S*|(?:pubkey-)?[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}(?![\w-]))",
+    "SendGrid, Mailgun": _LEFT + r"(?:SG\.[\w-]{16,}\.[\w-]{16,}|key-[0-9a-f]{32}(?!\w)|pul-[0-9a-f]{40}|xkeysib-[0-9a-f]{40,}\S*|(?:pubkey-)?[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}(?![\w-]))",
     "Twilio": _LEFT + r"(?:AC|SK)[0-9a-f]{32}(?!\w)",
     "cloud host": _LEFT + r"(?:do[opr]_v1_[0-9a-f]{40,}|dapi[0-9a-f]{32}|dop?[a-z]?s?\.v1\.[\w-]{20,}|HRKU-[\w-]{20,}|fm[12]\w?_[\w+/=-]{20,}|nfp_[A-Za-z0-9]{30,}"
                   r"|sbp_[0-9a-f]{40}|sb_secret_[\w-]{20,}|pscale_\w+_[\w.-]{30,}|LKLK[A-Za-z0-9]{20,}|ops_eyJ[\w+/=-]{20,})",
@@ -69,23 +69,24 @@ RULES = {
     "private key": r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY|---- BEGIN SSH2 ENCRYPTED PRIVATE KEY|PuTTY-User-Key-File-\d",
     "JSON Web Token": _LEFT + r"eyJ[A-Za-z0-9+/_=-]{10,}\.[A-Za-z0-9+/_=-]{10,}|" + _LEFT + r"eyJ[A-Za-z0-9+/_-]{40,}",
     "password hash": r"\$(?:apr1|2[abxy]|[156y]|argon2\w+|scrypt|pbkdf2[\w-]*)\$[./\w$=,+-]{20,}",
-    "Authorization header": r"(?i:authorization|x-[a-z-]*(?:token|key)|private-token|job-token)[\"'`]?[ \t]*[:=,][ \t]*[\"'`]?(?i:(?:bearer|basic|token|apikey|digest|negotiate|aws4-hmac-sha256)\s+)?(?P<value>[^\s\"'`,;]{8,})"
+    "Authorization header": r"(?i:authorization|x-[a-z-]*(?:token|key)|private-token|job-token)[\"'`]?[ \t]*[:=,][ \t]*[\"'`]?(?i:(?:bearer|basic|token|apikey|digest|negotiate|aws4-hmac-sha256)[ \t]+)?(?P<value>(?=\S*\d|\S{24})[^\s\"'`,;]{8,})"
                             r"|" + _LEFT + r"(?i:bearer|basic)[ \t]+" + _RANDOM + r"[A-Za-z0-9._~+/=-]{16,}",
-    "cookie": r"(?i:(?<!\w)(?:set-)?cookie)[\"']?\s*:\s*[\"']?[\w.-]+=(?P<value>[^\s;\"']{12,})",
+    "cookie": r"(?i:\b(?:session(?:_?id)?|csrf_?token|xsrf-token|jsessionid|phpsessid|sid)=)(?=\S*\d)[\w%+/-]{20,}|(?i:(?<!\w)(?:set-)?cookie)[\"']?\s*:\s*[\"']?[\w.-]+=(?P<value>[^\s;\"']{12,})",
     "netrc": r"(?:\bmachine[\s#]+\S+|\bdefault)[\s#]+login[\s#]+\S+[\s#]+(?:account[\s#]+\S+[\s#]+)?password[\s#]+(?P<value>\S+)|\blogin[\s#]+\S+[\s#]+password[\s#]+\S*\d\S*",
     "command line": r"(?i:--(?:password|passwd|pass|token|api[-_]?key|secret[-\w]*|auth[-_]?token|access[-_]?key))[ =]+[\"']?(?P<value>(?=\S*\d)[^\s\"'-][^\s\"']{5,})|\b(?:curl|wget|http)\b[^\n]*\s(?:-u|--user)[ =]?[\"']?[^\s:\"'/]+:(?P<value2>[^\s\"']+)"
+                    r"|\b(?:sshpass|mysql\w*|mongo\w*|(?:docker|podman|helm|az) (?:registry )?login)\b[^\n]*?\s-p ?[\"']?(?P<value3>[^\s\"'-][^\s\"']{4,})"
                     r"|(?i:wandb)[^\n]{0,40}?\b[0-9a-f]{40}\b",
     "password in an address": r"[a-z][a-z0-9+.-]*://[^\s/@\"'<>`]*:(?P<value>[^\s/@\"'<>`]+)@[\w.\[-]|(?:https?|ftps?)://(?=[\w.~-]*\d)[\w.~-]{16,}@[\w.\[-]",
     "password file": r"(?i:\"username\"\s*:\s*\"[^\"]+\"\s*,\s*\"key\"\s*:\s*\"[0-9a-f]{32}\")|:(?:5432|6432|3306):[^:\s]+:[^:\s]+:\S+",
     "connection string": r"(?i:(?:^|[;\s\"'])(?:pwd|password)\s*=\s*(?P<value>[^\s;\"']+);|;\s*(?:pwd|password)\s*=\s*(?P<value2>[^\s;\"']+))",
 }  # fmt: skip
 # Names whose values are secrets; a word may follow that makes no difference.
-_NAME = r"(?:pass(?:word|wd|phrase|code)|pwd|secret|credential|contraseña|(?:api|auth|access|account|admin|app|client|consumer|db|database|deploy|encryption|hmac|jwt|licen[cs]e|master|openai|priv|private|security|service|session|shared|signing|ssh|storage|subscription|wandb|webhook)[_. -]?(?P<key>key)|(?P<token>token|\bauth))"
+_NAME = r"(?:pass(?:word|wd|phrase|code)|pwd|secret|credential|contraseña|passwort|kennwort|mot_?de_?passe|(?P<short>(?<![a-z])(?:pass|pw))|(?:api|auth|access|account|admin|app|client|consumer|db|database|deploy|encryption|hmac|jwt|licen[cs]e|master|kaggle|openai|priv|private|security|service|session|shared|signing|ssh|storage|subscription|wandb|webhook)[_. -]?(?P<key>key)|(?-i:[A-Z][A-Z0-9]*_(?P<env>KEY)(?=[\"']?[=:]|$))|(?P<token>token|\bauth))"
 _TAIL = r"(?:s|[_. -]?(?:access|base|dev|hash|id|key|live|password|plain|prod|secret|string|test|text|token|value|\d+))*"
 _NAMED = re.compile(rf"(?i){_NAME}{_TAIL}$")
 _ASSIGNED = re.compile(
     rf"(?i){_NAME}{_TAIL}[\"'`\]]{{0,3}}(?:[^\S\n]*:[^\S\n]*[\w.]+(?:[^\S\n]*\|[^\S\n]*\w+)?(?=[^\S\n]*=))?[^\S\n]*(?:=>|:=|={{1,3}}|:)[^\S\n]*"
-    rf"(?:[rbuf]?\"(?P<double>[^\"\n]{{4,300}})\"|[rbuf]?'(?P<single>[^'\n]{{4,300}})'|(?P<bare>[^\s\"'`,;(){{}}\[\]<>|*]{{6,300}})(?!\s*[(\[]))"
+    rf"(?:[rbuf]?\"(?P<double>[^\"\n]{{4,300}})\"|[rbuf]?'(?P<single>[^'\n]{{4,300}})'|(?P<bare>[^\s\"'`,;&(){{}}\[\]<>|*]{{6,300}})(?![^\s\"'`,;&(){{}}\[\]<>|*])(?!\s*[(\[]))"
 )
 _PLACEHOLDER = re.compile(
     r"(?i)[<{\[(].*[>}\])]|[$%{@].*|[*x.…_-]+|(?:your|my|insert|enter|replace|change|example|dummy|fake|redacted|placeholder|hidden|optional|required|none|null|nil|true|false|not[ _-]|no[ _-]|os\.|env|getenv|process\.|self\.|args\.|config\.|settings\.|str\b|bytes\b|int\b|string\b|user:|password$|passwd$|secret$|token$|key$).*|[a-z]+_[<{$.…x*]+.*"
@@ -226,10 +227,12 @@ def _random(text: str) -> Found | None:
 
 
 def _assigned(text: str, code: bool) -> Found | None:
-    """A value that is given to the name of a secret: in quotes, or, in what is no code, any with a digit."""
+    """A value that is given to the name of a secret: in quotes; without them in what is no code, and in code's comments and for NAMES, or if it looks the part."""
     for found in _ASSIGNED.finditer(text):
-        value = found["double"] or found["single"] or found["bare"]
-        if found["bare"] and (code or not re.search(r"\d", value) or "://" in value):
+        value, bare = found["double"] or found["single"] or found["bare"], found["bare"]
+        before = text[text.rfind("\n", 0, found.start()) + 1 : found.start()]
+        said = not code or "#" in before or found[0][:4].isupper()
+        if bare and ("://" in bare or not re.search(r"\d" if said else r"(?=(?:\D*\d){3})(?=.*[A-Za-z])^[\w+/=-]{16,}$", bare)):
             continue
         if _is_value(value, found):
             return TOKEN, "a value of a secret's name", found.start()
@@ -240,8 +243,10 @@ def _is_value(value: str, name: re.Match[str]) -> bool:
     """Whether this can be the value of such a secret, and is no placeholder; keys and tokens are words in this field, so theirs must look the part."""
     if _PLACEHOLDER.fullmatch(value):
         return False
-    if name["token"]:
+    if name["token"] or name["env"]:
         return bool(re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])[\w.~+/=:-]{16,}", value))
+    if name["short"]:
+        return bool(re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])\S{6,}", value))
     if name["key"]:
         return bool(re.fullmatch(r"(?=.*\d)\S{8,}", value))
     return len(value) >= 4 and not re.fullmatch(r"[\d.e+-]{1,5}", value)

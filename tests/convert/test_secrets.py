@@ -72,6 +72,8 @@ SECRETS = {
     "RSA key": PEM.format("RSA "), "key": PEM.format(""), "OpenSSH key": PEM.format("OPENSSH "), "EC key": PEM.format("EC "), "encrypted key": PEM.format("ENCRYPTED "), "PGP key": "-----BEGIN PGP PRIVATE" + " KEY BLOCK-----", "PuTTY": "PuTTY-User-Key" + "-File-3: ssh-ed25519",
     "password": f'password = "{some(10)}"', "password without quotes": f"password: {some(10)}", "api_key": f"api_key: {some(24)}", "apiKey": f'"apiKey": "{some(24)}"', "client secret": f"CLIENT_SECRET='{some(24)}'", "token by name": f"ACCESS_TOKEN={some(32)}",
     "export": f"export OPENAI_API_KEY={some(32)}", "passphrase": f'passphrase: "{some(10)}"', "DB_PASS": f"DB_PASSWORD={some(10)}", "password hash": "$2" + "b$12$" + some(53), "Apache password": "someone:$apr" + "1$" + some(8) + "$" + some(22),
+    "address with a password": f"jdbc:mysql://h/x?user=someone&password={some(8)}", "address with a token in it": f"https://example.com/x?access_token={some(40, HEX)}", "session": f"sessionid={some(32, LOWER)}", "sshpass": f"sshpass -p '{some(10)}' ssh host",
+    "docker login": f"docker login -u someone -p {some(12)}", "pass": f'smtp_pass = "{some(10)}"', "Kennwort": f'kennwort: "{some(10)}"', "COMET": f"COMET_API_KEY={some(25)}", "KAGGLE_KEY": f"KAGGLE_KEY={some(32, HEX)}", "Pulumi": token("pu", "l-", 40, of=HEX),
     "a format that nobody knows": "Qx7vT2bLm9Zr4Kd8Wn3Hs6Pf1Jy5Gc0Ua"[::-1] + some(4), "an unknown prefix": "newco_" + "b7Xq2Lr9Zt4Kd8Wn3Hs6Pf1Jy5Gc0U"[::-1] + some(4),
 }  # fmt: skip
 
@@ -82,7 +84,7 @@ PATHS = [
     "/cluster/work/x", "/teamspace/studios/this_studio/x", "/notebooks/model", "/storage/alice", "/project/lab/x", "/work/lab/x", "/app/models", "/u/alice/x", "/gscratch/lab/x", "/nobackup/alice", "/glade/u/home", "/p/home/jusers/x", "/cygdrive/d/x",
     "/dev/shm/model", "/sdcard/Download/x", "/builds/group/repo", "/github/workspace/x", "/__w/repo/repo", "/Workspace/Users/x", "/lakehouse/default/x", "/usr/local/google/home/alice/x", "/home/josé/x",
     "~/models/x", "~/private.txt", "~alice/models/x/y", "file:///data/x", "file:///home/alice/x", "file://server/share/x", "file:/mnt/x", "smb://server/share", "nfs://server/export/x", "sftp://server/x", "dbfs:/FileStore/x", "vscode-remote://ssh/x",
-    r"D:\models\x", r"C:\Users\bob\x", r"d:\data", "C:/Users/bob/x", "E:/models/x", r"\\server\share", r"\\server\share\x", r"\\nas.example\models$\x", r"\\?\D:\models\x", r"\\wsl$\Ubuntu\home", "server:/export/x", "alice@server:/data/x", "alice@server:~/data/x",
+    r"D:\models\x", r"C:\Users\bob\x", r"d:\data", "C:/Users/bob/x", "E:/models/x", r"\\server\share", r"\\server\share\x", r"\\nas.example\models$\x", r"\\?\D:\models\x", r"\\wsl$\Ubuntu\home", "server:/export/x", "alice@server:/data/x", "alice@server:~/data/x", "/bigdata/x", "/nas01/x", "/mnt_data/x", "/mnt//x", "ssh://server/home/x", "//wsl.localhost/Ubuntu/home", "%2Fhome%2Falice%2Fx", r"\/mnt\/nas\/x", "/usr/home/alice/x", "FILE:///C:/x",
 ]  # fmt: skip
 VALUES = [*PATHS, "./runs/x", "../client/src", "..\\client\\src", "$HOME/x", "${SCRATCH}/x", "%USERPROFILE%\\x", "$env:TEMP\\x", "/data", "/scratch", "/workspace", "D:\\", "//server/share/x", "/usr/share/x/y", "~/.cache/x"]  # fmt: skip
 
@@ -93,8 +95,8 @@ FINE = [
     'AutoModelForCausalLM.from_pretrained("path/to/this/folder", trust_remote_code=True)', "https://huggingface.co/user/name/resolve/main/model.safetensors", "https://arxiv.org/abs/2511.13653", "git@github.com:user/repository.git",
     "https://docs.google.com/document/d/1Ab2Cd3Ef4Gh5Ij6Kl7Mn8Op9Qr0St1Uv2Wx3Yz4/edit", "ssh://git@github.com/user/repository", "http://127.0.0.1:8000/run", "alice@example.com", "https://user@example.com/x", "@article{gao2025weightsparse,",
     "bos_token: <|endoftext|>", 'pad_token = "<|reserved_special_token_250|>"', "max_new_tokens: 20480000", "tokens per second: 1,234,567", "token_type_ids", "tokenizer_class: PreTrainedTokenizerFast", "eos_token_id: 50256", "secret-free", "keyword: pass",
-    "export HF_TOKEN=$TOKEN", "Authorization: Bearer $HF_TOKEN", "Authorization: Bearer <your token>", "Authorization: Bearer {token}", "token = os.environ['HF_TOKEN']", "password: <password>", 'api_key="YOUR_API_KEY"', "api_key: null", "hf_...", "hf_xxx", "sk-...", "use_auth_token: true",
-    "password = getpass.getpass()", "The password is not checked.", "a secret: the circuit has 44 nodes", "sk-learn-compatible-estimators-and-more", "task-single-double-quote-and-brackets-too",
+    "export HF_TOKEN=$TOKEN", "Authorization: Bearer $HF_TOKEN", "Authorization: Bearer <your token>", "Authorization: Bearer {token}", "authorization = authorization.split()", "Authorization: Bearer authentication", "token = os.environ['HF_TOKEN']", "password: <password>", 'api_key="YOUR_API_KEY"', "api_key: null", "hf_...", "hf_xxx", "sk-...", "use_auth_token: true",
+    "password = getpass.getpass()", "self.embed_tokens = M2M100ScaledWordEmbedding(x)", "[![codecov](https://codecov.io/gh/x/x/graph/badge.svg?token=E6F4YSY9ZQ)]", "https://example.com/x?token=<your token>", "pass: 98.5 %", "tests pass: 12345678", "The password is not checked.", "a secret: the circuit has 44 nodes", "sk-learn-compatible-estimators-and-more", "task-single-double-quote-and-brackets-too",
     "and/or", "1/2/3", "input/output/error", "24/7", "a / b / c", "attn/mlp", "#!/usr/bin/env python", "/usr/bin/python3 -m pip", "/dev/null", "/etc/hosts", "/proc/meminfo", "/path/to/model", "/your/folder/x", "`POST /v1/chat/completions`", "GET /api/models/x", "/home/<you>/models",
     "~/.cache/huggingface", "runs/tiny", ".venv/bin/csp publish .", "about ~3/4 of them", "~300 tokens/s", "</s>", "<b>x</b>/<i>y</i>", "a:b", "C: the third", "x:/", "file:", "s3://bucket/x", "hf://datasets/user/name", "{root}/x/y", "\\alpha + \\beta", "\\\\n\\\\t", "\\d+\\w+", "KL 0.098 nats (1.963)", "torch 2.13.0+cpu",
 ]  # fmt: skip
@@ -151,7 +153,7 @@ ONLY_SECRETS = {
     "dense/tokenizer.json": lambda path, text: path.write_text(json.dumps({"model": {"vocab": {text: 1}, "merges": []}})),
 }  # fmt: skip
 # Values of names, which count where a name can be given one: not in a list of tokens, and in code only in quotes.
-BY_NAME = {"password without quotes", "api_key", "token by name", "export", "W&B by name", "AWS secret by name", "AWS session", "DB_PASS", "password", "apiKey", "client secret", "passphrase", "AWS secret, quoted", "a format that nobody knows", "an unknown prefix"}  # fmt: skip
+BY_NAME = {"pass", "Kennwort", "COMET", "KAGGLE_KEY", "password without quotes", "api_key", "token by name", "export", "W&B by name", "AWS secret by name", "AWS session", "DB_PASS", "password", "apiKey", "client secret", "passphrase", "AWS secret, quoted", "a format that nobody knows", "an unknown prefix"}  # fmt: skip
 
 
 def refused(tmp_path, name, write, text, own=frozenset()):
