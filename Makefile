@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 TYPED := .cli .modeling_csp .configuration_csp .tokenization_csp .sparse_csp .sparse_form_csp .storage_csp .fused_csp .attention_csp \
   .training .training.demo .training.info .training.train .convert .circuits .circuits.search .circuits.export .circuits.reading .cli_circuits \
-  .cli_viewer .viewer .viewer.serve .viewer.labels .convert.publish .bridges .bridges.train .cli_bridges
+  .cli_viewer .viewer .viewer.serve .viewer.labels .convert.publish .convert.secrets .convert.places .bridges .bridges.train .cli_bridges
 
 # What meets transformers closely enough to run again on its newest version.
 ON_NEWEST := tests/test_model.py tests/test_keywords.py tests/test_generation.py tests/test_attention.py tests/test_hub.py tests/test_config.py \
@@ -37,7 +37,7 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) -c constraints.txt torch==2.13.0
-	$(PIP) -c constraints.txt -e ".[dev,fast,train,search,serve,lens,notebook,ecosystem]"
+	$(PIP) -c constraints.txt -e ".[dev,fast,train,search,serve,publish,lens,notebook,ecosystem]"
 	touch $(STAMP)
 
 # Chromium for the tests of the circuit page. Where there is no apt or no right to install, those tests are skipped and say so.

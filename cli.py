@@ -232,6 +232,7 @@ def convert(
     """
     from .convert import convert_openai_checkpoint
     from .convert.publish import require_repo_id
+    from .convert.secrets import require_scanner
 
     if source.endswith("viz_data.pt"):
         if publish is not None:
@@ -241,7 +242,8 @@ def convert(
         typer.echo(f"Wrote {import_circuit(source, dest, model, task, corpus, tokens, form)}")
         return
     if publish is not None:
-        require_repo_id(publish)  # before the work
+        require_repo_id(publish)  # before the work, as the scanner
+        require_scanner()
     typer.echo(f"Wrote {convert_openai_checkpoint(source, dest, tokenizer=tokenizer)}")
     if publish is not None:
         publish_folder(dest, publish)

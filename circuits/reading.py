@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,20 +54,23 @@ def read_node(
     }  # fmt: skip
 
 
-def parse_node(model: Any, node: str) -> tuple[str, int]:
+def parse_node(model: Any, node: str, sites: Mapping[str, Any] | None = None) -> tuple[str, int]:
     """(site, index) of "site:index".
+
+    Args:
+        sites: what the model's `node_sites()` gives, for who parses many.
 
     Raises:
         ValueError: if the model has no such node.
     """
     site, _, number = node.rpartition(":")
-    sites = require_csp(model).node_sites()
+    sites = require_csp(model).node_sites() if sites is None else sites
     if site not in sites:
         raise ValueError(
-            f"{node!r} names no node: write SITE:INDEX with a site such as {', '.join(list(sites)[:3])}, final_resid."
+            f"{node!r:.80} names no node: write SITE:INDEX with a site such as {', '.join(list(sites)[:3])}, final_resid."
         )
     if not (number.isascii() and number.isdigit() and len(number) < 10) or int(number) >= sites[site].width:
-        raise ValueError(f"{node!r} names no node: {site} has the nodes 0 to {sites[site].width - 1}.")
+        raise ValueError(f"{node!r:.80} names no node: {site} has the nodes 0 to {sites[site].width - 1}.")
     return site, int(number)
 
 

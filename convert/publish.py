@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer
 
@@ -28,9 +26,11 @@ from ..circuits.report import REPORT, Report
 from ..circuits.storage import JSON, TENSORS
 from ..circuits.storage import load as load_circuit
 from ..modeling_csp import CSPForCausalLM
-from ..training.corpus import saved_blocks
+from ..training.corpus import BLOCKS, saved_blocks
 from ..viewer import Subject, write_page
 from .card import model_card
+from .places import is_own_file, is_own_folder, scratch_folder, sweep
+from .secrets import find_in_file, find_in_text, require_scanner
 
 # What goes; everything else in the folder stays and is named.
 ROOT_FILES = (
@@ -44,13 +44,6 @@ CIRCUIT_FILES = (JSON, TENSORS, REPORT)
 OBSOLETE = ["circuits/**", "dense/**", "sparse/**", "bridges.json", "*.safetensors", "*.safetensors.index.json", "*_csp.py", "config.json",
             "generation_config.json", "tokenizer*.json", "report.json", "recipe.yaml"]  # fmt: skip
 CONTEXT_BLOCKS = 400  # of the text that a model was trained on, for the contexts on pages
-SECRET = re.compile(
-    r"\bhf_[A-Za-z0-9]{20,}|\bAKIA[A-Z0-9]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{15,}|\bsk-[\w-]{20,}"
-    r"|\bxox[abprs]-[\w-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-)
-HOME = re.compile(r"/home/[\w.-]+|/Users/[\w.-]+|/root/[\w.-]+|[A-Z]:\\+Users\\+[\w.-]+|/tmp/[\w.-]+")
-VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")
-LOCAL = re.compile(r"(~|\.\.?|/[^\s/]+|[A-Za-z]:[\\/][^\s\\/]*)[\\/]\S*")  # a whole value that is a path of some machine
 
 
 @dataclass(frozen=True)
@@ -94,8 +87,8 @@ def publish(
     models, the bridges, and circuits of the sparse model, whose pages show what nodes mean to the dense one.
 
     Everything is put together and checked in a scratch folder first: the model loads in a new process, offline and without this package's
-    help, and computes finite logits; circuits belong to it; weights are safetensors; no file has a token or a path of this machine. One
-    commit has all files, and takes away circuits and weights of an earlier version that this one does not have. If the upload breaks
+    help, and computes finite logits; circuits belong to it; weights are safetensors; no file has a token or a path of this machine; no link leads out of the folder (but
+    the Hub cache's own). One commit has all files, and takes away circuits and weights of an earlier version that this one does not have. If the upload breaks
     off, the same call sends only what is missing.
 
     Args:
@@ -107,17 +100,21 @@ def publish(
         ConnectionError: what the Hub said, in one sentence.
     """
     folder = Path(folder)
+    require_scanner()
     for name in (repo_id, space):
         if name is not None:
             require_repo_id(name)
-    with tempfile.TemporaryDirectory(prefix="csp-publish-") as scratch:
+    own = _own_strings(folder, token)
+    if (found := find_in_text(message, own)) is not None:
+        raise ValueError(f"The message of the commit has {found.what}; take it out and publish again.")
+    sweep()
+    with scratch_folder() as scratch:
         staged, site = Path(scratch) / "repo", Path(scratch) / "space"
         left_out = (_stage_pair if is_pair(folder) else _stage)(folder, staged)
         with _named(staged, folder):
             model, tokenizer, pair = _require_models(staged, folder)
         circuits = _circuits(staged, model, tokenizer)
         (staged / "README.md").write_text(model_card(staged, pair or model, repo_id, _rows(staged, circuits)), encoding="utf-8")
-        own = _own_strings(folder, token)
         blocks = _blocks(folder, tokenizer, own, say) if circuits else None
         subjects = [_subject(staged, model, tokenizer, pair, circuit, blocks, say) for circuit in circuits.values()]
         for subject, task in zip(subjects, circuits):
@@ -147,38 +144,38 @@ def require_repo_id(name: str) -> None:
 
 def _stage(folder: Path, staged: Path) -> list[str]:
     """Copies what goes; returns what stays."""
-    if not (folder / "config.json").is_file():
+    if not is_own_file(folder / "config.json", folder):
         raise FileNotFoundError(f"{folder} has no config.json; give the folder that save_pretrained or csp train wrote.")
-    return _copy(folder, staged, ROOT_FILES, {"circuits"})
+    return _copy(folder, staged, ROOT_FILES, {"circuits"}, folder)
 
 
 def _stage_pair(folder: Path, staged: Path) -> list[str]:
     """The same, of a bridged pair: its own files, those of both models, and the circuits."""
-    left_out = _copy(folder, staged, PAIR_FILES, {"circuits", *PARTS})
+    left_out = _copy(folder, staged, PAIR_FILES, {"circuits", *PARTS}, folder)
     for part in PARTS:
-        if not (folder / part).is_dir():
+        if not is_own_folder(folder / part, folder):
             raise FileNotFoundError(f"{folder} has no {part}/; give the folder that csp bridge train wrote, whole.")
         names = tuple(each for each in ROOT_FILES if "README" not in each)  # the pair's own card speaks of both
-        left_out += [f"{part}/{name}" for name in _copy(folder / part, staged / part, names, set())]
+        left_out += [f"{part}/{name}" for name in _copy(folder / part, staged / part, names, set(), folder)]
     return left_out
 
 
-def _copy(folder: Path, staged: Path, files: tuple[str, ...], folders: set[str]) -> list[str]:
-    """Copies files of these patterns, and circuits if they are among the folders; returns what is in none of both."""
+def _copy(folder: Path, staged: Path, files: tuple[str, ...], folders: set[str], top: Path) -> list[str]:
+    """Copies files of these patterns, and circuits if they are among the folders; returns what is in none of both. Nothing is out of `top`."""
     staged.mkdir()
     left_out = []
     for path in sorted(folder.iterdir()):
-        if path.is_file() and any(re.fullmatch(each, path.name) for each in files):
+        if any(re.fullmatch(each, path.name) for each in files) and is_own_file(path, top):
             shutil.copyfile(path, staged / path.name)
-        elif path.name not in folders or not path.is_dir():
+        elif path.name not in folders or not is_own_folder(path, top):
             left_out.append(path.name + ("/" if path.is_dir() else ""))
     if "circuits" not in folders:
         return left_out
     for path in sorted((folder / "circuits").glob("*")):
-        if (path / JSON).is_file():
+        if is_own_folder(path, top) and is_own_file(path / JSON, top):
             (staged / "circuits" / path.name).mkdir(parents=True)
             for name in CIRCUIT_FILES:
-                if (path / name).is_file():
+                if is_own_file(path / name, top):
                     shutil.copyfile(path / name, staged / "circuits" / path.name / name)
         elif path.suffix != ".md":
             left_out.append(f"circuits/{path.name}")
@@ -247,12 +244,18 @@ def _circuits(staged: Path, model: CSPForCausalLM, tokenizer: Any) -> dict[str, 
 
 
 def _blocks(folder: Path, tokenizer: Any, own: set[str], say: Callable[[str], None]) -> Any:
-    """Text for the contexts on pages: what the model was trained on, if the folder has it, without blocks that hold a token or one of our paths."""
+    """Text for the contexts on pages: what the model was trained on, if the folder has it, without blocks that hold a token or a path of a machine."""
+    if not is_own_file(folder / BLOCKS, folder):
+        return None
     blocks = saved_blocks(folder)
     if blocks is None:
         return None
     blocks = blocks[:CONTEXT_BLOCKS]
-    fine = [_private(tokenizer.decode(ids), own) is None for ids in blocks.tolist()]
+    texts = [tokenizer.decode(ids) for ids in blocks.tolist()]
+    fine = [find_in_text(text, own) is None for text in texts]
+    for i in range(len(texts) - 1):  # a secret may begin in one block and end in the next
+        if fine[i] and fine[i + 1] and find_in_text(texts[i] + texts[i + 1], own) is not None:
+            fine[i] = fine[i + 1] = False
     if not all(fine):
         say(
             f"{fine.count(False)} of {len(fine)} blocks of training text hold what looks like a secret; pages show nothing of them."
@@ -307,7 +310,7 @@ if sys.argv[2] == "1":
 
 
 def _require_loadable(staged: Path) -> None:
-    with tempfile.TemporaryDirectory() as empty:
+    with scratch_folder() as empty:
         has_tokenizer = "1" if (staged / "tokenizer.json").is_file() else "0"
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": empty}
         done = subprocess.run(
@@ -326,69 +329,25 @@ def _own_strings(folder: Path, token: str | None) -> set[str]:
     """What must not be in any file: places of this machine, and tokens of this user."""
     from huggingface_hub import get_token
 
-    return {str(folder.resolve()), str(Path.cwd()), str(Path.home()), token or "", get_token() or ""} - {"", "/"}
-
-
-def _private(text: str, own: set[str]) -> tuple[str, int] | None:
-    """(what it is, where) of the first secret or own path in a text."""
-    if found := SECRET.search(text):
-        return "what looks like a secret token", found.start()
-    for each in own:
-        if found := re.search(re.escape(each) + r"(?![\w.-])", text):
-            return "a path or token of yours", found.start()
-    return None
+    places = {folder.resolve(), folder.absolute(), Path.cwd(), Path.home()}
+    return {*map(str, places), token or "", get_token() or ""} - {"", "/"}
 
 
 def _refuse_private(place: Path, own: set[str]) -> None:
-    """Raises if a file has a token or a path of this machine, naming the file and the line, never the secret.
+    """Raises if a file, or its name, has a token or a path of this machine, naming the file and the line, never the secret (`secrets.py`).
 
-    Texts and headers of safetensors are searched; of documents (JSON, YAML) every value that is a path out of the folder counts, too. Code and the vocabulary may
-    speak of /home or /tmp. What pages show of the corpus is no text in their files: it is searched before (`_blocks`).
+    What pages show of the corpus is no text in their files: it is searched before (`_blocks`).
     """
     for path in sorted(path for path in place.rglob("*") if path.is_file()):
-        name, text = path.relative_to(place).as_posix(), _text(path)
-        found = _private(text, own)
-        if (
-            found is None
-            and path.suffix in (".md", ".json", ".yaml")
-            and path.name not in VOCABULARIES
-            and (home := HOME.search(text))
-        ):
-            found = "a path of this machine", home.start()
+        name = path.relative_to(place).as_posix()
+        if (found := find_in_text(name, own)) is not None:
+            raise ValueError(f"The name of a file in {path.parent.name}/ has {found.what}; give it another and publish again.")
+        try:
+            found = find_in_file(path, own)
+        except ValueError as error:
+            raise ValueError(f"{name} is damaged: {error}; write it again, or take it out.") from None
         if found is not None:
-            raise ValueError(
-                f"{name} has {found[0]} in line {text[: found[1]].count(chr(10)) + 1}; take it out and publish again."
-            )
-        if path.suffix in (".json", ".yaml") and path.name not in VOCABULARIES:
-            try:
-                document = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-            except (yaml.YAMLError, ValueError, RecursionError):
-                raise ValueError(
-                    f"{name} is damaged: it is no {path.suffix[1:].upper()}; write it again, or take it out."
-                ) from None
-            for value in _strings(document):
-                if LOCAL.fullmatch(value):
-                    raise ValueError(f"{name} has a path of this machine among its values; take it out and publish again.")
-
-
-def _text(path: Path) -> str:
-    if path.suffix == ".safetensors":
-        with open(path, "rb") as file:
-            return file.read(int.from_bytes(file.read(8), "little")).decode("utf-8", "replace")
-    return path.read_bytes().decode("utf-8", "replace")
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every text in a document, keys too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            yield from _strings(key)
-            yield from _strings(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _strings(each)
+            raise ValueError(f"{name} has {found}; take it out and publish again (found as: {found.rule}).")
 
 
 def _stage_space(site: Path, space: str, repo_id: str, subjects: list[Subject]) -> None:
