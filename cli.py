@@ -232,7 +232,7 @@ def convert(
     """
     from .convert import convert_openai_checkpoint
     from .convert.publish import require_repo_id
-    from .convert.secrets import require_scanner
+    from .extras import require
 
     if source.endswith("viz_data.pt"):
         if publish is not None:
@@ -243,7 +243,7 @@ def convert(
         return
     if publish is not None:
         require_repo_id(publish)  # before the work, as the scanner
-        require_scanner()
+        require("detect_secrets", "published folders")
     typer.echo(f"Wrote {convert_openai_checkpoint(source, dest, tokenizer=tokenizer)}")
     if publish is not None:
         publish_folder(dest, publish)

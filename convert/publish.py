@@ -25,12 +25,13 @@ from ..circuits.identity import refuse_other_model, tokenizer_sha256
 from ..circuits.report import REPORT, Report
 from ..circuits.storage import JSON, TENSORS
 from ..circuits.storage import load as load_circuit
+from ..extras import require
 from ..modeling_csp import CSPForCausalLM
 from ..training.corpus import BLOCKS, saved_blocks
 from ..viewer import Subject, write_page
 from .card import model_card
 from .places import is_own_file, is_own_folder, scratch_folder, sweep
-from .secrets import find_in_file, find_in_text, require_scanner
+from .secrets import find_in_file, find_in_text
 
 # What goes; everything else in the folder stays and is named.
 ROOT_FILES = (
@@ -100,7 +101,7 @@ def publish(
         ConnectionError: what the Hub said, in one sentence.
     """
     folder = Path(folder)
-    require_scanner()
+    require("detect_secrets", "published folders")
     for name in (repo_id, space):
         if name is not None:
             require_repo_id(name)

@@ -107,16 +107,6 @@ class Finding:
         return f"{self.what} in line {self.line}"
 
 
-def require_scanner() -> None:
-    """Raises ValueError if detect-secrets is missing."""
-    try:
-        _plugins()
-    except ImportError as error:
-        raise ValueError(
-            f'{(error.name or "detect_secrets").partition(".")[0]} is missing; pip install "sparse-circuits[publish]".'
-        ) from None
-
-
 @functools.cache
 def _plugins() -> tuple[Any, ...]:
     names = (each.split(".") for each in PLUGINS)

@@ -22,6 +22,7 @@ from ..circuits.circuit import Circuit, within
 from ..circuits.export import observed
 from ..circuits.reading import parse_node
 from ..circuits.sites import require_csp
+from ..extras import require
 from .data import MAX_ANSWERS, Subject, page_data, shown_pairs
 from .labels import set_labels
 from .page import render
@@ -268,14 +269,14 @@ def serve(subjects: Sequence[Subject], folders: Sequence[Path], *, port: int, sa
     """Serves until interrupted, on loopback.
 
     Raises:
-        ValueError: if Starlette and uvicorn are missing, or the port is taken.
+        MissingExtra: if Starlette or uvicorn is missing (the extra `serve`).
+        ValueError: if the port is taken.
     """
-    try:
-        import uvicorn
+    for module in ("uvicorn", "starlette"):
+        require(module, "pages with the model behind them")
+    import uvicorn
 
-        app = application(subjects, folders)
-    except ImportError as error:
-        raise ValueError(f'{error.name} is missing; pip install "sparse-circuits[serve]".') from None
+    app = application(subjects, folders)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -341,13 +341,6 @@ assert not get_settings().plugins
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_missing_scanner_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "detect_secrets.plugins.artifactory", None)
-    monkeypatch.setattr(secrets, "_plugins", secrets._plugins.__wrapped__)
-    with pytest.raises(ValueError, match=r'^detect_secrets is missing; pip install "sparse-circuits\[publish\]".$'):
-        secrets.require_scanner()
-
-
 def test_an_escape_before_it_hides_nothing():
     for hidden in (SECRETS["Hugging Face"], SECRETS["AWS key id"], "/home/alice/x"):
         for mark in "nrt":
