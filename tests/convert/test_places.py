@@ -341,11 +341,10 @@ def test_a_missing_scanner_is_said_before_any_work(folder, monkeypatch, tmp_path
     from typer.testing import CliRunner
 
     from sparse_circuits.cli import app
-    from sparse_circuits.convert import secrets
+    from sparse_circuits.extras import MissingExtra
 
-    monkeypatch.setitem(sys.modules, "detect_secrets.plugins.artifactory", None)
-    monkeypatch.setattr(secrets, "_plugins", secrets._plugins.__wrapped__)
-    with pytest.raises(ValueError, match=r'pip install "sparse-circuits\[publish\]"'):
+    monkeypatch.setitem(sys.modules, "detect_secrets", None)
+    with pytest.raises(MissingExtra, match=r'pip install "sparse-circuits\[publish\]"'):
         publish(tmp_path / "none", "user/name")
     done = CliRunner().invoke(app, ["convert", str(tmp_path / "none"), str(tmp_path / "out"), "--publish", "user/name"])
     assert done.exit_code != 0
