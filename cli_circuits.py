@@ -115,11 +115,13 @@ def prune_task(
 def _require_circuit_place(out: Path) -> None:
     """A new folder, or that of a circuit to replace; what a killed save left there does not count."""
     from .circuits.search import STUDY
+    from .circuits.storage import JSON, PREVIOUS, TENSORS
     from .files import is_empty, require_writable
 
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file; give a folder.")
-    if out.exists() and not is_empty(out) and not any((out / name).is_file() for name in ("circuit.json", STUDY)):
+    held = set() if not out.exists() or is_empty(out) else {path.name for path in out.iterdir()}
+    if held - {TENSORS, PREVIOUS} and not held & {JSON, STUDY}:
         raise FileExistsError(f"{out} has other files; choose a new folder, or that of a circuit to replace.")
     require_writable(out)
 
