@@ -4,9 +4,11 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-TYPED := .cli .modeling_csp .configuration_csp .tokenization_csp .sparse_csp .sparse_form_csp .storage_csp .fused_csp .attention_csp \
-  .training .training.demo .training.info .training.train .convert .circuits .circuits.search .circuits.export .circuits.reading .cli_circuits \
-  .cli_viewer .viewer .viewer.serve .viewer.labels .convert.publish .convert.secrets .convert.places .bridges .bridges.train .cli_bridges
+TYPED := .cli .cli_given .files .hooks .extras .training.checks .training.guards .training.adapters .circuits.task_files \
+  .modeling_csp .configuration_csp .tokenization_csp .sparse_csp .sparse_form_csp .storage_csp .fused_csp .attention_csp .training \
+  .training.demo .training.info .training.train .convert .circuits .circuits.search .circuits.export .circuits.reading \
+  .cli_circuits .cli_viewer .viewer .viewer.serve .viewer.labels .convert.publish .convert.secrets .convert.places .bridges \
+  .bridges.train .cli_bridges
 
 # What meets transformers closely enough to run again on its newest version.
 ON_NEWEST := tests/test_model.py tests/test_keywords.py tests/test_generation.py tests/test_attention.py tests/test_hub.py tests/test_config.py \

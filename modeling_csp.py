@@ -416,7 +416,8 @@ class CSPModel(CSPPreTrainedModel):
         for block in self.h:
             x = block(x, positions, attention_mask=mask, past_key_values=past_key_values, position_ids=position_ids, **kwargs)
         x = self.final(x)
-        return BaseModelOutputWithPast(last_hidden_state=x, **{_OUTPUT_CACHE: past_key_values if use_cache else None})
+        left: dict[str, Any] = {_OUTPUT_CACHE: past_key_values if use_cache else None}
+        return BaseModelOutputWithPast(last_hidden_state=x, **left)
 
     def _is_flash(self) -> bool:
         return "flash" in str(self.config._attn_implementation)

@@ -153,8 +153,9 @@ def check_run(
     with torch.device("meta"):
         model = CSPForCausalLM(config)
     callback.refuse_unsupported(arguments, model, arguments.max_steps)
+    any_model: Any = nn.Linear(1, 1)
     try:
-        kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, nn.Linear(1, 1))
+        kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, any_model)
         optimizer = kind([nn.Parameter(torch.zeros(1))], **{k: v for k, v in settings.items() if k != "optim_target_modules"})
         schedule: Any = arguments.lr_scheduler_kwargs or {}
         get_scheduler(
