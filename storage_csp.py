@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .reading_csp import parse_json, read_object
 from .sparse_csp import csr_fault, nonzeros
 
 WEIGHTS_NAME = "sparse_weights.safetensors"
@@ -291,9 +292,9 @@ def _read_file(path: Path) -> dict[str, Stored]:
     if _digest(table, parts) != metadata.get("sha256"):
         raise ValueError(f"{damaged}: its content does not have the sha256 that it was written with; get it again.")
     try:
-        entries = json.loads(table)
+        entries = parse_json(table, "the table of its tensors")
         return {name: _stored(name, entry, parts) for name, entry in entries.items()} if _complete(entries, parts) else {}
-    except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{damaged}: its table of tensors cannot be read ({type(error).__name__}: {error}).") from None
     except ValueError as error:
         raise ValueError(f"{damaged}: {error}") from None
@@ -337,10 +338,9 @@ def _stored(name: str, entry: dict[str, Any], parts: dict[str, torch.Tensor]) ->
 
 def read_index(path: str | Path) -> dict[str, str]:
     """Tensor -> shard, as an index lists them; plain names only, so that a file cannot point elsewhere."""
-    try:
-        weight_map = dict(json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"].items())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(f"{Path(path).name} is damaged ({type(error).__name__}); get it again.") from None
+    weight_map = read_object(Path(path), fix="it is damaged, get it again").get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"{Path(path).name} is damaged (it has no weight_map); get it again.")
     if not weight_map:
         raise ValueError(f"{Path(path).name} is damaged (it lists nothing); get it again.")
     for name in weight_map.values():
