@@ -201,7 +201,9 @@ class CSPConfig(PretrainedConfig):
         try:
             return super().from_dict(config_dict, **kwargs)
         except (TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-            raise ValueError(f"The config cannot be used ({type(error).__name__}: {str(error)[:120]}); correct config.json.") from error
+            raise ValueError(
+                f"The config cannot be used ({type(error).__name__}: {str(error)[:120]}); correct config.json."
+            ) from error
 
     def location_width(self, location: str) -> int:
         """Channels at an AbsTopK location (`LOCATIONS`), over all heads for q, k and v."""

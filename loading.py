@@ -49,7 +49,11 @@ def _require_special(path: Path, found: dict[str, Any]) -> None:
     wrong = [name for name in _SPECIAL if not isinstance(found.get(name), (str, dict, type(None)))]
     wrong += [name for name in ("tokenizer_class", "padding_side") if not isinstance(found.get(name), (str, type(None)))]
     limit = found.get("model_max_length")
-    wrong += ["model_max_length"] if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit < 1) else []
+    wrong += (
+        ["model_max_length"]
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit < 1)
+        else []
+    )
     wrong += [name for name in ("extra_special_tokens",) if not isinstance(found.get(name), (dict, list, type(None)))]
     added = found.get("added_tokens_decoder") or {}
     if not isinstance(added, dict) or not all(key.isascii() and key.isdigit() and len(key) < 8 for key in added):

@@ -24,7 +24,9 @@ def read_text(path: Path, *, largest: int = LARGEST_DOCUMENT, fix: str = "get it
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # a pipe would never end
-            raise OSError(f"{path} is {'a folder' if stat.S_ISDIR(found.st_mode) else 'no ordinary file'}; {fix}.")
+            raise OSError(
+                f"{path} cannot be read (it is {'a folder' if stat.S_ISDIR(found.st_mode) else 'no ordinary file'}); {fix}."
+            )
         if found.st_size > largest:
             raise ValueError(f"{path} has {found.st_size:,} bytes, more than the {largest:,} that are read; {fix}.")
         return path.read_bytes().decode("utf-8-sig")

@@ -133,13 +133,17 @@ def require_tokenizer_json(path: Path, *, whole: bool = False) -> None:
         ids = list(range(len(vocab)))
     else:
         raise ValueError(f"{path} has no vocabulary; get it again.")
-    if not isinstance(added, list) or not all(isinstance(each, dict) and isinstance(each.get("content"), str) for each in added):
+    if not isinstance(added, list) or not all(
+        isinstance(each, dict) and isinstance(each.get("content"), str) for each in added
+    ):
         raise ValueError(f"{path} has added_tokens that are no tokens; get it again.")
     known = vocab if isinstance(vocab, dict) else {}
     for each in added:
         if known.get(each["content"], each.get("id")) != each.get("id"):
             raise ValueError(f"{path} gives {each['content']!r:.40} two ids; get it again.")
-    _require_ids(ids + [each.get("id") for each in added if each["content"] not in known], str(path), slack=0 if whole else _SLACK)
+    _require_ids(
+        ids + [each.get("id") for each in added if each["content"] not in known], str(path), slack=0 if whole else _SLACK
+    )
     padding = found.get("padding")
     fixed = padding.get("strategy") if isinstance(padding, dict) else None
     if isinstance(fixed, dict) and not all(isinstance(size, int) and 0 <= size <= 1 << 20 for size in fixed.values()):
@@ -163,7 +167,9 @@ def _require_made(vocab: dict[str, Any], merges: list[Any], merges_path: Path, v
         raise ValueError(f"{merges_path} has a merge twice; download it again.")
     odd = next((token for token in vocab if len(token) > 1 and token not in made and not token.startswith("<|")), None)
     if odd is not None:
-        raise ValueError(f"{vocab_path} has {odd!r:.40}, which no merge of {merges_path} makes; the two are of different tokenizers.")
+        raise ValueError(
+            f"{vocab_path} has {odd!r:.40}, which no merge of {merges_path} makes; the two are of different tokenizers."
+        )
     lost = next((byte for byte in pre_tokenizers.ByteLevel.alphabet() if byte not in vocab), None)
     if lost is not None and len(vocab) >= 256:
         raise ValueError(f"{vocab_path} lacks the byte {lost!r}; download it again.")
