@@ -40,12 +40,12 @@ def require_model(model: str) -> None:
 def load(model: str) -> tuple[Any, Any]:
     """The model in float32, and its tokenizer."""
     import torch
-    from transformers import AutoConfig, AutoTokenizer
 
+    from .loading import load_tokenizer, model_type
     from .modeling_csp import CSPForCausalLM
 
     require_model(model)
-    kind = AutoConfig.from_pretrained(model).model_type
+    kind = model_type(model)
     if kind != "csp":
         raise ValueError(
             f"{model} is a {kind} model; circuits are found in CSP models, such as csp train and csp convert make."
@@ -54,7 +54,8 @@ def load(model: str) -> tuple[Any, Any]:
         raise FileNotFoundError(
             f"{model} has no tokenizer.json; save the model's tokenizer there, circuits are found on its tokens."
         )
-    return CSPForCausalLM.from_pretrained(model, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(model)
+    loaded = CSPForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    return loaded, load_tokenizer(model, loaded)
 
 
 def corpus_blocks(model: str, corpus: str | None, tokenizer: Any, tokens: int) -> Any:

@@ -74,22 +74,29 @@ def require_fit(tokenizer: Any, model: Any) -> None:
         )
 
 
+def model_type(source: str | Path, **options: Any) -> str:
+    """The type of the model in a folder or Hub id, whose config can be read."""
+    from transformers import AutoConfig
+
+    from .fitting_csp import require_settings
+
+    if Path(source).is_dir():
+        require_settings(Path(source))
+    with one_sentence(f"The config of {source}"):
+        return AutoConfig.from_pretrained(source, **options).model_type
+
+
 def load_model(source: str | Path, **options: Any) -> Any:
     """AutoModelForCausalLM's, of a folder or Hub id, in eval mode; whole, or not at all.
 
     Raises:
         ValueError, OSError: in one sentence: the files are damaged, or not of one model.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    from .fitting_csp import explained, require_settings
+    from .fitting_csp import explained
 
-    folder = Path(source)
-    if folder.is_dir():
-        require_settings(folder)
-    remote = {name: options[name] for name in ("trust_remote_code", "revision", "local_files_only") if name in options}
-    with one_sentence(f"The config of {source}"):
-        AutoConfig.from_pretrained(source, **remote)
+    model_type(source, **{name: options[name] for name in ("trust_remote_code", "local_files_only") if name in options})
     with explained(source):
         model, info = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
     for kind, said in (("missing_keys", "lack"), ("mismatched_keys", "have another shape for")):

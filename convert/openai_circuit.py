@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from ..archive import read_archive
 from ..circuits.circuit import Circuit
 from ..circuits.identity import identify, tokenizer_sha256, versions
 from ..circuits.means import Means
 from ..circuits.sites import require_csp
-from .archive import read_archive
 
 
 def convert_openai_circuit(path: str | Path, model: Any, tokenizer: Any, means: Means, *, task: str) -> Circuit:

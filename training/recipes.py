@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..configuration_csp import NODE_LOCATIONS
+from ..files import parse_yaml, read_text
 
 _SINK = {"sink": True, "enable_bigram_table": True}
 
@@ -130,10 +129,7 @@ def make_recipe(
         path, equals, text = setting.partition("=")
         if not equals or not path:
             raise ValueError(f"{setting!r} is no setting; write section.name=value, such as model.d_model=128.")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ValueError(f"The value of {setting!r} cannot be read; quote it as in YAML.") from None
+        value = parse_yaml(text, f"The value of {setting!r:.200}", fix="it cannot be read; quote it as in YAML")
         section, _, name = path.partition(".")
         _merge(values, {section: {name: value} if name else value}, setting)
     return Recipe(**values)
@@ -153,14 +149,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: naming the file.
     """
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist; give a YAML file with sections such as model and sparsity.") from None
-    except OSError as error:
-        raise OSError(f"{path} cannot be read ({error.strerror or error}); give a YAML file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML ({str(error).splitlines()[0]}).") from None
+    found = parse_yaml(read_text(path, fix="give a YAML file with sections such as model and sparsity"), str(path))
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no settings; it needs sections such as model and sparsity.")
     return found
