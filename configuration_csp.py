@@ -196,6 +196,16 @@ class CSPConfig(PretrainedConfig):
             ) from None
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs: Any):
+        """transformers' own; errors name the file."""
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except ValueError as error:
+            if str(pretrained_model_name_or_path) in str(error):
+                raise
+            raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
         """transformers' own; what it cannot make anything of is named in one sentence."""
         try:

@@ -38,6 +38,10 @@ _NOT_ONE = "config.json and the weights are not of one model"
 _TRANSLATED = ("quantization_config", "gguf_file", "key_mapping", "variant", "state_dict")
 
 
+class NotOneModel(ValueError):
+    """A checkpoint and a config that do not fit."""
+
+
 class Described(NamedTuple):
     """A tensor of a file that was not read."""
 
@@ -57,7 +61,7 @@ def require_layers(config: Any, names: Any) -> None:
     """Raises if the tensors are of more or fewer layers than the config asks for, which would be slow to build."""
     found = {int(match[1]) for name in names if (match := _LAYER.match(name))}
     if found and found != set(range(config.n_layer)):
-        raise ValueError(
+        raise NotOneModel(
             f"The checkpoint has {len(found)} layers{'' if max(found) < len(found) else f', numbered up to {max(found)}'}, its config asks for {config.n_layer}; {_NOT_ONE}."
         )
 
@@ -83,7 +87,7 @@ def fitting(model: Any, tensors: Mapping[str, Any], strict: bool = False, any_sh
     strict = strict or is_base or type(model).__name__ in (model.config.architectures or ())
     for name in sorted(set(expected) ^ set(tensors)):
         if strict or name.startswith(prefix):
-            raise ValueError(
+            raise NotOneModel(
                 f"The checkpoint {'lacks ' + name if name in expected else f'holds {name:.200}, which its config does not ask for'}; {_NOT_ONE}."
             )
     unused = sorted(set(tensors) - set(expected))
@@ -91,11 +95,11 @@ def fitting(model: Any, tensors: Mapping[str, Any], strict: bool = False, any_sh
         logger.warning(f"{type(model).__name__} does not use {', '.join(unused)} of the checkpoint, which is of another head.")
     for name in sorted(set(expected) & set(tensors)):
         if tuple(tensors[name].shape) != tuple(expected[name].shape) and not any_shape:
-            raise ValueError(
+            raise NotOneModel(
                 f"{name} is {tuple(tensors[name].shape)} in the checkpoint and {tuple(expected[name].shape)} by its config; {_NOT_ONE}."
             )
         if not getattr(tensors[name].dtype, "is_floating_point", False):
-            raise ValueError(f"{name} is {tensors[name].dtype} in the checkpoint, which no weights are.")
+            raise NotOneModel(f"{name} is {tensors[name].dtype} in the checkpoint, which no weights are.")
     return {name: tensor for name, tensor in tensors.items() if name in expected}
 
 
@@ -270,6 +274,8 @@ def explained(path: Any) -> Iterator[None]:
     """
     try:
         yield
+    except NotOneModel as error:
+        raise ValueError(f"{path}: {error}") from None
     except (SafetensorError, pickle.UnpicklingError, EOFError, RecursionError) as error:
         raise ValueError(f"{path} holds damaged or truncated weights ({_first(error)}); get them again.") from error
     except (MemoryError, RuntimeError) as error:

@@ -82,8 +82,11 @@ def model_type(source: str | Path, **options: Any) -> str:
 
     if Path(source).is_dir():
         require_settings(Path(source))
-    with one_sentence(f"The config of {source}"):
-        return AutoConfig.from_pretrained(source, **options).model_type
+    try:
+        with one_sentence("The config"):
+            return AutoConfig.from_pretrained(source, **options).model_type
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
 
 
 def load_model(source: str | Path, **options: Any) -> Any:

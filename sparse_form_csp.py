@@ -182,9 +182,9 @@ class SparseForm:
         ordinary = path is None or kwargs.get("state_dict") is not None or kwargs.get("variant")
         found = None if ordinary else _find_sparse(path, hub)
         if found is None:
-            require_ordinary(cls, path, args, kwargs)
             wants_info = kwargs.pop("output_loading_info", False)
             with explained(path):
+                require_ordinary(cls, path, args, kwargs)
                 model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
             given = any(kwargs.get(name) is not None for name in ("state_dict", "quantization_config", "gguf_file"))
             if path is not None and not given and not getattr(model, "_hf_peft_config_loaded", False):
@@ -205,8 +205,8 @@ class SparseForm:
         if Path(path).is_dir():
             require_generation(Path(path) / hub.get("subfolder", ""), config)
         config, tensors = copy.deepcopy(config), read_sparse(*found)
-        require_layers(config, tensors)
         with explained(path):
+            require_layers(config, tensors)
             if sparse:
                 loaded = _load_sparse(cls, config, tensors, args, kwargs)
             else:

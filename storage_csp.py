@@ -273,6 +273,8 @@ def read_sparse(files: list[str | Path], weight_map: dict[str, str] | None = Non
 
 def _read_file(path: Path) -> dict[str, Stored]:
     damaged = f"{path.name} is damaged"
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise OSError(f"{path} is no file; get it again.")
     try:
         with safe_open(str(path), framework="pt") as opened:
             metadata = opened.metadata() or {}
