@@ -20,7 +20,7 @@ from .configuration_csp import CSPConfig
 from .sparse_csp import kernels_serve, run
 
 # Attention implementations that honour a sink. FlashAttention 2 takes the argument and ignores it.
-SINK_ATTENTION = ("eager", "sdpa", "flex_attention", "kernels-community/vllm-flash-attn3", "flash_attention_4")
+SINK_ATTENTION = ("eager", "paged|eager", "sdpa", "flex_attention", "kernels-community/vllm-flash-attn3", "flash_attention_4")
 # Up to how many nonzero channels of a head's keys and values, on average, our kernel beats PyTorch's: measured, `benchmarks/sparse.py`.
 KERNEL_CHANNELS = 24
 KERNEL_QUERIES = 16  # and from how many queries on
@@ -161,6 +161,7 @@ class _FastAttention(torch.autograd.Function):
 # Our own table: overriding "sdpa" in the library's would change every other model in the process.
 ALL_ATTENTION_FUNCTIONS = AttentionInterface()
 ALL_ATTENTION_FUNCTIONS["sdpa"] = sdpa_attention_forward
+ALL_ATTENTION_FUNCTIONS["paged|eager"] = eager_attention_forward  # of continuous batching: the model itself has asked its cache
 
 
 def attention_function(config: CSPConfig) -> Callable[..., tuple[torch.Tensor, torch.Tensor | None]]:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
+import io
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+# Threads of PyTorch that wait shall sleep: where other work wants the cores, those that spin make a training step several times slower
+# (benchmarks/busy.py). Read by OpenMP when PyTorch is loaded, which nothing here has done yet.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from .cli_bridges import bridge_evaluate, bridge_steer, bridge_train
-from .cli_circuits import (
-    Corpus,
-    Tokens,
-    export_circuit,
-    given_text,
-    import_circuit,
-    prune_task,
-    require_model,
-    show_node,
-    show_tasks,
-    verify_circuit,
-)
+from .cli_circuits import export_circuit, import_circuit, prune_task, show_node, show_tasks, verify_circuit
+from .cli_given import Corpus, Tokens, given_text, require_model
 from .cli_viewer import label_nodes, publish_folder, view_circuits
+from .extras import MissingExtra
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 DEMO_TASK = "single_double_quote"
@@ -32,9 +36,53 @@ bridge_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Read
 app.add_typer(bridge_app, name="bridge")
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        typer.echo(f"sparse_circuits {__version__}")
+        raise typer.Exit()
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
     """Weight-sparse transformers whose circuits can be read."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are no news; what fails in the end is said
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character gets its number, no traceback
+            stream.reconfigure(errors="backslashreplace")
+
+
+class _Terminated(BaseException):
+    """SIGTERM: whatever is under way is left as by an error, so that scratch folders go."""
+
+
+@contextmanager
+def _ending_well() -> Iterator[None]:
+    """While the block runs, SIGTERM ends it like an error. (Training that can be resumed takes the signal over and saves first.)"""
+    if threading.current_thread() is not threading.main_thread():  # elsewhere signals cannot be received
+        yield
+        return
+
+    def end(kind: int, frame: Any) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _as_options(said: str, function: Callable[..., Any]) -> str:
+    """What functions say of their arguments, in the words of the command line."""
+    if "force" in inspect.signature(function).parameters:
+        return said.replace("force=True", "--force")
+    return re.sub(r",? or pass force=True| \(force=True [^)]*\)", "", said)
 
 
 def command(group: typer.Typer, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -42,11 +90,19 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable[..., Any]], Cal
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
             try:
-                return function(*args, **kwargs)
-            except (ValueError, OSError, FloatingPointError) as error:
+                with _ending_well():
+                    return function(*args, **kwargs)
+            except (ValueError, OSError, FloatingPointError, MissingExtra) as error:
                 # transformers' messages run over many lines; the first says what is wrong.
-                typer.echo(f"csp: {next(iter(str(error).strip().splitlines()), type(error).__name__)}", err=True)
+                said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                typer.echo(f"csp: {_as_options(said, function)}", err=True)
                 raise typer.Exit(2) from None
+            except KeyboardInterrupt:
+                typer.echo("csp: stopped.", err=True)
+                raise typer.Exit(130) from None
+            except _Terminated:
+                typer.echo("csp: stopped; nothing half-done is left.", err=True)
+                raise typer.Exit(128 + signal.SIGTERM) from None
 
         group.command(name)(run)
         return function
@@ -75,9 +131,9 @@ def generate(
     from .loading import load_model, load_tokenizer
 
     text = given_text(prompt)
-    require_model(model)
     if not text:
         raise ValueError("The prompt is empty; give at least one character.")
+    require_model(model)
     network = load_model(model, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(model, network, trust_remote_code=trust_remote_code)
     set_seed(seed)
@@ -123,8 +179,10 @@ def tokenize_train(
     """
     from .files import fresh_folder
     from .tokenization_csp import CSPTokenizer
+    from .training.corpora import check_source
     from .training.corpus import held_out, read_sources
 
+    check_source(corpus)
     with fresh_folder(out) as folder:
         sources = read_sources(corpus)
         typer.echo(sources.summary())
@@ -160,6 +218,9 @@ def convert(
     tokenizer: Annotated[Path | None, typer.Option(help="Folder with vocab.bpe and encoder.json, or tokenizer.json.")] = None,
     model: Annotated[str | None, typer.Option(help="For a circuit: the converted model that it belongs to.")] = None,
     task: Annotated[str | None, typer.Option(help="For a circuit: its name.")] = None,
+    form: Annotated[
+        str, typer.Option(help="For a circuit: what the task asks for, published, line_end or bare (see csp prune).")
+    ] = "published",
     corpus: Corpus = None,
     tokens: Tokens = 50_000,
     publish: Annotated[str | None, typer.Option(help="For a checkpoint: also publish it as user/name on the Hub.")] = None,
@@ -178,7 +239,7 @@ def convert(
             raise ValueError("--publish is for checkpoints; put the circuit under circuits/ of its model and publish that.")
         if model is None or task is None:
             raise ValueError("A circuit belongs to a model and a task; name them with --model (converted before) and --task.")
-        typer.echo(f"Wrote {import_circuit(source, dest, model, task, corpus, tokens)}")
+        typer.echo(f"Wrote {import_circuit(source, dest, model, task, corpus, tokens, form)}")
         return
     if publish is not None:
         require_repo_id(publish)  # before the work
@@ -232,7 +293,7 @@ def demo(
     try:
         prune_task(str(out), DEMO_TASK, out / "circuits" / DEMO_TASK, setting=["steps=200"])
     except CannotDo as error:
-        typer.echo(str(error).replace(" (force=True prunes anyway)", ""))
+        typer.echo(_as_options(str(error), demo))
         if steps is None:  # trained in full, it closes strings
             raise
 

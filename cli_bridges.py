@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .cli_circuits import read_settings, require_model
+from .cli_given import circuit_folder, read_settings, require_corpus, require_model
+from .extras import missing
 
 
 def load_dense(model: str) -> tuple[Any, Any]:
@@ -47,10 +47,11 @@ def bridge_train(
     from .bridges.train import train_bridges
     from .training.recipes import corpus_setting, make_recipe, read_yaml
 
-    network, tokenizer = load_dense(dense)
     given = [*(settings or []), *corpus_setting(corpus)]
     values = {} if recipe is None else read_yaml(recipe)
     config = bridge_config(values.pop("bridges", {}), bridge or [])
+    make_recipe(sparse_preset, values, given)  # what is wrong in it is said before the model is loaded
+    network, tokenizer = load_dense(dense)
     # the preset's depth gives way to the dense model's, one that was asked for does not
     asked = isinstance(values.get("model"), dict) and "n_layer" in values["model"]
     given = given if asked else [f"model.n_layer={network.config.n_layer}", *given]
@@ -85,9 +86,13 @@ def bridge_evaluate(
     from .bridges import BridgedPair, evaluate_bridges, ridge_bridges, side_of
     from .bridges.evaluate import constant_bridges
     from .bridges.pair import require_match
-    from .cli_circuits import load
+    from .cli_given import load
     from .training.corpora import mix
 
+    require_model(pair, pairs=True)
+    require_corpus(corpus)
+    if apart is not None:
+        require_model(apart)
     found = BridgedPair.from_pretrained(pair)
     mixture = mix({corpus: 1.0}, found.tokenizer, min(128, found.dense.longest, found.sparse.longest), 0)
     held_out = mixture.held_out[:blocks]
@@ -146,17 +151,22 @@ def bridge_steer(
 
     from .bridges import BridgedPair, Steering, steer
     from .bridges.steering import best_nodes, read_nodes
-    from .circuits import load_task
-    from .files import write_whole
+    from .circuits import task_for
+    from .files import require_writable, write_whole
     from .training.corpora import mix
 
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file; name a folder for steering.json and steering.png.")
+    require_writable(out)
+    require_corpus(corpus)
+    require_model(pair, pairs=True)
+    if command := missing("matplotlib"):
+        typer.echo(f"matplotlib is missing, so there will be no picture: {command}")
     found = BridgedPair.from_pretrained(pair)
     everything = read_nodes(found.sparse.model)
     candidates = everything if circuit is None else circuit_reads(pair, circuit, found.sparse.model)
     reference = mix({corpus: 1.0}, found.tokenizer, 128, seed).train[:50]
-    wanted = load_task(task, found.tokenizer)
+    wanted = task_for(found.sparse.model, task, found.tokenizer)
     known = Steering(found, wanted.pairs(pairs, "train", seed=seed, fewer=True), reference, gains=gains)
     ranking = best_nodes(known, candidates)
     if node is None and not ranking:
@@ -172,8 +182,8 @@ def bridge_steer(
     report |= {"task": wanted.name, "chosen": "given" if node else "best on training prompts"}
     write_whole(out / "steering.json", json.dumps(report, indent=1) + "\n")
     typer.echo(steering_text(report))
-    if importlib.util.find_spec("matplotlib") is None:
-        typer.echo(f"Wrote {out / 'steering.json'}; no picture: pip install 'sparse-circuits[train]' for matplotlib.")
+    if command:
+        typer.echo(f"Wrote {out / 'steering.json'}")
     else:
         typer.echo(f"Wrote {draw(report, out / 'steering.png')} and steering.json beside it")
 
@@ -183,7 +193,6 @@ def circuit_reads(pair: str, name: str, sparse: Any) -> list[str]:
     from .bridges.steering import read_nodes
     from .circuits import Circuit
     from .circuits.identity import refuse_other_model
-    from .cli_viewer import circuit_folder
 
     circuit = Circuit.from_pretrained(circuit_folder(pair, name))
     refuse_other_model(circuit, sparse)
@@ -224,6 +233,8 @@ def steering_text(report: dict[str, Any]) -> str:
 def draw(report: dict[str, Any], path: Path) -> Path:
     import matplotlib
 
+    from .files import save_figure
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -237,6 +248,6 @@ def draw(report: dict[str, Any], path: Path) -> Path:
     axes.set(xlabel="strength", ylabel="probability of the counterfactual's answer")
     axes.set_title(f"Steering {report['task']}", parse_math=False)
     axes.legend(fontsize=7)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
     pyplot.close(figure)
     return path

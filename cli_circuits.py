@@ -3,101 +3,61 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-Model = Annotated[str, typer.Argument(help="Checkpoint folder or Hub id.")]
-Corpus = Annotated[
-    str | None,
-    typer.Option(
-        help="For means: stdlib, idioms, a folder or glob, hf:NAME. Default: what the model was trained on, if its folder has it."
-    ),
-]
-Tokens = Annotated[int, typer.Option(help="Tokens of the corpus to average over.", min=1)]
-
-
-def given_text(text: str) -> str:
-    """Text of the command line; '-' reads standard input, escapes such as \\n are understood."""
-    return sys.stdin.read() if text == "-" else text.replace("\\n", "\n").replace("\\t", "\t")
-
-
-def require_model(model: str) -> None:
-    """Refuses what can only be a mistyped path before transformers takes it for a Hub id."""
-    path = Path(model)
-    if not path.is_dir() and (path.is_absolute() or model.startswith(".") or model.count("/") != 1):
-        raise FileNotFoundError(f"{model} is no folder; give a checkpoint folder, or a Hub id such as user/name.")
-    if (path / "bridges.json").is_file():
-        raise ValueError(f"{model} is a bridged pair; give one of its models, such as {model}/sparse.")
-    if path.is_dir() and not (path / "config.json").is_file() and not (path / "tokenizer.json").is_file():
-        raise FileNotFoundError(
-            f"{model} holds neither config.json nor tokenizer.json; give the folder that save_pretrained wrote."
-        )
-
-
-def load(model: str) -> tuple[Any, Any]:
-    """The model in float32, and its tokenizer."""
-    import torch
-
-    from .loading import load_tokenizer, model_type
-    from .modeling_csp import CSPForCausalLM
-
-    require_model(model)
-    kind = model_type(model)
-    if kind != "csp":
-        raise ValueError(
-            f"{model} is a {kind} model; circuits are found in CSP models, such as csp train and csp convert make."
-        )
-    if Path(model).is_dir() and not (Path(model) / "tokenizer.json").is_file():
-        raise FileNotFoundError(
-            f"{model} has no tokenizer.json; save the model's tokenizer there, circuits are found on its tokens."
-        )
-    loaded = CSPForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    return loaded, load_tokenizer(model, loaded)
-
-
-def corpus_blocks(model: str, corpus: str | None, tokenizer: Any, tokens: int) -> Any:
-    """Token ids [blocks, tokens] of training text: the model's own training blocks, or a corpus."""
-    from .training.corpus import sample_blocks, saved_blocks
-
-    folder = (
-        Path(model).parent if (Path(model).parent / "bridges.json").is_file() else Path(model)
-    )  # a pair has one text for both
-    own = saved_blocks(folder) if corpus is None else None
-    if own is not None:
-        return own[: max(1, tokens // own.shape[1])]
-    from .training.corpora import load_corpus
-
-    return sample_blocks(load_corpus(corpus or "stdlib"), tokenizer, 128, tokens)
+from .cli_given import (
+    Corpus,
+    Form,
+    Model,
+    Tokens,
+    circuit_folder,
+    corpus_blocks,
+    given_text,
+    load,
+    load_tokenizer,
+    read_settings,
+    require_corpus,
+    require_model,
+)
+from .extras import require
 
 
 def show_tasks(
     model: Model,
     task: Annotated[list[str] | None, typer.Option(help="Tasks, or files of pairs; default: the 20.")] = None,
     pairs: Annotated[int, typer.Option(help="Held-out pairs of each.", min=1)] = 64,
+    form: Form = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Which tasks a model can do: loss and accuracy on held-out pairs, against chance. Only those are worth pruning for.
 
     Example: csp tasks runs/tiny
     """
+    from .circuits import load_task, tasks
+    from .circuits.python_tasks import LINE_END
     from .circuits.scoring import CHANCE, gates
 
+    tokenizer = load_tokenizer(model)
+    for name in task or ():
+        load_task(name, tokenizer, form if name in tasks() else None)
     loaded, tokenizer = load(model)
-    found = gates(loaded, tokenizer, task, pairs=pairs)
+    found = gates(loaded, tokenizer, task, form=form, pairs=pairs)
     if as_json:
         rows = [
-            {"task": g.task, "passes": g.passes, "reason": g.reason, **(g.score.to_dict() if g.score else {})} for g in found
+            {"task": g.task, "form": g.form, "passes": g.passes, "reason": g.reason, **(g.score.to_dict() if g.score else {})}
+            for g in found
         ]
         typer.echo(json.dumps(rows, indent=1))
         return
-    width = max(len(each.task) for each in found)
+    names = [each.task + (f" ({each.form})" if each.form not in ("", LINE_END) else "") for each in found]
+    width = max(map(len, names))
     typer.echo(f"{'task'.ljust(width)}    loss  accuracy  gate        (chance: loss {CHANCE:.3f}, accuracy 0.50)")
-    for each in found:
+    for name, each in zip(names, found):
         numbers = f"{each.score.loss:8.3f}  {each.score.accuracy:8.2f}" if each.score else " " * 18
-        typer.echo(f"{each.task.ljust(width)}{numbers}  {'passes' if each.passes else each.reason}")
+        typer.echo(f"{name.ljust(width)}{numbers}  {'passes' if each.passes else each.reason}")
     typer.echo(f"{sum(each.passes for each in found)} of {len(found)} tasks pass")
 
 
@@ -113,24 +73,31 @@ def prune_task(
         int | None, typer.Option(help="Search over settings with Optuna; goes on with a search in the folder.", min=1)
     ] = None,
     method: Annotated[str, typer.Option(help="learned, or attribution (the baseline).")] = "learned",
+    form: Form = None,
     force: Annotated[bool, typer.Option(help="Prune although the model cannot do the task.")] = False,
 ) -> None:
     """Find the smallest circuit for a task: nodes by learned masks, then nodes and edges one by one, with exact checks.
 
     Example: csp prune runs/tiny single_double_quote --out runs/quotes
     """
-    from .circuits import load_task, mean_activations, prune
-    from .circuits.search import STUDY, search
+    from .circuits import load_task, mean_activations, prune, task_for
+    from .circuits.prune import METHODS
+    from .circuits.search import search
 
-    if out.exists() and any(out.iterdir()) and not any((out / name).is_file() for name in ("circuit.json", STUDY)):
-        raise FileExistsError(f"{out} has other files; choose a new folder, or that of a circuit to replace.")
-    loaded, tokenizer = load(model)
     config = prune_config(target, setting or [])
-    blocks = corpus_blocks(model, corpus, tokenizer, tokens)
-    means = mean_activations(loaded, blocks)
+    if method not in METHODS:
+        raise ValueError(f"--method is {method!r}; it must be one of {', '.join(METHODS)}.")
     if trials is not None and method != "learned":
         raise ValueError("--trials searches the settings of learned masks; leave out --method.")
-    wanted = load_task(task, tokenizer)
+    if trials is not None:
+        require("optuna", "searches over settings")
+    _require_circuit_place(out)
+    require_corpus(corpus)
+    load_task(task, load_tokenizer(model), form)
+    loaded, tokenizer = load(model)
+    blocks = corpus_blocks(model, corpus, tokenizer, tokens)
+    means = mean_activations(loaded, blocks)
+    wanted = task_for(loaded, task, tokenizer, form)
     if trials is not None:
         circuit = search(loaded, tokenizer, wanted, means, config, trials=trials, out=out, force=force)
     else:
@@ -143,6 +110,18 @@ def prune_task(
         f"(the model {metrics['model']['loss']:.3f}); saved to {out}. Low loss proves little: csp verify checks it."
     )
     typer.echo(f"Look at it: {page_of(out, loaded, tokenizer, wanted, blocks)}")
+
+
+def _require_circuit_place(out: Path) -> None:
+    """A new folder, or that of a circuit to replace; what a killed save left there does not count."""
+    from .circuits.search import STUDY
+    from .files import is_empty, require_writable
+
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} is a file; give a folder.")
+    if out.exists() and not is_empty(out) and not any((out / name).is_file() for name in ("circuit.json", STUDY)):
+        raise FileExistsError(f"{out} has other files; choose a new folder, or that of a circuit to replace.")
+    require_writable(out)
 
 
 def page_of(folder: Path, model: Any, tokenizer: Any, task: Any, blocks: Any) -> Path:
@@ -161,32 +140,12 @@ def prune_config(target: float, settings: list[str]) -> Any:
     return PruneConfig(**{"target_loss": target, **read_settings(PruneConfig, settings, "pruning")})
 
 
-def read_settings(kind: Any, settings: list[str], what: str) -> dict[str, Any]:
-    """name=value settings as fields of a dataclass, each of the type of its default."""
-    import dataclasses
-
-    fields: dict[str, Any] = {field.name: type(field.default) for field in dataclasses.fields(kind)}
-    values: dict[str, Any] = {}
-    for text in settings:
-        name, equals, value = text.partition("=")
-        if not equals or name not in fields:
-            raise ValueError(f"{text!r} is no setting of {what}; write name=value with one of {', '.join(fields)}.")
-        values[name] = _read_setting(name, value, fields[name])
-    return values
-
-
-def _read_setting(name: str, text: str, kind: type) -> Any:
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.strip().lower()]
-        return kind(text)
-    except (ValueError, KeyError, OverflowError):
-        raise ValueError(f"{name} is {text[:40]!r}; it must be a {kind.__name__}.") from None
-
-
 def verify_circuit(
     model: Model,
-    circuit: Annotated[Path, typer.Argument(help="Folder of the circuit; the report is written there too.")],
+    circuit: Annotated[
+        str,
+        typer.Argument(help="Folder of the circuit, or its name under the model's circuits/; the report is written there too."),
+    ],
     task: Annotated[str | None, typer.Option(help="For tasks from files: the file. Default: by the circuit's name.")] = None,
     corpus: Corpus = None,
     tokens: Tokens = 50_000,
@@ -200,17 +159,22 @@ def verify_circuit(
     """
     from .circuits import Circuit, verify
     from .circuits.report import REPORT
+    from .files import require_writable
 
-    found = Circuit.from_pretrained(circuit)
-    loaded, tokenizer = load(model)
-    wanted = found.find_task(tokenizer, task)
+    require_model(model)
+    require_corpus(corpus)
+    folder = circuit_folder(model, circuit)
+    require_writable(folder)
+    found = Circuit.from_pretrained(folder)
+    wanted = found.find_task(load_tokenizer(model), task)
     if wanted is None:
         raise ValueError(f"{found.task} is no built-in task; give the file that it came from with --task.")
+    loaded, tokenizer = load(model)
     blocks = corpus_blocks(model, corpus, tokenizer, tokens)
     report = verify(found, loaded, tokenizer, wanted, blocks=blocks, pairs=pairs, controls=controls, seeds=seeds)
     typer.echo(str(report))
-    report.save(circuit)
-    typer.echo(f"saved to {circuit / REPORT}; look at it: {page_of(circuit, loaded, tokenizer, wanted, blocks)}")
+    report.save(folder)
+    typer.echo(f"saved to {folder / REPORT}; look at it: {page_of(folder, loaded, tokenizer, wanted, blocks)}")
 
 
 def show_node(
@@ -225,15 +189,17 @@ def show_node(
 
     Example: csp node runs/tiny 0.mlp.post_act:17
     """
-    from .circuits.reading import describe, read_node
+    from .circuits.reading import describe, parse_node, read_node
 
+    require_corpus(corpus)
     loaded, tokenizer = load(model)
+    parse_node(loaded, node)
     found = read_node(loaded, tokenizer, node, corpus_blocks(model, corpus, tokenizer, tokens), contexts=contexts)
     typer.echo(json.dumps(found, indent=1) if as_json else describe(found))
 
 
 def export_circuit(
-    circuit: Annotated[Path, typer.Argument(help="Folder of the circuit.")],
+    circuit: Annotated[str, typer.Argument(help="Folder of the circuit, or its name under the circuits/ of --model.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
     to: Annotated[str, typer.Option(help="graphml, mib, or neuronpedia.")] = "graphml",
     model: Annotated[
@@ -248,32 +214,43 @@ def export_circuit(
     """
     from .circuits import Circuit
     from .circuits.export import save_graphml, save_json, to_attribution_graph, to_mib
+    from .files import require_writable
 
     if to not in ("graphml", "mib", "neuronpedia"):
         raise ValueError(f"{to!r} is no format; choose graphml, mib or neuronpedia.")
-    found = Circuit.from_pretrained(circuit)
+    if to != "graphml" and model is None:
+        raise ValueError(f"{to} describes the circuit within its model; name it with --model.")
+    if to == "neuronpedia" and (prompt is None or scan is None):
+        raise ValueError("A Neuronpedia graph is of one prompt and one of its models; give --prompt and --scan.")
+    if model is not None:
+        require_model(model)
+    found = Circuit.from_pretrained(circuit_folder(model, circuit))
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder; name a file.")
+    require_writable(out.parent)
     if to == "graphml":
         save_graphml(found, out, load(model)[0] if model is not None else None)
-    elif model is None:
-        raise ValueError(f"{to} describes the circuit within its model; name it with --model.")
     elif to == "mib":
-        save_json(to_mib(found, load(model)[0]), out)
-    elif prompt is None or scan is None:
-        raise ValueError("A Neuronpedia graph is of one prompt and one of its models; give --prompt and --scan.")
+        save_json(to_mib(found, load(str(model))[0]), out)
     else:
-        graph = to_attribution_graph(found, *load(model), given_text(prompt), scan=scan, slug=found.task.replace("_", "-"))
+        text = given_text(prompt or "")
+        graph = to_attribution_graph(found, *load(str(model)), text, scan=str(scan), slug=found.task.replace("_", "-"))
         save_json(graph, out)
     typer.echo(f"Wrote {out}")
 
 
-def import_circuit(source: str, dest: Path, model: str, task: str, corpus: str | None, tokens: int) -> Path:
+def import_circuit(
+    source: str, dest: Path, model: str, task: str, corpus: str | None, tokens: int, form: str = "published"
+) -> Path:
     """A circuit of OpenAI's release, with means over a corpus, as a folder of ours."""
     from .circuits import mean_activations
     from .convert import convert_openai_circuit
-    from .files import fresh_folder
+    from .files import fresh_folder, require_fresh
 
+    require_fresh(dest)
+    require_corpus(corpus)
     loaded, tokenizer = load(model)
     with fresh_folder(dest) as folder:
         means = mean_activations(loaded, corpus_blocks(model, corpus, tokenizer, tokens))
-        convert_openai_circuit(source, loaded, tokenizer, means, task=task).save_pretrained(folder)
+        convert_openai_circuit(source, loaded, tokenizer, means, task=task, form=form).save_pretrained(folder)
     return dest

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_circuits import Corpus, Tokens, corpus_blocks, load
+from .cli_given import Corpus, Tokens, circuit_folder, corpus_blocks, load, require_corpus, require_model
+from .extras import require
 
 Circuits = Annotated[list[str], typer.Argument(help="Folders of circuits of the model, or names under its circuits/ folder.")]
 
@@ -38,31 +39,40 @@ def view_circuits(
     from .viewer import write_page
 
     pairs = [(model, name) for name in circuits] + ([beside] if beside is not None else [])
+    for name in dict(pairs):
+        require_model(name, pairs=True)
+    folders = [circuit_folder(*pair) for pair in pairs]
+    require_corpus(corpus)
+    target = _page_file(model, folders, out, serve)
     loaded = {name: load_shown(name) for name in dict(pairs)}
     texts = {
         name: corpus_blocks(name, corpus, tokenizer, tokens) if contexts or bridged is not None else None
         for name, (_, tokenizer, bridged) in loaded.items()
     }
-    folders = [circuit_folder(*pair) for pair in pairs]
     subjects = [subject_of(folder, *loaded[name], texts[name], contexts, task) for (name, _), folder in zip(pairs, folders)]
     if serve:
         from .viewer.serve import serve as run_server
 
         run_server(subjects, folders, port=port, say=typer.echo)
         return
-    if out is None and not Path(model).is_dir():
-        raise ValueError("The circuit is on the Hub; say with --out where its page goes.")
-    target = out or folders[0] / "page.html"
     typer.echo(f"Wrote {write_page(subjects, target)} ({target.stat().st_size / 1e6:.1f} MB)")
 
 
-def circuit_folder(model: str, circuit: str) -> Path:
-    """The folder of a circuit that is named by its own folder, or by its task under the model's circuits/, here or on the Hub."""
-    from .circuits.storage import find
+def _page_file(model: str, folders: list[Path], out: Path | None, serve: bool) -> Path:
+    """Where the page goes, if it can be written there."""
+    if serve:
+        require("uvicorn", "pages with the model behind them")
+        require("starlette", "pages with the model behind them")
+    elif out is None and not Path(model).is_dir():
+        raise ValueError("The circuit is on the Hub; say with --out where its page goes.")
+    target = out or folders[0] / "page.html"
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a folder; name a file.")
+    if not serve:
+        from .files import require_writable
 
-    if (Path(circuit) / "circuit.json").is_file():
-        return Path(circuit)
-    return find(model, f"circuits/{circuit}", None, {})
+        require_writable(target.parent)
+    return target
 
 
 def load_shown(model: str) -> tuple[Any, Any, Any]:

@@ -57,7 +57,9 @@ def _understanding_aliases(init: Callable[..., None]) -> Callable[..., None]:
             if alias in kwargs:
                 value = kwargs.pop(alias)
                 if kwargs.setdefault(name, value) != value:
-                    raise ValueError(f"{alias}={value!r} and {name}={kwargs[name]!r} name the same setting; give one of them.")
+                    raise ValueError(
+                        f"{alias}={value!r:.80} and {name}={kwargs[name]!r} name the same setting; give one of them."
+                    )
         init(self, *args, **kwargs)
 
     return understanding
@@ -169,7 +171,7 @@ class CSPConfig(PretrainedConfig):
             own["d_mlp"] = 4 * own["d_model"] if isinstance(own["d_model"], int) else None
         for name in ("afrac", "provenance"):
             if not isinstance(own[name], (dict, type(None))):
-                raise ValueError(f"{name} is {own[name]!r}; it must be a dict" + _AFRAC_EXAMPLE * (name == "afrac") + ".")
+                raise ValueError(f"{name} is {own[name]!r:.80}; it must be a dict" + _AFRAC_EXAMPLE * (name == "afrac") + ".")
             own[name] = dict(own[name] or {})
         for name, value in own.items():
             setattr(self, name, value)
@@ -236,9 +238,9 @@ class CSPConfig(PretrainedConfig):
         for name in ("tie_word_embeddings", "use_cache", "sparse_weights"):
             _require_bool(name, getattr(self, name))
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout!r}; it must be at least 0 and less than 1.")
+            raise ValueError(f"dropout is {self.dropout!r:.80}; it must be at least 0 and less than 1.")
         if not _is_number(self.initializer_range) or not 0 <= self.initializer_range < float("inf"):
-            raise ValueError(f"initializer_range is {self.initializer_range!r}; it must be a finite number of at least 0.")
+            raise ValueError(f"initializer_range is {self.initializer_range!r:.80}; it must be a finite number of at least 0.")
         self._refuse_impossible_positions()
         self._refuse_impossible_afrac()
         for name in ("bos_token_id", "eos_token_id", "pad_token_id", "bigram_padding_idx"):
@@ -278,7 +280,7 @@ class CSPConfig(PretrainedConfig):
             _require_positive_int("d_pos_emb", self.d_pos_emb)
         elif self.d_pos_emb is not None:
             raise ValueError(
-                f"d_pos_emb={self.d_pos_emb!r} only has a meaning with position_embedding_type='concatenated', "
+                f"d_pos_emb={self.d_pos_emb!r:.80} only has a meaning with position_embedding_type='concatenated', "
                 f"not {self.position_embedding_type!r}; leave it out."
             )
         if self.sinusoidal_positions and self.position_embedding_type == "none":
@@ -287,9 +289,11 @@ class CSPConfig(PretrainedConfig):
     def _refuse_impossible_afrac(self) -> None:
         for location, fraction in self.afrac.items():
             if location not in LOCATIONS:
-                raise ValueError(f"afrac names {location!r}, which is no AbsTopK location; they are {', '.join(LOCATIONS)}.")
+                raise ValueError(
+                    f"afrac names {location!r:.80}, which is no AbsTopK location; they are {', '.join(LOCATIONS)}."
+                )
             if not _is_number(fraction) or not 0 <= fraction <= 1:
-                raise ValueError(f"afrac[{location!r}] is {fraction!r}; it must be a fraction in [0, 1].")
+                raise ValueError(f"afrac[{location!r:.80}] is {fraction!r:.80}; it must be a fraction in [0, 1].")
 
     def _require_token_id(self, name: str, value: Any) -> None:
         if value is None:
@@ -298,7 +302,7 @@ class CSPConfig(PretrainedConfig):
         for one in ids:
             if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < self.vocab_size:
                 raise ValueError(
-                    f"{name} is {value!r}; it must be a token id from 0 to vocab_size - 1 = {self.vocab_size - 1}."
+                    f"{name} is {value!r:.80}; it must be a token id from 0 to vocab_size - 1 = {self.vocab_size - 1}."
                 )
 
 
@@ -309,7 +313,7 @@ def _refuse_misspelled(kwargs: dict[str, Any], own: dict[str, Any]) -> None:
     for key in kwargs:
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
         if close and key not in base and not key.startswith("_") and not key.endswith("_token_id"):
-            raise ValueError(f"{key!r} is no setting of CSPConfig; did you mean {close[0]!r}?")
+            raise ValueError(f"{key!r:.80} is no setting of CSPConfig; did you mean {close[0]!r}?")
 
 
 def _is_number(value: Any) -> bool:
@@ -318,17 +322,17 @@ def _is_number(value: Any) -> bool:
 
 def _require_positive_int(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+        raise ValueError(f"{name} is {value!r:.80}; it must be a whole number of at least 1.")
 
 
 def _require_bool(name: str, value: Any) -> None:
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; it must be True or False.")
+        raise ValueError(f"{name} is {value!r:.80}; it must be True or False.")
 
 
 def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}.")
+        raise ValueError(f"{name} is {value!r:.80}; it must be one of {', '.join(map(repr, choices))}.")
 
 
 CSPConfig.register_for_auto_class()

@@ -76,7 +76,7 @@ def parse_yaml(text: str, name: str, *, fix: str = "write it as YAML") -> Any:
         raise ValueError(f"{name} is nested too deep to be read; {fix}.") from None
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = getattr(error, "problem", None) or next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{name} is no YAML that can be used ({str(reason)[:100]}); {fix}.") from None
+        raise ValueError(f"{name} cannot be read as YAML ({str(reason)[:100]}); {fix}.") from None
 
 
 def read_tensors(path: Path, *, fix: str = "get it again") -> tuple[dict[str, torch.Tensor], dict[str, str]]:

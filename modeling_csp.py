@@ -136,9 +136,11 @@ class CSPAttention(nn.Module):
         a = self.act_in(hidden_states)
         q, k, v = self.c_attn(a).chunk(3, dim=-1)
         q, k, v = (self._split_heads(x) for x in (self.q(q), self.k(k), self.v(v)))
-        if past_key_values is not None:
+        if isinstance(past_key_values, Cache):
             # The third argument is read by 4.57's static cache only.
             k, v = past_key_values.update(k, v, self.layer_idx, {"cache_position": kwargs.get("cache_position")})
+        elif past_key_values is not None:  # of continuous batching: reads and writes by the indices that came with it
+            k, v = past_key_values.update(key_states=k, value_states=v, layer_idx=self.layer_idx, kwargs=kwargs)
         # transformers looks for ALL_ATTENTION_FUNCTIONS.get_interface( or, in 4.57, eager_attention_forward and
         # ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation] in this file before it allows set_attn_implementation.
         attend = attention_function(self.config)
@@ -229,7 +231,7 @@ class CSPPreTrainedModel(SparseForm, PreTrainedModel):  # type: ignore[misc]
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
     _no_split_modules = ["CSPBlock"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -284,7 +286,69 @@ def sinusoids(block_size: int, width: int) -> torch.Tensor:
     return F.pad(table, (0, width - table.shape[1])).float()
 
 
-_MASK_ARGUMENTS = inspect.signature(create_causal_mask).parameters  # they changed between 4.57 and 5.x
+# What `create_causal_mask` calls its arguments changed between 4.57, 5.x and 5.24, where a cache is called `cache`, in outputs too.
+# (Names, read once: torch.compile cannot follow a live signature.)
+_MASK_ARGUMENTS = tuple(inspect.signature(create_causal_mask).parameters)
+_MASK_EMBEDS = "inputs_embeds" if "inputs_embeds" in _MASK_ARGUMENTS else "input_embeds"
+_MASK_CACHE = "cache" if "cache" in _MASK_ARGUMENTS else "past_key_values"
+_MASK_TAKES_POSITION = "cache_position" in _MASK_ARGUMENTS
+_OUTPUT_CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+# Keywords that reach a model besides its own arguments: those without effect on what it computes, ...
+_HARMLESS = {"cache_position", "output_attentions", "output_hidden_states", "return_dict", "num_items_in_batch", "ignore_index", "shift_labels",
+             "token_type_ids", "tokenizer", "assistant_tokenizer"}  # fmt: skip
+# ... those that say where packed sequences begin, which FlashAttention reads itself, ...
+_PACKING = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
+# ... and those of continuous batching (generate_batch), which come with a cache of its own.
+_PAGING = {"write_index", "read_index", "logits_indices", "block_table", "logits_processor_args", "is_causal"}
+
+
+def causal_mask(config, x, attention_mask=None, cache=None, position_ids=None, cache_position=None) -> Any:
+    """transformers' `create_causal_mask`, under any version's names; x [batch, tokens, width] is what attention is about to read."""
+    arguments = {
+        "config": config,
+        "attention_mask": attention_mask,
+        "position_ids": position_ids,
+        _MASK_CACHE: cache,
+        _MASK_EMBEDS: x,
+    }
+    if _MASK_TAKES_POSITION:
+        arguments["cache_position"] = torch.arange(x.shape[1], device=x.device) if cache_position is None else cache_position
+    return create_causal_mask(**arguments)
+
+
+def one_cache(past_key_values: Any, cache: Any) -> Any:
+    """The cache, by either of its names (`cache` from transformers 5.24 on, and for that of continuous batching before)."""
+    if past_key_values is not None and cache is not None and past_key_values is not cache:
+        raise ValueError("past_key_values and cache are two names of one argument; give one of them.")
+    return cache if past_key_values is None else past_key_values
+
+
+def refuse_unknown_keywords(config: CSPConfig, cache: Any, keywords: dict[str, Any]) -> None:
+    """Raises ValueError for a keyword that nothing here reads, which would change the result if it were read."""
+    paged = cache is not None and not isinstance(cache, Cache)
+    if paged and "kwargs" not in inspect.signature(cache.update).parameters:
+        raise ValueError(
+            "Continuous batching (generate_batch) takes transformers 5 or later; use generate, or update transformers."
+        )
+    for name, value in keywords.items():
+        if value is None or name in _HARMLESS or name in _PACKING or (paged and name in _PAGING):
+            continue
+        if name == "is_causal" and value is True:
+            continue
+        raise ValueError(f"{name} is no argument of this model, which would ignore it; leave it out.")
+
+
+def packed_positions(position_ids: torch.Tensor | None, starts: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Positions [1, tokens] that begin anew at each start of a packed sequence (`cu_seq_lens_q`); those that were given must agree."""
+    index = torch.arange(tokens, device=starts.device)
+    begun = starts[torch.searchsorted(starts, index, right=True).clamp(max=len(starts)) - 1]
+    counted = (index - begun).unsqueeze(0)
+    if position_ids is None:
+        return counted
+    if position_ids.shape != counted.shape or not torch.equal(position_ids.to(counted), counted):
+        raise ValueError("cu_seq_lens_q and position_ids do not agree on where sequences begin; give one of them.")
+    return position_ids
 
 
 class CSPModel(CSPPreTrainedModel):
@@ -328,23 +392,36 @@ class CSPModel(CSPPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
+        past_key_values = one_cache(past_key_values, cache)
+        refuse_unknown_keywords(self.config, past_key_values, kwargs)
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("The model needs input_ids or inputs_embeds.")
             inputs_embeds = self.wte(input_ids)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        ordinary = past_key_values if isinstance(past_key_values, Cache) else None
+        seen = 0 if ordinary is None else ordinary.get_seq_length()
+        if ordinary is past_key_values and kwargs.get("cu_seq_lens_q") is not None and not self._is_flash():
+            position_ids = packed_positions(position_ids, kwargs["cu_seq_lens_q"], inputs_embeds.shape[1])
+            kwargs = {name: value for name, value in kwargs.items() if name not in _PACKING}
+        mask = attention_mask
+        if ordinary is past_key_values:  # in continuous batching the mask is made, and says who sees whom in the whole batch
+            mask = self._causal_mask(inputs_embeds, attention_mask, past_key_values, position_ids, seen, kwargs)
+        given = position_ids is not None
         if position_ids is None:
             position_ids = self._position_ids(inputs_embeds, attention_mask, seen)
-        mask = self._causal_mask(inputs_embeds, attention_mask, past_key_values, position_ids, seen, kwargs)
-        x, positions = self.with_positions(inputs_embeds, position_ids, seen)
+        x, positions = self.with_positions(inputs_embeds, position_ids, seen, given)
         for block in self.h:
             x = block(x, positions, attention_mask=mask, past_key_values=past_key_values, position_ids=position_ids, **kwargs)
         x = self.final(x)
-        return BaseModelOutputWithPast(last_hidden_state=x, past_key_values=past_key_values if use_cache else None)
+        return BaseModelOutputWithPast(last_hidden_state=x, **{_OUTPUT_CACHE: past_key_values if use_cache else None})
+
+    def _is_flash(self) -> bool:
+        return "flash" in str(self.config._attn_implementation)
 
     def final(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """From the last residual stream to what the unembedding reads."""
@@ -358,26 +435,25 @@ class CSPModel(CSPPreTrainedModel):
         return (torch.arange(tokens, device=x.device) + seen).unsqueeze(0)
 
     def _causal_mask(self, x, attention_mask, past_key_values, position_ids, seen, kwargs):
-        arguments = {
-            "config": self.config,
-            "attention_mask": attention_mask,
-            "past_key_values": past_key_values,
-            "position_ids": position_ids,
-            "inputs_embeds" if "inputs_embeds" in _MASK_ARGUMENTS else "input_embeds": x,
-        }
-        if _MASK_ARGUMENTS.get("cache_position") is not None:
-            if kwargs.get("cache_position") is None:
-                kwargs["cache_position"] = torch.arange(x.shape[1], device=x.device) + seen
-            arguments["cache_position"] = kwargs["cache_position"]
-        return create_causal_mask(**arguments)
+        # Packed sequences are told by the positions that were given; transformers looks for them only where there is no cache.
+        begins = type(past_key_values) is DynamicCache and isinstance(seen, int) and seen == 0
+        packed = begins and position_ids is not None and attention_mask is None
+        if _MASK_TAKES_POSITION and kwargs.get("cache_position") is None:
+            kwargs["cache_position"] = torch.arange(x.shape[1], device=x.device) + seen
+        cache = None if packed else past_key_values
+        return causal_mask(self.config, x, attention_mask, cache, position_ids, kwargs.get("cache_position"))
 
-    def with_positions(self, x, position_ids, seen=0) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(residual stream before the first block, positions that blocks concatenate) of embedded tokens."""
+    def with_positions(self, x, position_ids, seen=0, given=True) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(residual stream before the first block, positions that blocks concatenate) of embedded tokens.
+
+        What must fit the table is the positions: packed sequences, and those padded on the left, may be longer. Where looking at them
+        would make a GPU wait or break a graph, the number of tokens stands for them, unless they were `given`."""
         if self.wpe is None:
             return self.drop(x), None
-        length = seen + x.shape[1] if isinstance(seen, int) else 0  # a static cache counts in a tensor
         if position_ids.device.type == "cpu" and not torch.compiler.is_compiling():
-            length = max(length, int(position_ids.max()) + 1)
+            length = int(position_ids.max()) + 1
+        else:
+            length = seen + x.shape[1] if isinstance(seen, int) and not given else 0  # a static cache counts in a tensor
         if length > self.config.block_size:
             raise ValueError(
                 f"The sequence has {length} tokens and the position table {self.config.block_size} "
@@ -421,6 +497,7 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):  # type: ignore[misc]
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [batch, tokens, vocab]; with `labels` [batch, tokens] (-100: ignored) also the next-token cross-entropy.
@@ -436,7 +513,7 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):  # type: ignore[misc]
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=one_cache(past_key_values, cache),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -451,7 +528,7 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):  # type: ignore[misc]
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{_OUTPUT_CACHE: getattr(outputs, _OUTPUT_CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

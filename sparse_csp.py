@@ -205,7 +205,8 @@ def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
 
 def abs_topk_mask(x: torch.Tensor, k: int) -> torch.Tensor:
     """Bool mask [..., width] of the entries that `abs_topk` keeps, by PyTorch alone; 0 < k < width."""
-    if x.dtype == torch.float64:
+    # ONNX has no view of a float's bits; its TopK gives ties to the lower index, as we do.
+    if x.dtype == torch.float64 or torch.onnx.is_in_onnx_export():
         index = x.abs().topk(k, dim=-1).indices
         return torch.zeros_like(x, dtype=torch.bool).scatter_(-1, index, True)
     return largest_mask(magnitude_bits(x), k)

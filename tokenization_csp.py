@@ -114,7 +114,13 @@ def one_sentence(name: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, (ValueError, OSError)) and str(error).strip() and len(str(error).strip().splitlines()) == 1:
+        foreign = isinstance(error, (UnicodeError, json.JSONDecodeError))  # ValueErrors that name no file
+        if (
+            not foreign
+            and isinstance(error, (ValueError, OSError))
+            and str(error).strip()
+            and len(str(error).strip().splitlines()) == 1
+        ):
             raise
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Ctrl-C, say
             raise
@@ -151,9 +157,9 @@ def require_tokenizer_json(path: Path, *, whole: bool = False) -> None:
 
 
 def _require_ids(ids: list[Any], name: str, slack: int) -> None:
-    wrong = next((index for index in ids if isinstance(index, bool) or not isinstance(index, int) or index < 0), None)
-    if wrong is not None or not ids:
-        raise ValueError(f"{name} has {f'the token id {wrong!r:.40}' if ids else 'no tokens'}; get it again.")
+    wrong = [index for index in ids if isinstance(index, bool) or not isinstance(index, int) or index < 0]
+    if wrong or not ids:
+        raise ValueError(f"{name} has {f'the token id {wrong[0]!r:.40}' if ids else 'no tokens'}; get it again.")
     if len(set(ids)) < len(ids):
         raise ValueError(f"{name} gives one id to two tokens; get it again.")
     if max(ids) >= len(ids) + slack:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from transformers.masking_utils import create_causal_mask
+
+from ..modeling_csp import causal_mask
 
 
 class Side(Protocol):
@@ -44,7 +45,7 @@ class CSPSide:
         body = self.model.transformer
         places = torch.arange(ids.shape[1], device=ids.device)[None]
         x, positions = body.with_positions(body.wte(ids), places)
-        return x, (positions, body._causal_mask(x[:1], None, None, places, 0, {}))
+        return x, (positions, causal_mask(self.model.config, x[:1]))
 
     def sublayer(self, i: int, x: torch.Tensor, context: Any) -> torch.Tensor:
         positions, mask = context
@@ -72,10 +73,7 @@ class GPT2Side:
         body = self.model.transformer
         places = torch.arange(ids.shape[1], device=ids.device)[None]
         x = body.drop(body.wte(ids) + body.wpe(places))
-        mask = create_causal_mask(
-            config=self.model.config, inputs_embeds=x[:1], attention_mask=None, past_key_values=None, position_ids=places
-        )
-        return x, mask
+        return x, causal_mask(self.model.config, x[:1])
 
     def sublayer(self, i: int, x: torch.Tensor, context: Any) -> torch.Tensor:
         block = self.model.transformer.h[i // 2]

@@ -14,6 +14,7 @@ from ..circuits.means import watching
 from ..circuits.reading import parse_node
 from ..circuits.sites import evaluating, reads_residual
 from ..circuits.tasks import Pairs
+from ..hooks import hooks
 from .hybrids import stream
 from .pair import BridgedPair
 from .sides import Side
@@ -264,11 +265,9 @@ def _last(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _added(side: Side, point: int, push: torch.Tensor) -> Iterator[None]:
-    handle = side.read(point).register_forward_hook(lambda module, args, out: out + push.to(out))
-    try:
+    with hooks() as handles:
+        handles.append(side.read(point).register_forward_hook(lambda module, args, out: out + push.to(out)))
         yield
-    finally:
-        handle.remove()
 
 
 def _bootstrap(values: torch.Tensor, generator: torch.Generator) -> tuple[list[float], list[float]]:

@@ -11,9 +11,11 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, default_data_collator, set_seed
 
-from ..files import write_whole
+from ..files import require_writable, write_whole
 from ..modeling_csp import CSPForCausalLM
 from ..training.callback import WeightSparsityCallback
+from ..training.checks import check_run
+from ..training.corpora import check_source
 from ..training.corpus import BLOCKS, TokenBlocks
 from ..training.demo import start_from_bigrams_
 from ..training.metrics import RunMetrics
@@ -122,6 +124,11 @@ def train_bridges(
     out, side = Path(out), side_of(dense.eval().requires_grad_(False))
     arguments, sparsity = training_arguments(recipe, out), SparsityConfig(**recipe.sparsity)
     model_settings = model_config(recipe, tokenizer)
+    check_run(arguments, sparsity, model_settings, recipe.block, WeightSparsityCallback(sparsity))
+    require_writable(out)
+    if not resume:
+        for source in recipe.corpora:
+            check_source(source)
     set_seed(arguments.seed)
     sparse = CSPForCausalLM(model_settings)
     require_match(side, side_of(sparse))
@@ -151,6 +158,7 @@ def train_bridges(
         "steps": trainer.state.global_step,
         **evaluate_bridges(side, side_of(sparse), bridges, blocks["held_out"]),
     }
+    sparse.config.use_cache = True  # which the Trainer switches off while it trains
     sparse.config.provenance = {
         "recipe": "csp bridge train",
         "steps": trainer.state.global_step,

@@ -6,7 +6,7 @@ from .masks import PruneConfig
 from .means import Means, mean_activations
 from .prune import CannotDo, prune
 from .report import Report
-from .scoring import Gate, Score, gate, gates, score
+from .scoring import Gate, Score, gate, gates, natural_form, score, task_for
 from .tasks import CannotExpress, Pairs, Task, load_task, make_task, tasks
 from .verify import verify
 
@@ -29,8 +29,10 @@ __all__ = [
     "load_task",
     "make_task",
     "mean_activations",
+    "natural_form",
     "prune",
     "score",
+    "task_for",
     "tasks",
     "verify",
 ]

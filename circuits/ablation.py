@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..hooks import hooks
 from .sites import EdgeMap, edge_maps, norms, require_csp
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -42,8 +43,7 @@ def ablated(
     """
     sites = require_csp(model).node_sites()
     state = _State()
-    handles: list[Any] = []
-    try:
+    with hooks() as handles:
         for name, change in changes.items():
             if name not in sites:
                 raise ValueError(f"{name!r} is no node site of this model; they are {', '.join(sites)}.")
@@ -55,9 +55,6 @@ def ablated(
             handles += [norm.register_forward_hook(state.norm_hook) for norm in norms(model)]
             handles.append(model.register_forward_pre_hook(state.record, with_kwargs=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _State:

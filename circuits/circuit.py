@@ -61,7 +61,8 @@ class Circuit:
     versions: dict[str, str] = field(default_factory=dict)
 
     def find_task(self, tokenizer: Any, file: str | Path | None = None) -> Any:
-        """The task that the circuit is for, its twin if it is a twin's: from `file`, or the built-in one; None if it is neither and no file is given.
+        """The task that the circuit is for, in the form that it answers in, its twin if it is a twin's: from `file`, or the built-in one; None if it
+        is neither and no file is given.
 
         Raises:
             ValueError: if the file is another than the circuit was found with.
@@ -72,7 +73,8 @@ class Circuit:
         name = self.task.removesuffix(f"_{twin}") if twin else self.task
         if file is None and (origin or name not in tasks()):
             return None
-        task = load_task(name if file is None else file, tokenizer)
+        form = str(self.settings.get("task_form") or "line_end") if file is None else None  # older files have no entry
+        task = load_task(name if file is None else file, tokenizer, form)
         if file is not None and (task.name != name or (origin.startswith("file:") and task.origin != origin)):
             raise ValueError(f"The circuit for {self.task} was found with another task than {file}; give that file.")
         return getattr(task, twin)() if twin in ("nonsense", "constant") else task

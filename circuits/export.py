@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,8 +73,9 @@ def save_graphml(circuit: Circuit, path: str | Path, model: Any = None) -> Path:
     """The graph of `to_networkx` as GraphML, which Gephi, Cytoscape and yEd read."""
     import networkx
 
-    networkx.write_graphml(to_networkx(circuit, model), path)
-    return Path(path)
+    text = io.BytesIO()
+    networkx.write_graphml(to_networkx(circuit, model), text)
+    return write_whole(path, text.getvalue())
 
 
 def to_mib(circuit: Circuit, model: Any) -> dict[str, Any]:

@@ -63,6 +63,32 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
 
 
+def require_on_hub(repo_id: str) -> None:
+    """Asks the Hub once whether it has a repository, so that what it has not, or a Hub that cannot be reached, is said at once and not after
+    retries. Where the Hub cannot be reached but the repository is in the cache, this process goes on without the network.
+
+    Raises:
+        ConnectionError: in one sentence.
+        FileNotFoundError: if the network is switched off (HF_HUB_OFFLINE) and the cache does not have it.
+    """
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    cached = any(isinstance(try_to_load_from_cache(repo_id, name), str) for name in ("config.json", "bridges.json"))
+    if constants.HF_HUB_OFFLINE:
+        if not cached:
+            raise FileNotFoundError(
+                f"{repo_id} is no folder here, and not in the cache of the Hub, which is switched off (HF_HUB_OFFLINE); give a folder."
+            )
+        return
+    try:
+        with hub_errors(repo_id, "read from the Hub"):
+            HfApi().model_info(repo_id, timeout=10)
+    except ConnectionError as error:
+        if not cached or _status(error) is not None:
+            raise ConnectionError(f"{repo_id} is no folder here, and {str(error)[0].lower()}{str(error)[1:]}") from None
+        constants.HF_HUB_OFFLINE = True
+
+
 def upload(
     folder: Path, repo_id: str, *, kind: str = "model", private: bool | None = None, token: str | None = None, **how: Any
 ) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..sparse_form_csp import dense_state_dict
+from .python_tasks import LINE_END, SPLITS_VERSION
 from .sites import require_csp
 
 
@@ -17,6 +18,7 @@ from .sites import require_csp
 def weights_sha256(model: Any) -> str:
     """sha256 of all weights as float32, by name, and of the settings that decide what is computed with them: the same for a model in
     dense and in sparse form, and wherever it was loaded from."""
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper names weights otherwise
     state = dense_state_dict(model) or model.state_dict()
     digest = hashlib.sha256()
     digest.update(repr([(name, _plain(getattr(model.config, name))) for name in _DECISIVE]).encode())
@@ -85,6 +87,23 @@ def refuse_other_model(circuit: Any, model: Any, force: bool = False) -> None:
         raise ValueError(
             f"The circuit for {circuit.task} was found in {circuit.model.get('id') or 'another model'}, whose weights are not this "
             f"model's; load that model (in float32), or pass force=True."
+        )
+
+
+def refuse_other_task(circuit: Any, task: Any) -> None:
+    """Raises if the circuit is for another task, for another form of it, or was found when files were split in another way."""
+    wanted = task.name + (f"_{task.twin}" if task.twin else "")
+    if wanted != circuit.task:
+        raise ValueError(f"The circuit is for {circuit.task}, the task is {wanted}; verify it on its own task.")
+    form = circuit.settings.get("task_form") or LINE_END
+    if task.form and task.form != form:
+        raise ValueError(
+            f"The circuit for {circuit.task} answers in the form {form}, the task asks for {task.form}; load the task with that form."
+        )
+    if task.origin.startswith("file:") and "steps" in circuit.settings and circuit.settings.get("splits") != SPLITS_VERSION:
+        raise ValueError(
+            f"The circuit for {circuit.task} was found when pairs of files were split row by row, so that test prompts may have been "
+            f"trained on; prune it again."
         )
 
 

@@ -156,7 +156,7 @@ def train_masks(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda i: (i + 1) / warmup if i < warmup else (config.steps - i) / (config.steps - warmup)
     )
-    pool = task.pairs(pool_size(config), "train", seed=config.seed, fewer=True).to(model.device)
+    pool = training_pairs(task, config).to(model.device)
     history = []
     bar = tqdm(range(config.steps), desc=f"pruning {task.name}", unit="step", disable=None, delay=2)
     requires = {name: p.requires_grad for name, p in model.named_parameters()}
@@ -190,6 +190,25 @@ def train_masks(
 def pool_size(config: PruneConfig) -> int:
     """Different pairs that masks are trained on, if the task has as many; they come round again after."""
     return min(config.pairs * config.steps, 64 * config.pairs)
+
+
+def training_pairs(task: Task, config: PruneConfig, least: int = 1) -> Pairs:
+    """The pairs that masks are trained on; more of them if `least` is larger."""
+    return task.pairs(max(pool_size(config), least), "train", seed=config.seed, fewer=True)
+
+
+def deciding_pairs(task: Task, config: PruneConfig, count: int | None = None) -> Pairs:
+    """The held-out pairs on which decisions after training are taken. Splits of a task of one's own may share prompts: none that any method
+    trains on is among them.
+
+    Raises:
+        ValueError: if fewer than two are left.
+    """
+    trained = training_pairs(task, config, config.eval_pairs).prompts()
+    pairs = task.pairs(count or config.eval_pairs, "validation", seed=config.seed, fewer=True, without=trained)
+    if len(pairs) < 2:
+        raise ValueError(f"{task.name} has {len(pairs)} pair for validation; it needs at least 2.")
+    return pairs
 
 
 def attribution(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..hooks import hooks
 from .sites import evaluating, require_csp, y_name
 
 
@@ -36,7 +37,6 @@ class Means:
 def watching(model: Any) -> Iterator[dict[str, torch.Tensor]]:
     """While the block runs, a dict of the last activations [batch, tokens, width] at every node site, and of y (`sites.y_name`)."""
     seen: dict[str, torch.Tensor] = {}
-    handles = []
 
     def keep(name: str) -> Any:
         return lambda module, args, out: seen.__setitem__(name, out.detach())
@@ -44,15 +44,12 @@ def watching(model: Any) -> Iterator[dict[str, torch.Tensor]]:
     def keep_input(name: str) -> Any:
         return lambda module, args: seen.__setitem__(name, args[0].detach())
 
-    try:
+    with hooks() as handles:
         for name, site in require_csp(model).node_sites().items():
             handles.append(site.register_forward_hook(keep(name)))
         for i, block in enumerate(model.transformer.h):
             handles.append(block.attn.c_proj.register_forward_pre_hook(keep_input(y_name(i))))
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()

@@ -10,12 +10,25 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..hooks import hooks
 from .ablation import ablated
 from .calibration import calibrate
 from .circuit import Circuit, Edges, edges_in, removed_edges, within
 from .identity import identify, tokenizer_sha256, versions
-from .masks import Masks, Nodes, PruneConfig, as_nodes, attribution, opened, ranked, train_masks
+from .masks import (
+    Masks,
+    Nodes,
+    PruneConfig,
+    as_nodes,
+    attribution,
+    deciding_pairs,
+    opened,
+    ranked,
+    train_masks,
+    training_pairs,
+)
 from .means import Means
+from .python_tasks import SPLITS_VERSION
 from .scoring import Score, answer_logits, gate, losses, task_loss
 from .shrink import shrink, smallest_prefix
 from .sites import edge_maps, evaluating, require_csp
@@ -23,6 +36,7 @@ from .tasks import NAME, Pairs, Task
 
 Place = tuple[str, int]
 EdgePlace = tuple[str, int, int]  # map, source, target
+METHODS = ("learned", "attribution")
 
 
 class CannotDo(ValueError):
@@ -62,7 +76,7 @@ def prune(
     config = config or PruneConfig()
     if target_loss is not None:
         config = dataclasses.replace(config, target_loss=target_loss)
-    if method not in ("learned", "attribution"):
+    if method not in METHODS:
         raise ValueError(f"method is {method!r}; it must be 'learned' or 'attribution'.")
     if not NAME.fullmatch(task.name):
         raise ValueError(f"{task.name!r} cannot name a circuit; use letters, digits, '_', '-' and '.'.")
@@ -90,7 +104,7 @@ def _prune(
         scores = attribution(
             model,
             search.fills,
-            task.pairs(config.eval_pairs, "train", seed=config.seed, fewer=True).to(model.device),
+            training_pairs(task, config, config.eval_pairs).part(0, config.eval_pairs).to(model.device),
             config.freeze_norms,
         )
     make = _Maker(search, tokenizer, scores, method, history)
@@ -127,9 +141,7 @@ class _Search:
         zero = config.ablation == "zero"
         self.values = {name: torch.zeros_like(mean) if zero else mean for name, mean in means.values.items()}
         self.fills = {name: self.values[name] for name in self.sites}
-        self.pairs = task.pairs(config.eval_pairs, "validation", seed=config.seed, fewer=True).to(model.device)
-        if len(self.pairs) < 2:
-            raise ValueError(f"{task.name} has {len(self.pairs)} pair for validation; it needs at least 2.")
+        self.pairs = deciding_pairs(task, config).to(model.device)
 
     def between(self, nodes: Nodes) -> dict[str, Edges]:
         """All edges between nodes. Looked up in the weights once; the search goes from nodes to fewer nodes."""
@@ -256,13 +268,10 @@ class _Search:
                 means=self.values,
                 freeze_norms=self.config.freeze_norms,
             ),
+            hooks() as handles,
         ):
-            handles = [module.register_forward_hook(keep) for module in modules]
-            try:
-                loss = task_loss(self.model, self.pairs, batch=len(self.pairs))
-            finally:
-                for handle in handles:
-                    handle.remove()
+            handles += [module.register_forward_hook(keep) for module in modules]
+            loss = task_loss(self.model, self.pairs, batch=len(self.pairs))
         order = list(outputs)
         grads = dict(zip(order, torch.autograd.grad(loss, [outputs[m] for m in order], allow_unused=True)))
         effects: dict[EdgePlace, float] = {}
@@ -328,6 +337,7 @@ class _Maker:
             task=search.task.name + (f"_{search.task.twin}" if search.task.twin else ""), nodes=nodes, edges=edges, means=search.values,
             widths=search.widths, model=self.model, tokenizer=self.tokenizer, scores=self.scores,
             settings={**config.to_dict(), "method": self.method, "twin": search.task.twin, "task_origin": search.task.origin,
+                      "task_form": search.task.form, "splits": SPLITS_VERSION,
                       "means": {"tokens": search.means.count, "corpus_sha256": search.means.corpus}},
             calibration=calibration, metrics=metrics, versions=versions(),
         )  # fmt: skip

@@ -8,12 +8,19 @@ Every task has two wordings; `tasks.py` makes two more families from the first.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
 
 from ..training.idioms import LETTERS, NOUNS, VERBS, WORDS
 
 Example = tuple[str, str]
 SPLITS = ("train", "validation", "test")
+SPLITS_VERSION = 2  # how pairs of files are split; 1: row by row
+FORMS = LINE_END, BARE = (
+    "line_end",
+    "bare",
+)  # whether the line ends after the answer, which tokenizers may make one token with it
+PUBLISHED = {"single_double_quote": BARE}  # the published data asks for `')`; as far as is known, line ends elsewhere
 
 
 class Values:
@@ -70,6 +77,12 @@ class Values:
     def count(self, low: int, high: int) -> int:
         return self.random.randint(low, high)
 
+    def value(self) -> str:
+        return self.either(str(self.number()), self.letter(), self.name())
+
+    def either(self, *options: str) -> str:
+        return self.random.choice(options)
+
 
 Generator = Callable[[Values, int], tuple[Example, Example]]
 
@@ -85,10 +98,11 @@ def single_double_quote(v: Values, wording: int) -> tuple[Example, Example]:
 
 def final_kwarg(v: Values, wording: int) -> tuple[Example, Example]:
     """The last parameter has a default or ends the line, as the earlier ones do."""
-    parameters = v.names(v.count(3, 5))
-    *parameters, last = parameters
-    head = f"def {v.function()}(" + ("self, " if wording else "")
-    with_defaults, without = (head + "".join(f"{p}{end}, " for p in parameters) + last for end in ("=None", ""))
+    count = v.count(2, 3)
+    last, *others = v.names(2 * count + 2)
+    heads = [f"def {v.function()}(" + ("self, " if wording else "") for _ in range(2)]
+    with_defaults = heads[0] + "".join(f"{name}=None, " for name in others[:count]) + last
+    without = heads[1] + "".join(f"{name}, " for name in others[count:]) + last
     return (with_defaults, "=None):\n"), (without, "):\n")
 
 
@@ -126,10 +140,10 @@ def class_init(v: Values, wording: int) -> tuple[Example, Example]:
 
 def with_as(v: Values, wording: int) -> tuple[Example, Example]:
     """`as` after `with open(...)`, the line's end after an assignment. (The token before has the closing bracket in it.)"""
-    quote, stem, name = v.quote(), v.name(), v.name()
+    quote, name, stems = v.quote(), v.letter(), v.names(2)
     mode = "" if wording == 0 else f"{quote}, {quote}r"
-    opened = f"open({quote}{stem}.txt{mode}"
-    return (f"with {opened}", f"{quote}) as f:\n"), (f"{name} = {opened}", f"{quote})\n")
+    opened, assigned = (f"open({quote}{stem}.txt{mode}" for stem in stems)
+    return (f"with {opened}", f"{quote}) as f:\n"), (f"{name} = {assigned}", f"{quote})\n")
 
 
 def bracket_brace(v: Values, wording: int) -> tuple[Example, Example]:
@@ -137,35 +151,39 @@ def bracket_brace(v: Values, wording: int) -> tuple[Example, Example]:
     quote, name = v.quote(), v.name()
     *words, last = v.words(v.count(2, 3))
     value = v.number() if wording == 0 else f"[{v.numbers(2)}]"
-    items = "".join(f"{quote}{word}{quote}, " for word in words)
-    pairs = "".join(f"{quote}{word}{quote}: {value}, " for word in words)
+    items, pairs = ("".join(f"{quote}{word}{quote}{after} {value}, " for word in words) for after in ",:")
     return (f"{name} = [{items}{quote}{last}", f"{quote}, "), (f"{name} = {{{pairs}{quote}{last}", f"{quote}: ")
 
 
 def with_open(v: Values, wording: int) -> tuple[Example, Example]:
     """Open for reading or writing, from the name of the path."""
-    quote, stem, word = v.quote(), v.name(), v.word()
-    out, source = ("output", "source") if wording == 0 else ("output_file", "input_file")
-    write, read = (f"{path} = {quote}{stem}_{word}.txt{quote}\nwith open({path}, {quote}" for path in (out, source))
+    quote, stems, words = v.quote(), v.names(2), v.words(2)
+    if wording == 0:
+        paths = v.either("source", "input_file"), v.either("output", "output_file")
+    else:
+        paths = v.either("in_file", "source_file"), v.either("out_file", "output")
+    read, write = (
+        f"{path} = {quote}{stem}_{word}.txt{quote}\nwith open({path}, {quote}" for path, stem, word in zip(paths, stems, words)
+    )
     return (read, f"r{quote}"), (write, f"w{quote}")
 
 
 def bracket_counting(v: Values, wording: int) -> tuple[Example, Example]:
     """Close one bracket or two, from the depth of the list."""
-    name, quote = v.name(), v.quote()
-    last, before = v.numbers(v.count(2, 4)), v.numbers(v.count(2, 3))
+    names, quote, end = v.names(2), v.quote(), ""
+    last, before = v.numbers(v.count(2, 4)), [v.numbers(v.count(2, 3))] * 2
     if wording:  # strings: the last is still open, as its quote and the brackets may be one token
-        before, last = (", ".join(f"{quote}{word}{quote}" for word in v.words(3)) for _ in range(2))
-        last, end = last[:-1], quote
-    else:
-        end = ""
-    return (f"{name} = [{before}, {last}", f"{end}]\n"), (f"{name} = [[{before}], [{last}", f"{end}]]\n")
+        end, (word, *words) = quote, v.words(6)
+        last = f"{quote}{words[0]}{quote}, {quote}{word}"
+        before = [", ".join(f"{quote}{word}{quote}" for word in part) for part in (words[1:3], words[3:])]
+    flat, deep = f"{names[0]} = [{before[0]}, {last}", f"{names[1]} = [[{before[1]}], [{last}"
+    return (flat, f"{end}]\n"), (deep, f"{end}]]\n")
 
 
 def for_while(v: Values, wording: int) -> tuple[Example, Example]:
     """` in` after the variable of a for loop, a colon after that of a while loop."""
     name, other = v.names(2)
-    head = f"{name} = {v.number()}\n" if wording == 0 else f"{other} = [{v.numbers(3)}]\nprint({other})\n"
+    head = f"def {v.function()}({other}):\n    " + (f"{name} = {v.number()}\n    " if wording == 0 else f"print({other})\n    ")
     return (f"{head}for {name}", f" in {other}:\n"), (f"{head}while {name}", ":\n")
 
 
@@ -180,17 +198,18 @@ def else_elif(v: Values, wording: int) -> tuple[Example, Example]:
 def fstring_brace(v: Values, wording: int) -> tuple[Example, Example]:
     """A brace or a word after the colon, as the string is an f-string or not."""
     name, quote = v.name(), v.quote()
-    first, second = v.words(2)
-    head = f"{name} = {v.number()}\n" if wording == 0 else f"{name} = {quote}{v.word()}{quote}\n"
-    return (f"{head}print(f{quote}{first}:", f" {{{name}}}{quote})\n"), (f"{head}print({quote}{first}:", f" {second}{quote})\n")
+    first, second, other, value = v.words(4)
+    head = f"{name} = {v.number()}\n" if wording == 0 else f"{name} = {quote}{value}{quote}\n"
+    return (f"{head}print(f{quote}{first}:", f" {{{name}}}{quote})\n"), (f"{head}print({quote}{second}:", f" {other}{quote})\n")
 
 
 def if_ternary(v: Values, wording: int) -> tuple[Example, Example]:
     """A colon after the condition of a statement, ` else` after that of a ternary."""
-    name, kept = v.names(2)
+    name, *kept = v.names(3)
     head = f"{name} = {v.number()}\n"
     test = f"{name} == {v.number()}" if wording == 0 else f"{name} < {v.number()}"
-    return (f"{head}if {test}", ":\n"), (f"{head}{kept} = {v.number()} if {test}", f" else {v.number()}\n")
+    heads = [f"{head}{each} = {v.value()}" for each in kept]
+    return (f"{heads[0]}\nif {test}", ":\n"), (f"{heads[1]} if {test}", f" else {v.number()}\n")
 
 
 def var_swap(v: Values, wording: int) -> tuple[Example, Example]:
@@ -204,39 +223,52 @@ def var_swap(v: Values, wording: int) -> tuple[Example, Example]:
 def indent_for(v: Values, wording: int) -> tuple[Example, Example]:
     """The indentation after a for line: four more than the line itself has, here 0 or 4."""
     each, name = v.letter(), v.name()
-    over = name if wording == 0 else f"range({v.number()})"
-    flat = f"{name} = [{v.numbers(3)}]\nfor {each} in {over}:\n"
-    deep = f"def {v.function()}({name}):\n    for {each} in {over}:\n"
+    over = f"range({v.number()})" if wording == 0 else f"[{v.numbers(2)}]"
+    heads = [f"def {v.function()}({name}):\n    print({name})\n" for _ in range(2)]
+    flat, deep = f"{heads[0]}for {each} in {over}:\n", f"{heads[1]}    for {each} in {over}:\n"
     return (flat, f"    print({each})\n"), (deep, f"        print({each})\n")
 
 
 def lambda_func(v: Values, wording: int) -> tuple[Example, Example]:
     """A colon after the argument of a lambda, a bracket after the name of a function."""
-    name, given = v.name(), v.letter() if wording == 0 else v.name()
+    name, *others = v.names(3)
+    given = v.letter() if wording == 0 else v.name()
+    value = v.either(str(v.number()), v.letter())  # short, as a def makes a line more
     head = f"{name} = {v.number()}\n"
-    return (f"{head}{v.name()} = lambda {given}", f": {given} + 1\n"), (f"{head}def {given}", f"({name}):\n")
+    return (f"{head}{others[0]} = lambda {given}", f": {given} + 1\n"), (
+        f"{head}{others[1]} = {value}\ndef {given}",
+        f"({name}):\n",
+    )
 
 
 def if_equals(v: Values, wording: int) -> tuple[Example, Example]:
     """` ==` in a condition, ` =` in an assignment."""
-    x, y = v.names(2)
-    head = f"{x} = {v.number()}\n{y} = {v.number()}\n" if wording == 0 else f"{x}, {y} = {v.number()}, {v.number()}\n"
-    return (f"{head}if {x}", f" == {y}:\n"), (f"{head}{x}", f" = {y}\n")
+    x, *others = v.names(3)
+    if wording == 0:
+        heads = [f"def {v.function()}({y}):\n    {x} = {v.number()}\n    " for y in others]
+    else:
+        heads = [f"def {v.function()}({x}, {y}):\n    " for y in others]
+    return (f"{heads[0]}if {x}", f" == {others[0]}:\n"), (f"{heads[1]}{x}", f" = {others[1]}\n")
 
 
 def enumerate_range(v: Values, wording: int) -> tuple[Example, Example]:
     """` enumerate` over two loop variables, ` range` over one."""
-    i, name, each = v.letter(), v.name(), v.name()
-    items = v.numbers(3) if wording == 0 else ", ".join(f"'{word}'" for word in v.words(2))
-    head = f"{name} = [{items}]\n"
-    return (f"{head}for {i}, {each} in", f" enumerate({name}):\n"), (f"{head}for {i} in", f" range(len({name})):\n")
+    (i, each), names, quote = v.letters(2), v.names(2), "'" if wording == 0 else '"'
+    items = [", ".join(f"{quote}{word}{quote}" for word in v.words(2 + wording)) for _ in names]
+    heads = [f"{name} = [{item}]\n" for name, item in zip(names, items)]
+    return (
+        (f"{heads[0]}for {i}, {each} in", f" enumerate({names[0]}):\n"),
+        (f"{heads[1]}for {i} in", f" range(len({names[1]})):\n"),
+    )
 
 
 def var_if(v: Values, wording: int) -> tuple[Example, Example]:
-    """A colon after `if x == True`, the line's end after `x = True`."""
-    name, truth = v.name(), "True" if wording == 0 else "False"
-    head = f"{name} = {v.number()}\n"
-    return (f"{head}if {name} == {truth}", ":\n"), (f"{head}{name} = {truth}", "\n")
+    """A colon after the comparison of a condition, the line's end after an assignment, with a comparison in it or without."""
+    (x, *names), other, truth = v.names(3), v.letter(), "True" if wording == 0 else "False"
+    heads = [f"{x} = {v.number()}\n{name} = {v.either(str(v.number()), v.letter())}\n" for name in names]
+    condition, compared = (f"{x} {v.either('==', 'is')} {truth}" for _ in range(2))
+    assigned = f"{x} = {truth}" if v.count(1, 10) == 1 else f"{other} = {compared}"
+    return (f"{heads[0]}if {condition}", ":\n"), (f"{heads[1]}{assigned}", "\n")
 
 
 def while_return_true(v: Values, wording: int) -> tuple[Example, Example]:
@@ -244,6 +276,19 @@ def while_return_true(v: Values, wording: int) -> tuple[Example, Example]:
     name, function = v.name(), v.function()
     head = f"def {function}({name}):\n    " + (f"{v.name()} = {v.number()}\n    " if wording else "")
     return (f"{head}while True", ":\n"), (f"{head}return True", "\n")
+
+
+def published_form(name: str, form: str = "published") -> str:
+    """The form itself, or what "published" means for a task.
+
+    Raises:
+        ValueError: if there is no such form.
+    """
+    if form == "published":
+        return PUBLISHED.get(name, LINE_END)
+    if form not in FORMS:
+        raise ValueError(f"{form!r} is no form of a task; they are {', '.join(FORMS)} and published.")
+    return form
 
 
 GENERATORS: dict[str, Generator] = {
@@ -254,3 +299,45 @@ GENERATORS: dict[str, Generator] = {
         var_if, while_return_true,
     )
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Depends:
+    """What may tell the two prompts of a task's pair apart, as the paper means the task (tests/circuits/test_shortcuts.py holds them to it).
+
+    Args:
+        on: in words.
+        cues: a regular expression that is found in the tokens whose presence may tell; "" if no token's may.
+        last: whether the last token alone tells.
+        lines: whether the number of lines tells.
+    """
+
+    on: str
+    cues: str
+    last: bool = False
+    lines: bool = False
+
+
+_GROWN = Depends("presence of set() or of an empty string", r"set|\(\)|['\"]")
+DEPENDS: dict[str, Depends] = {
+    "single_double_quote": Depends("which quote is there", r"['\"]"),
+    "final_kwarg": Depends("presence of defaults (and, as pairs are equally long, one parameter more without them)", r"None|,"),
+    "set_or_string": _GROWN,
+    "set_or_string_fixedvarname": _GROWN,
+    "class_init": Depends("relation: the name before the last ` =`; all names are in both prompts", ""),
+    "with_as": Depends("presence of with, or of an assignment", r"^ ?(with|w|ith)$|="),
+    "bracket_brace": Depends("which bracket is there, and what follows earlier items", r"[\[{,:]"),
+    "with_open": Depends("words of the path's name", r"^[ (]?(in|out|input|output|put|s|source|ource|_?file)?$"),
+    "bracket_counting": Depends("number of brackets that are open", r"[\[\],'\"]"),
+    "for_while": Depends("presence of for or while", r"^ (for|while)$"),
+    "else_elif": Depends("the last token", r"^ ?(lse|lif|else|elif)$", last=True),
+    "fstring_brace": Depends("presence of the f before the quote", r"^[ (]?f$|['\"]"),
+    "if_ternary": Depends("whether a line begins with the if", r"^ ?if$|\n", lines=True),
+    "var_swap": Depends("relation: order of the two names in the last line; both are in both prompts", ""),
+    "indent_for": Depends("the blanks before for", r"^ *(for)?$"),
+    "lambda_func": Depends("presence of lambda or def", r"^ (lambda|la|l)$|^(mb|da|am|b)$|^ ?def$|\n", lines=True),
+    "if_equals": Depends("presence of if", r"^ if$"),
+    "enumerate_range": Depends("the comma between loop variables", r","),
+    "var_if": Depends("presence of if, or of one more assignment; comparisons are in both prompts", r"^ ?if$|^ =$"),
+    "while_return_true": Depends("presence of while or return", r"^ (while|return)$"),
+}

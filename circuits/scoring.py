@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from .python_tasks import BARE, FORMS, LINE_END
 from .sites import evaluating, require_csp, require_ids
 from .tasks import CannotExpress, Pairs, Task, load_task, tasks
 
@@ -73,6 +76,7 @@ class Gate:
     task: str
     score: Score | None
     reason: str = ""
+    form: str = ""
 
     @property
     def passes(self) -> bool:
@@ -85,15 +89,46 @@ def gate(model: Any, task: Task, target_loss: float = 0.15, pairs: int = 64, see
     try:
         found = score(model, task.pairs(pairs, "validation", seed=seed, fewer=True))
     except CannotExpress as error:
-        return Gate(task.name, None, str(error))
+        return Gate(task.name, None, str(error), task.form)
     reason = ""
     if found.accuracy < GATE_ACCURACY:
         reason = f"accuracy {found.accuracy:.2f} is under {GATE_ACCURACY}"
     elif found.loss >= target_loss:
         reason = f"loss {found.loss:.3f} is not under the target {target_loss:g}"
-    return Gate(task.name, found, reason)
+    return Gate(task.name, found, reason, task.form)
 
 
-def gates(model: Any, tokenizer: Any, names: Iterable[str] | None = None, **settings: Any) -> list[Gate]:
-    """`gate` for several tasks, by default all 20."""
-    return [gate(model, load_task(name, tokenizer), **settings) for name in (names or tasks())]
+def gates(
+    model: Any, tokenizer: Any, names: Iterable[str] | None = None, *, form: str | None = None, **settings: Any
+) -> list[Gate]:
+    """`gate` for several tasks, by default all 20, in the form given or natural to the model."""
+    return [gate(model, task_for(model, name, tokenizer, form), **settings) for name in (names or tasks())]
+
+
+def task_for(model: Any, name: str | Path, tokenizer: Any, form: str | None = None) -> Task:
+    """`load_task`, a built-in task in the form given or, by default, natural to the model."""
+    task = load_task(name, tokenizer, form)
+    return task if form or not task.form else load_task(name, tokenizer, natural_form(model, task))
+
+
+def natural_form(model: Any, task: Task, pairs: int = 16) -> str:
+    """The form of a built-in task to whose answers the model gives more probability: what its corpus has at these places. "line_end" if the
+    tokenizer tells no difference, or only one of them can be said."""
+    asked = {}
+    for form in FORMS:
+        try:
+            asked[form] = dataclasses.replace(task, form=form, twin="").pairs(pairs, "train", fewer=True)
+        except CannotExpress:
+            continue
+    if len(asked) < 2 or torch.equal(asked[LINE_END].answers, asked[BARE].answers):
+        return next(iter(asked), LINE_END)
+    with evaluating(model), torch.no_grad():
+        mass = {form: float(_answer_mass(model, each)) for form, each in asked.items()}
+    return BARE if mass[BARE] > mass[LINE_END] else LINE_END
+
+
+def _answer_mass(model: Any, pairs: Pairs) -> torch.Tensor:
+    """Mean over prompts of the probability that the two answers have together."""
+    part = pairs.to(require_csp(model).device)
+    out = model(input_ids=part.input_ids, attention_mask=part.attention_mask, logits_to_keep=1, use_cache=False)
+    return out.logits[:, -1].softmax(-1).gather(1, part.answers).sum(1).mean()

@@ -7,11 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ..extras import require
 from .circuit import Circuit
 from .identity import weights_sha256
 from .masks import PruneConfig
 from .means import Means
 from .prune import prune
+from .python_tasks import LINE_END
 from .tasks import Task
 
 STUDY = "study.sqlite3"
@@ -42,13 +44,12 @@ def search(
     `config` itself. `out` always has the best circuit so far.
 
     Raises:
-        OSError: without Optuna (the extra `search`).
+        MissingExtra: without Optuna (the extra `search`).
         ValueError: for less than one trial, or a folder whose study is of another task, model, corpus or setting that is not searched.
     """
-    try:
-        import optuna
-    except ModuleNotFoundError:
-        raise OSError("Searching needs Optuna: pip install 'sparse-circuits[search]'.") from None
+    require("optuna", "searches over settings")
+    import optuna
+
     if trials < 1:
         raise ValueError(f"{trials} trials were asked for; ask for at least 1.")
     config, out = config or PruneConfig(), Path(out)
@@ -66,7 +67,8 @@ def search(
             f"{out / STUDY} cannot be read ({str(error).splitlines()[0][:120]}); remove it, or choose another folder."
         ) from None
     fixed = {name: value for name, value in config.to_dict().items() if name not in RANGES}
-    identity = {"task": task.name + task.twin, "model": weights_sha256(model), "corpus": means.corpus, **fixed}
+    form = f" ({task.form})" if task.form not in ("", LINE_END) else ""  # older studies have no other
+    identity = {"task": task.name + task.twin + form, "model": weights_sha256(model), "corpus": means.corpus, **fixed}
     _refuse_other_study(study, identity, out)
     if not study.trials:
         study.enqueue_trial({name: getattr(config, name) for name in RANGES})

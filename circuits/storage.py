@@ -24,6 +24,7 @@ from .circuit import Circuit, Edges
 from .hub import upload
 from .identity import circuit_sha256
 from .masks import PruneConfig
+from .python_tasks import FORMS
 from .sites import edge_names, ordered
 from .tasks import NAME
 
@@ -244,6 +245,8 @@ def _check_settings(settings: dict[str, Any], metrics: dict[str, Any]) -> None:
         if not isinstance(value, wanted) or isinstance(value, bool) != (kind is bool):  # type: ignore[arg-type]
             raise ValueError(f"settings has {name} {value!r:.40}, which is no {kind.__name__}.")
     PruneConfig(**{name: settings[name] for name in fields if name in settings})
+    if settings.get("task_form", "") not in ("", *FORMS):
+        raise ValueError(f"settings has task_form {settings['task_form']!r:.40}, which is none of {', '.join(FORMS)}.")
     if not isinstance(settings.get("means", {}), dict) or not _is_int(settings.get("means", {}).get("tokens", 0)):
         raise ValueError("settings has no usable means.")
     if not isinstance(metrics.get("circuit", {}), dict) or not isinstance(

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import hashlib
-import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +12,8 @@ from typing import Any
 
 import torch
 
-from .python_tasks import GENERATORS, SPLITS, Example, Generator, Values
+from .python_tasks import BARE, GENERATORS, LINE_END, SPLITS, Example, Generator, Values, published_form
+from .task_files import pairs_from_file
 
 FAMILIES = ("main", "reworded", "in_function", "after_code")  # all but the first are kept out of pruning
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # circuits are named by their tasks, folders by circuits
@@ -54,10 +51,14 @@ class Pairs:
         rows = slice(2 * start, 2 * stop)
         return Pairs(self.input_ids[rows], self.attention_mask[rows], self.answers[rows], self.texts[rows])
 
-    def without(self, others: Iterable[str]) -> Pairs:
-        """Those pairs of which neither prompt is among `others`."""
-        known = set(others)
-        return self.at([j for j in range(len(self)) if not known & set(self.texts[2 * j : 2 * j + 2])])
+    def prompts(self) -> list[tuple[int, ...]]:
+        """Token ids of each prompt, without padding: what a model sees of it."""
+        return [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(self.input_ids, self.attention_mask)]
+
+    def without(self, others: Iterable[str | tuple[int, ...]]) -> Pairs:
+        """Those pairs of which neither prompt is among `others`, as text or as token ids."""
+        known, prompts = set(others), self.prompts()
+        return self.at(j for j in range(len(self)) if not known & {*self.texts[2 * j : 2 * j + 2], *prompts[2 * j : 2 * j + 2]})
 
     def at(self, indices: Iterable[int]) -> Pairs:
         """Those pairs, in this order."""
@@ -83,6 +84,8 @@ class Task:
         twin: "" for the task itself; "nonsense": the two answers of every pair exchanged; "constant": both prompts ask for the
             first's answer. Twins are controls: a method that finds circuits for them finds circuits anywhere.
         origin: "" for the built-in tasks; "file:" and its sha256, or "function" for others, which may bear the same name.
+        form: of a built-in task: "line_end": the line ends after the answer, which may be one token with it, such as `')\\n`; "bare": it does
+            not, `')`. "" for others, which write their continuations themselves.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Task:
     twin: str = ""
     families: tuple[str, ...] = FAMILIES
     origin: str = ""
+    form: str = ""
 
     def nonsense(self) -> Task:
         return dataclasses.replace(self, twin="nonsense")
@@ -102,8 +106,22 @@ class Task:
     def description(self) -> str:
         return (self.generator.__doc__ or "").strip().partition("\n")[0]
 
-    def pairs(self, count: int, split: str = "train", family: str = "main", seed: int = 0, *, fewer: bool = False) -> Pairs:
+    def pairs(
+        self,
+        count: int,
+        split: str = "train",
+        family: str = "main",
+        seed: int = 0,
+        *,
+        fewer: bool = False,
+        without: Iterable[tuple[int, ...]] = (),
+    ) -> Pairs:
         """`count` different pairs of a split, the same for the same seed; with `fewer`, as many as there are.
+
+        The two prompts of a built-in task's pair have equally many tokens, if the tokenizer makes such pairs.
+
+        Args:
+            without: prompts, as token ids (`Pairs.prompts`), that no pair may have.
 
         Raises:
             CannotExpress: if the tokenizer makes no single, different tokens of the answers.
@@ -115,38 +133,60 @@ class Task:
             raise ValueError(f"{family!r} is no family of {self.name}; it has {', '.join(self.families)}.")
         if count < 1:
             raise ValueError(f"{count} pairs were asked for; ask for at least 1.")
-        values = Values(split, Random(f"{self.name} {split} {family} {seed}"))
+        values = self._values(split, family, seed)
+        even, known = not self.origin and self._can_be_even(split, family), set(without)
         rows: list[tuple[list[int], int, int, str]] = []
-        seen: set[tuple[str, str]] = set()
-        failed, reason = 0, ""
-        while len(seen) < count:
+        seen: set[frozenset[Any]] = set()  # of texts, and of token ids: a pair in the other order is the same
+        failed, reason, expressed = 0, "", False
+        while len(rows) < 2 * count:
             examples = in_family(self.generator, values, family)
-            key = (examples[0][0], examples[1][0])
-            found = self._tokenised(*examples) if key not in seen else "the pairs repeat"
-            if isinstance(found, str):
-                failed, reason = failed + 1, found
-                if failed > _TRIES:
-                    if fewer and seen:
-                        break
-                    kind: type[ValueError] = ValueError if seen else CannotExpress
-                    raise kind(
-                        f"{self.name} gives only {len(seen)} of {count} pairs in {split}/{family} with this tokenizer: {reason}."
-                    )
-                continue
-            seen.add(key)
-            rows += found
-            failed = 0
+            texts = frozenset(prompt for prompt, _ in examples)
+            found = self._tokenised(*examples) if texts not in seen else "the pairs repeat"
+            if not isinstance(found, str):
+                expressed = True
+                ids = frozenset(tuple(row[0]) for row in found)
+                if ids & known:
+                    found = "the others have prompts that are in another split too, and were left out"
+                elif ids in seen:
+                    found = "the pairs repeat"
+                elif even and len(found[0][0]) != len(found[1][0]):
+                    found = "the prompts of the others are not equally long"
+                else:
+                    seen |= {texts, ids}
+                    rows, failed = rows + found, 0
+                    continue
+            failed, reason = failed + 1, found
+            if failed > _TRIES:
+                if fewer and rows:
+                    break
+                kind: type[ValueError] = ValueError if expressed else CannotExpress
+                raise kind(
+                    f"{self.name} gives only {len(rows) // 2} of {count} pairs in {split}/{family} with this tokenizer: {reason}."
+                )
         return self._padded(rows)
+
+    def _values(self, split: str, family: str, seed: int | str) -> Values:
+        return Values(split, Random(f"{self.name} {split} {family} {seed}"))
+
+    def _can_be_even(self, split: str, family: str) -> bool:
+        """Whether the tokenizer makes enough pairs whose prompts are equally long to leave out the others."""
+        values = self._values(split, family, "even")
+        drawn = [self._tokenised(*in_family(self.generator, values, family)) for _ in range(100)]
+        return sum(len(pair[0][0]) == len(pair[1][0]) for pair in drawn if not isinstance(pair, str)) >= 3
 
     def _tokenised(self, one: Example, two: Example) -> list[tuple[list[int], int, int, str]] | str:
         ids, answers = [], []
         for prompt, continuation in (one, two):
+            if self.form == BARE:
+                continuation = continuation.split("\n")[0] or continuation
             prefix = self.tokenizer.encode(prompt, add_special_tokens=False)
             whole = self.tokenizer.encode(prompt + continuation, add_special_tokens=False)
             if whole[: len(prefix)] != prefix or len(whole) == len(prefix):
                 return f"no token begins at the end of {prompt[-20:]!r} + {continuation!r}"
             ids.append(prefix)
             answers.append(whole[len(prefix)])
+        if ids[0] == ids[1]:
+            return f"both prompts are {one[0][-20:]!r}"
         if answers[0] == answers[1]:
             return f"both answers begin with the token {self.tokenizer.decode(answers[:1])!r} ({one[1]!r}, {two[1]!r})"
         if self.twin == "nonsense":
@@ -192,20 +232,28 @@ def tasks() -> dict[str, str]:
     return {name: (generator.__doc__ or "").strip().partition("\n")[0] for name, generator in GENERATORS.items()}
 
 
-def load_task(name: str | Path, tokenizer: Any) -> Task:
-    """A task by name, or from a CSV or JSONL file of pairs with columns prompt_a, answer_a, prompt_b, answer_b.
+def load_task(name: str | Path, tokenizer: Any, form: str | None = None) -> Task:
+    """A task by name, or from a CSV or JSONL file of pairs with columns prompt_a, answer_a, prompt_b, answer_b, or, as in published task
+    files, clean, correct_answer, corrupted, incorrect_answer. A file has one family, and no prompt in two splits (circuits/task_files.py).
 
-    Rows of a file are split by a hash of the row: 60 % train, 20 % validation, 20 % test; a file has one family.
+    Args:
+        form: of a built-in task: "line_end", "bare" (see `Task`), or "published": that of the published data. Default: "line_end"; what a given
+            model was trained to write `scoring.natural_form` tells.
 
     Raises:
-        ValueError: naming what is wrong with the name or the file.
+        ValueError: naming what is wrong with the name, the form or the file.
     """
     path = Path(name)
     if path.suffix in (".csv", ".jsonl"):
-        return _from_file(path, tokenizer)
-    if str(name) not in GENERATORS:
-        raise ValueError(f"{str(name)!r} is no task; they are {', '.join(GENERATORS)}, or a .csv or .jsonl file of pairs.")
-    return Task(str(name), tokenizer, GENERATORS[str(name)])
+        if form:
+            raise ValueError(f"{path} says its answers itself; leave out the form {form!r}.")
+        own = _named(path.stem)
+        generator, origin = pairs_from_file(path, tokenizer)
+        return Task(own, tokenizer, generator, families=FAMILIES[:1], origin=origin)
+    name = str(name)
+    if name not in GENERATORS:
+        raise ValueError(f"{name!r} is no task; they are {', '.join(GENERATORS)}, or a .csv or .jsonl file of pairs.")
+    return Task(name, tokenizer, GENERATORS[name], form=published_form(name, form or LINE_END))
 
 
 def make_task(
@@ -237,61 +285,3 @@ def _named(name: str) -> str:
     if not NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a task; use letters, digits, '_', '-' and '.'.")
     return name
-
-
-COLUMNS = ("prompt_a", "answer_a", "prompt_b", "answer_b")
-
-
-def _from_file(path: Path, tokenizer: Any) -> Task:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist; give a .csv or .jsonl file with {', '.join(COLUMNS)}.") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8; save it as such.") from None
-    rows = []
-    lines = _csv_rows(path, text) if path.suffix == ".csv" else list(_json_lines(path, text))
-    for i, row in enumerate(lines, 1):
-        lost = [column for column in COLUMNS if not isinstance(row.get(column), str) or not row[column]]
-        if lost:
-            raise ValueError(f"Row {i} of {path} has no text in {lost[0]}; each row needs {', '.join(COLUMNS)}.")
-        rows.append(tuple(row[column] for column in COLUMNS))
-    by_split: dict[str, list[tuple[str, ...]]] = {split: [] for split in SPLITS}
-    for pair in dict.fromkeys(rows):
-        by_split[SPLITS[(0, 0, 0, 1, 2)[_stable(pair) % 5]]].append(pair)
-
-    def generator(values: Values, wording: int) -> tuple[Example, Example]:
-        """Pairs from a file."""
-        pool = by_split[values.split]
-        if not pool:
-            raise ValueError(f"{path} has {len(rows)} pairs, none of which falls into {values.split}; give more.")
-        a, answer_a, b, answer_b = values.random.choice(pool)
-        return (a, answer_a), (b, answer_b)
-
-    origin = f"file:{hashlib.sha256(text.encode()).hexdigest()}"
-    return Task(_named(path.stem), tokenizer, generator, families=FAMILIES[:1], origin=origin)
-
-
-def _csv_rows(path: Path, text: str) -> list[dict[str, Any]]:
-    try:
-        return list(csv.DictReader(io.StringIO(text, newline="")))  # cells may hold line breaks
-    except csv.Error as error:
-        raise ValueError(f"{path} is no CSV ({error}); write one row per pair with {', '.join(COLUMNS)}.") from None
-
-
-def _stable(row: tuple[str, ...]) -> int:
-    return Random("\0".join(row)).getrandbits(32)
-
-
-def _json_lines(path: Path, text: str) -> Iterator[dict[str, Any]]:
-    for i, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                raise ValueError(
-                    f"Line {i} of {path} is no JSON; write one object per line with {', '.join(COLUMNS)}."
-                ) from None
-            if not isinstance(row, dict):
-                raise ValueError(f"Line {i} of {path} is no object; write one per line with {', '.join(COLUMNS)}.")
-            yield row

@@ -19,8 +19,8 @@ import torch
 from .ablation import ablated, holding
 from .calibration import apply_calibration
 from .circuit import Circuit, edges_in, removed_edges
-from .identity import circuit_sha256, refuse_other_model, tokenizer_sha256
-from .masks import PruneConfig, as_nodes, opened, pool_size, ranked
+from .identity import circuit_sha256, refuse_other_model, refuse_other_task, tokenizer_sha256
+from .masks import PruneConfig, as_nodes, deciding_pairs, opened, ranked, training_pairs
 from .means import Means, mean_activations, sample_activations, watching
 from .prune import prune
 from .report import Report
@@ -62,9 +62,7 @@ def verify(
         raise ValueError(f"seeds={seeds} and pairs={pairs} cannot work; give at least 1 and 2.")
     if tokenizer_sha256(tokenizer) != circuit.tokenizer:
         raise ValueError(f"The circuit for {circuit.task} was found with another tokenizer than this; use the model's own.")
-    wanted = task.name + (f"_{task.twin}" if task.twin else "")
-    if wanted != circuit.task:
-        raise ValueError(f"The circuit is for {circuit.task}, the task is {wanted}; verify it on its own task.")
+    refuse_other_task(circuit, task)
     with evaluating(model):
         return _judged(_Look(circuit, model, task, pairs, seed), tokenizer, blocks, controls, seeds)
 
@@ -102,7 +100,7 @@ class _Look:
         self.removed = None if circuit.edges is None else removed_edges(model, circuit.nodes, circuit.edges)
         self.left_out: list[str] = []
         seen = self._seen_in_pruning()
-        self.sets: dict[str, Pairs] = {"validation": task.pairs(pairs, "validation", seed=self.config.seed, fewer=True)}
+        self.sets: dict[str, Pairs] = {"validation": deciding_pairs(task, self.config, pairs)}
         for family in task.families:
             name = "test" if family == task.families[0] else family
             drawn = task.pairs(pairs, "test", family, seed=seed, fewer=True)
@@ -114,14 +112,13 @@ class _Look:
             if len(fresh) < pairs:
                 self.left_out.append(f"{pairs - len(fresh)} of {pairs} pairs in {name}: seen in pruning, or there are no more")
             self.sets[name] = fresh
-            seen = seen | set(fresh.texts)
+            seen = seen | set(fresh.prompts())
         self.sets = {name: each.to(model.device) for name, each in self.sets.items()}
 
-    def _seen_in_pruning(self) -> set[str]:
-        """All prompts that masks were trained on or decisions taken on."""
-        train = self.task.pairs(pool_size(self.config), "train", seed=self.config.seed, fewer=True)
-        validation = self.task.pairs(self.config.eval_pairs, "validation", seed=self.config.seed, fewer=True)
-        return {*train.texts, *validation.texts}
+    def _seen_in_pruning(self) -> set[tuple[int, ...]]:
+        """All prompts, as token ids, that masks were trained on or decisions taken on."""
+        train = training_pairs(self.task, self.config, self.config.eval_pairs)
+        return {*train.prompts(), *deciding_pairs(self.task, self.config).prompts()}
 
     @torch.no_grad()
     def full(self, pairs: Pairs) -> torch.Tensor:

@@ -65,6 +65,8 @@ def download(url: str, path: Path, largest: int) -> None:
     try:
         with _opener(watch).open(url, timeout=PATIENCE) as response:
             watch.stop()
+            if watch.rang:  # headers that were cut off look like their end
+                raise TimeoutError
             total = _length(response.headers.get("Content-Length"), url)
             if total is not None and total > largest:
                 raise ValueError(
@@ -193,7 +195,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
     def http_error_302(self, request: Any, fp: Any, code: int, message: str, headers: Any) -> Any:
         # before urllib's own look at where it leads, whose error repeats the address
-        to = urllib.parse.urljoin(request.full_url, headers.get("location") or headers.get("uri") or "")
+        try:
+            to = urllib.parse.urljoin(request.full_url, headers.get("location") or headers.get("uri") or "")
+        except ValueError:
+            to = "no:address"
         self.redirect_request(request, fp, code, message, headers, to)
         return super().http_error_302(request, fp, code, message, headers)
 

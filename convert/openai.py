@@ -257,10 +257,11 @@ def convert_openai_checkpoint(source: str | Path, dest: str | Path, *, tokenizer
     """
     with tempfile.TemporaryDirectory() as scratch, fresh_folder(dest) as partial:
         if is_url(source):
+            urls = {file: file_url(str(source), file) for file in (CONFIG_FILE, WEIGHTS_FILE)}
             name, folder = folder_name(str(source)), Path(scratch)
-            download(file_url(str(source), CONFIG_FILE), folder / CONFIG_FILE, _LARGEST_CONFIG)
+            download(urls[CONFIG_FILE], folder / CONFIG_FILE, _LARGEST_CONFIG)
             largest = _largest_weights(_read_config(folder))  # which is known before the large file is asked for
-            download(file_url(str(source), WEIGHTS_FILE), folder / WEIGHTS_FILE, largest)
+            download(urls[WEIGHTS_FILE], folder / WEIGHTS_FILE, largest)
         else:
             name, folder = Path(source).resolve().name, Path(source)
         config, tensors = read_openai_checkpoint(folder)

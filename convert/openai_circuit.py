@@ -12,10 +12,13 @@ from ..archive import read_archive
 from ..circuits.circuit import Circuit
 from ..circuits.identity import identify, tokenizer_sha256, versions
 from ..circuits.means import Means
+from ..circuits.python_tasks import GENERATORS, published_form
 from ..circuits.sites import require_csp
 
 
-def convert_openai_circuit(path: str | Path, model: Any, tokenizer: Any, means: Means, *, task: str) -> Circuit:
+def convert_openai_circuit(
+    path: str | Path, model: Any, tokenizer: Any, means: Means, *, task: str, form: str = "published"
+) -> Circuit:
     """A circuit of the release, for the converted model that it was found in.
 
     The release stores retained channels only: edges are all nonzeros between them (`Circuit.edges` is None), neither means nor
@@ -26,6 +29,7 @@ def convert_openai_circuit(path: str | Path, model: Any, tokenizer: Any, means: 
         model: the converted model.
         means: of this model on a corpus like its own (`circuits.mean_activations`).
         task: name of the circuit.
+        form: in which the circuit answers, if it is one of the 20 tasks: "published", that of the published data; "line_end"; or "bare".
 
     Raises:
         FileNotFoundError, ValueError: naming what is missing, damaged, or does not fit the model.
@@ -49,7 +53,12 @@ def convert_openai_circuit(path: str | Path, model: Any, tokenizer: Any, means: 
         value = _number(importances.get(theirs))  # type: ignore[union-attr]
         if value is not None:
             metrics[ours] = {"loss": value / 2}
-    settings = {"origin": "openai circuit_sparsity", "means": {"tokens": means.count, "corpus_sha256": means.corpus}}
+    settings: dict[str, Any] = {
+        "origin": "openai circuit_sparsity",
+        "means": {"tokens": means.count, "corpus_sha256": means.corpus},
+    }
+    if task in GENERATORS:
+        settings["task_form"] = published_form(task, form)
     prune_config = data.get("prune_config")
     if isinstance(prune_config, dict):
         settings["prune_config"] = {

@@ -13,13 +13,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
-from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
-from transformer_lens.model_bridge.generalized_components import EmbeddingBridge, OpaqueBlockBridge, UnembeddingBridge
-from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
-from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-
 from ..circuits.sites import require_csp
+from ..extras import require
+
+try:
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+    from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
+    from transformer_lens.model_bridge.generalized_components import EmbeddingBridge, OpaqueBlockBridge, UnembeddingBridge
+    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+except ModuleNotFoundError:
+    require("transformer_lens", "views of a model by TransformerLens")
+    raise
 
 _ATTN = ("act_in", "q", "k", "v", "resid_delta")
 _MLP = ("act_in", "post_act", "resid_delta")

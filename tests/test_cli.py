@@ -1,9 +1,12 @@
 """The command line as a user types it."""
 
 import json
+import os
 import platform
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -179,3 +182,66 @@ def test_the_demo_ends_with_a_circuit_or_says_why_not(tmp_path, monkeypatch):
     page = tmp_path / "full" / "circuits" / "single_double_quote" / "page.html"
     assert f"Look at it: {page}" in done.stdout
     assert page.is_file()
+
+
+def process(words, **environment):
+    """The command in a process of its own, where arguments are bytes."""
+    words = [sys.executable, "-W", "ignore", "-c", "from sparse_circuits.cli import app; app()", *words]
+    return subprocess.run(words, capture_output=True, env={**os.environ, **environment}, cwd=ROOT)
+
+
+def test_a_terminal_that_has_ascii_only():
+    poor = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    done = process(["generate", ".", "x = '\u20ac".encode(), "--max-new-tokens", "2"], **poor)
+    assert (done.returncode, done.stdout[:11]) == (0, b"x = '\\u20ac"), done.stderr
+    done = process(["generate", ".", b"\xff"], **poor)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert re.fullmatch(rb"csp: The text '.*' is not UTF-8; give text in that encoding\.", done.stderr.strip())
+
+
+NO_TEXT = [
+    (os.fsdecode(b"\xff"), b""),
+    (os.fsdecode(b"a\xed\xa0\x80"), b""),
+    ("a\ud800", b""),
+    ("-", b"a\xff"),
+    ("-", b"\xff\xfea\x00"),
+]
+
+
+@pytest.mark.parametrize("command", [["generate"], ["tokenize", "show"]])
+@pytest.mark.parametrize(("text", "given"), NO_TEXT)
+def test_text_that_is_no_utf8_is_one_sentence(command, text, given):
+    done = runner.invoke(app, [*command, str(ROOT), text], input=given)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert re.fullmatch(r"csp: (The text '.*'|Standard input) is not UTF-8; give text in that encoding\.", done.stderr.strip())
+
+
+@pytest.mark.parametrize("charset", ["ascii", "latin-1", "utf-8"])
+def test_output_that_lacks_a_character_shows_its_number(charset, tmp_path):
+    euro = "\u20ac\U0001f600"
+    for i in range(3):
+        (tmp_path / f"m{i}.py").write_text(f"price{i} = '{euro}'\n" * 40, encoding="utf-8")
+    rows = "".join(f"x{euro}{i} = (,1,x{euro}{i} =, {euro}\n" for i in range(60))
+    (tmp_path / "mine.csv").write_text("prompt_a,answer_a,prompt_b,answer_b\n" + rows, encoding="utf-8")
+    for words in (
+        ["generate", ROOT, f"x = '{euro}", "--max-new-tokens", 2],
+        ["tokenize", "show", ROOT, euro],
+        ["node", ROOT, "0.mlp.post_act:5", "--tokens", 300, "--corpus", tmp_path],
+        ["tasks", ROOT, "--task", tmp_path / "mine.csv", "--pairs", 2],
+        ["tasks", ROOT, "--task", euro],
+    ):
+        done = CliRunner(charset=charset).invoke(app, [str(word) for word in words])
+        assert done.exit_code == (2 if words[-1] == euro and words[0] == "tasks" else 0), (words, done.output, done.exception)
+        if words[0] == "generate":
+            shown = euro if charset == "utf-8" else euro.encode("ascii", "backslashreplace").decode()
+            assert done.stdout.startswith(f"x = '{shown}")
+
+
+def test_standard_input_is_read_as_corpora_are():
+    def shown(text, given=b"", charset="utf-8"):
+        return CliRunner(charset=charset).invoke(app, ["tokenize", "show", str(ROOT), text], input=given).stdout
+
+    plain, spelt = shown("-", "a = 1\nb = '\u20ac'\n".encode()), "\ufeffa = 1\r\nb = '\u20ac'\r"
+    assert shown(spelt) == shown("-", spelt.encode()) == plain
+    poor = shown("-", spelt.encode(), "latin-1")
+    assert re.findall(r"^ *\d+", poor, re.M) == re.findall(r"^ *\d+", plain, re.M)

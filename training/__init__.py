@@ -1,16 +1,19 @@
 """Weight-sparse training: projection, schedules, the Trainer callback, corpora, recipes."""
 
+from .adapters import Merged, merge_and_project
 from .callback import WeightSparsityCallback, measured
 from .gradients import adamw_groups, normalize_gradients_
 from .projection import SparseTensor, module_rule, project_, project_tensor_, project_tensors_, sparse_tensors
 from .schedules import SparsityConfig, sharkfin_lr
 
 __all__ = [
+    "Merged",
     "SparseTensor",
     "SparsityConfig",
     "WeightSparsityCallback",
     "adamw_groups",
     "measured",
+    "merge_and_project",
     "module_rule",
     "normalize_gradients_",
     "project_",

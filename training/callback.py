@@ -11,6 +11,15 @@ from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
 from .gradients import normalize_gradients_
+from .guards import (
+    WATCHED_STEPS,
+    fingerprint,
+    refuse_adapters,
+    refuse_early_stopping,
+    refuse_optimizer,
+    require_as_projected,
+    require_unchanged,
+)
 from .projection import Rule, SparseTensor, nonzero_count, project_tensors_, refuse_impossible, sparse_tensors
 from .schedules import SparsityConfig
 
@@ -32,6 +41,11 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
     Logged with the loss: `density_asked/*`, `density/*` (measured), `l0` (nonzeros under the projection), `gradient_rms`. Trackers of
     `report_to` run before added callbacks; call `lead(trainer)` to let them see these figures too.
 
+    What is saved has the nonzeros that are logged. Refused before the first step, by name, is what would make it otherwise: optimizers
+    that save averages of weights (schedule-free) or step inside of backward (LOMO, layerwise GaLore), adapters (train those without this
+    callback, then `merge_and_project`), early stopping and best checkpoints while density still falls, a rule that places nothing,
+    and block matrices of ours that are hidden by a wrapper. In the first steps, and at each save, the weights are looked at.
+
     Args:
         config: a `SparsityConfig`, or its dict.
         rule: which tensors are sparse, for models other than ours (see `sparse_tensors`).
@@ -42,6 +56,9 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
         self.rule = rule
         self._tensors: list[SparseTensor] = []
         self._gradient_rms: torch.Tensor | None = None
+        self._before: torch.Tensor | None = None  # what the last projection left, while a run begins
+        self._watched = 0
+        self._optimizer = ""
 
     def state(self) -> dict[str, Any]:
         return {"args": {"config": self.config.to_dict()}, "attributes": {}}
@@ -53,16 +70,28 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
         callbacks.insert(0, self)
 
     def on_train_begin(self, args, state, control, model=None, optimizer=None, lr_scheduler=None, **kwargs):
-        self._refuse_unsupported(args, state)
+        self.refuse_unsupported(args, model, state.max_steps)
+        refuse_early_stopping(state.stateful_callbacks, self._anneals(state.max_steps))
         self._refuse_other_settings(state)
         self._tensors = sparse_tensors(model, self.rule)
-        refuse_impossible(self._tensors, self.config.targets(), self.config.min_alive)
+        refuse_optimizer(optimizer, self._tensors)
+        self._optimizer, self._watched = type(getattr(optimizer, "optimizer", optimizer)).__name__, 0
+        if self.config.normalize_gradients and args.max_grad_norm:
+            logger.warning("Gradients are normalised to RMS 1, which takes the place of clipping: max_grad_norm is set to 0.")
+            args.max_grad_norm = 0.0
         if self.config.lr_follows_density:
             self._follow_density(lr_scheduler, state.max_steps)
         # Before the first step: the density of step 0. After a resume: that of the last step, which changes nothing.
         self._project(max(state.global_step - 1, 0), state.max_steps)
 
-    def _refuse_unsupported(self, args, state) -> None:
+    def _anneals(self, total: int) -> bool:
+        return self.config.densities_at(0, total) != self.config.targets()
+
+    def refuse_unsupported(self, args, model, total: int) -> None:
+        """Raises ValueError for arguments, or a model (its weights are not looked at), with which `total` steps of training cannot keep what
+        this callback promises. Called when training begins; callers that have work to do before it call it themselves, first."""
+        refuse_adapters(model)
+        refuse_impossible(sparse_tensors(model, self.rule), self.config.targets(), self.config.min_alive)
         if getattr(args, "deepspeed", None) or getattr(args, "deepspeed_plugin", None):
             raise ValueError("Weight sparsity does not support DeepSpeed, which steps the optimizer out of sight; use DDP.")
         if args.fp16 and self.config.normalize_gradients:
@@ -73,14 +102,11 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
             raise ValueError(
                 "label_smoothing_factor makes the Trainer predict the current token for remote-code models; set it to 0."
             )
-        if args.load_best_model_at_end and self.config.densities_at(0, state.max_steps) != self.config.targets():
+        if args.load_best_model_at_end and self._anneals(total):
             raise ValueError(
                 "load_best_model_at_end would bring back a checkpoint from before the target density was reached; leave it out, or hold "
                 "the density with anneal_start=anneal_stop=0."
             )
-        if self.config.normalize_gradients and args.max_grad_norm:
-            logger.warning("Gradients are normalised to RMS 1, which takes the place of clipping: max_grad_norm is set to 0.")
-            args.max_grad_norm = 0.0
 
     def _refuse_other_settings(self, state) -> None:
         """On resume, the settings must be those of the checkpoint; one made without the callback gets ours."""
@@ -107,6 +133,8 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
         scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if self._before is not None:
+            require_unchanged(self._before, self._tensors, self._optimizer)
         if self.config.normalize_gradients:
             self._gradient_rms = normalize_gradients_(model.parameters())
 
@@ -115,6 +143,29 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
 
     def _project(self, step: int, total: int) -> None:
         project_tensors_(self._tensors, self.config.densities_at(step, total), self.config.min_alive)
+        self._watched += 1
+        self._before = fingerprint(self._tensors) if self._watched <= WATCHED_STEPS else None
+
+    def on_save(self, args, state, control, **kwargs):
+        self._require_as_projected(state, "in the checkpoint that was just saved")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._before = None
+        self._require_as_projected(state, "at the end of training")
+        density, target = (
+            self.config.densities_at(max(state.global_step - 1, 0), state.max_steps)["weights"],
+            self.config.density,
+        )
+        if state.global_step < state.max_steps and density > target:
+            logger.warning(
+                f"Training ended at step {state.global_step} of {state.max_steps}, at density {density:.4g} and not yet at its target {target:.4g}: "
+                f"resume it, or project the model once (sparse_circuits.training.project_)."
+            )
+
+    def _require_as_projected(self, state, when: str) -> None:
+        densities = self.config.densities_at(max(state.global_step - 1, 0), state.max_steps)
+        counts = {tensor.name: nonzero_count(tensor.parameter) for tensor in self._tensors}
+        require_as_projected(counts, {tensor.name: tensor.count(densities[tensor.group]) for tensor in self._tensors}, when)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not logs or "loss" not in logs or not self._tensors:

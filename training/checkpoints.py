@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from ..archive import require_archive
 from ..files import read_object, write_whole
@@ -42,6 +42,7 @@ def is_whole(folder: Path) -> bool:
             or not isinstance(state.get("log_history"), list)
         ):
             return False
+        TrainerState.load_from_json(str(folder / _STATE))
         if (folder / SUMS).exists():
             return _as_written(folder, read_object(folder / SUMS))
         for path in folder.iterdir():
@@ -50,7 +51,7 @@ def is_whole(folder: Path) -> bool:
             elif path.suffix == ".safetensors":
                 headers([path])
         return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return False
 
 

@@ -17,10 +17,12 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..extras import require
 from .corpus import LARGEST_FILE, SourceFiles, add_text, read_one, read_sources, split_blocks
 from .idioms import programs
 
 IDIOMS = 20_000
+MOST_IDIOMS = 2_000_000  # programs; some 400 million characters, all of them in memory
 _HF = re.compile(r"hf:(?P<name>[^:#@]+)(:(?P<config>[^:#@]*))?(:(?P<split>[^:#@]+))?(#(?P<column>[^@]+))?(@(?P<count>\d+))?")
 
 
@@ -30,16 +32,35 @@ def load_corpus(source: str) -> SourceFiles:
     Raises:
         FileNotFoundError, ValueError: naming what is not there, or cannot be used, and what would.
     """
+    check_source(source)
     if source == "idioms" or source.startswith("idioms:"):
-        text = source.partition(":")[2] or str(IDIOMS)
-        if not text.isdigit() or int(text) < 1:
-            raise ValueError(f"{source!r} is no corpus; write idioms, or idioms:<programs> with a whole number.")
-        return SourceFiles(dict(programs(int(text))))
+        return SourceFiles(dict(programs(int(source.partition(":")[2] or IDIOMS))))
     if source.startswith("hf:"):
         return _load_dataset(source)
     if source != "stdlib" and (glob.has_magic(source) or Path(source).is_file()):
         return _read_files(source)
     return read_sources(source)
+
+
+def check_source(source: str) -> None:
+    """Raises, before anything is read, for a source that cannot be: FileNotFoundError or ValueError, or MissingExtra for what an extra brings."""
+    if source == "idioms" or source.startswith("idioms:"):
+        text = source.partition(":")[2] or str(IDIOMS)
+        if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:12]) <= MOST_IDIOMS:
+            raise ValueError(
+                f"{source[:60]!r} is no corpus; write idioms, or idioms:<programs> with a whole number from 1 to {MOST_IDIOMS:,}."
+            )
+    elif source.startswith("hf:"):
+        if _HF.fullmatch(source) is None:
+            raise ValueError(f"{source!r} is no corpus; write hf:<dataset>[:<config>][:<split>][#<column>][@<documents>].")
+        require("datasets", "corpora of the Hub and local data files")
+    elif source != "stdlib" and glob.has_magic(source):
+        if next(glob.iglob(source, recursive=True), None) is None:
+            raise FileNotFoundError(f"{source} matches no readable file; give a glob such as 'src/**/*.py', quoted.")
+    elif source != "stdlib" and not Path(source).exists():
+        raise FileNotFoundError(
+            f"{source} is no folder; give 'stdlib', 'idioms', a folder of .py files, a glob, or hf:<dataset>."
+        )
 
 
 def _read_files(pattern: str) -> SourceFiles:
@@ -57,8 +78,7 @@ def _read_files(pattern: str) -> SourceFiles:
 
 def _load_dataset(source: str) -> SourceFiles:
     match = _HF.fullmatch(source)
-    if match is None:
-        raise ValueError(f"{source!r} is no corpus; write hf:<dataset>[:<config>][:<split>][#<column>][@<documents>].")
+    assert match is not None  # check_source has seen to it
     from datasets import load_dataset  # the extra `train`
 
     column, count = match["column"] or "text", match["count"]
@@ -118,6 +138,7 @@ def mix(corpora: dict[str, float], tokenizer: PreTrainedTokenizerBase, block: in
     for source, weight in corpora.items():
         if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not 0 < weight < float("inf"):
             raise ValueError(f"The weight of corpus {source!r} is {weight!r}; it must be a positive number.")
+        check_source(source)  # all, before the first is read
     parts, said = [], []
     for source in corpora:
         texts = load_corpus(source)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import sysconfig
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +69,11 @@ def read_sources(corpus: str | Path = "stdlib") -> SourceFiles:
     return found
 
 
+def plain_text(text: str) -> str:
+    """Without a byte order mark, and with line ends as Python reads them: models see neither marks nor carriage returns."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
 def read_one(path: Path, name: str, texts: dict[str, str], seen: set[str]) -> str | None:
     """Adds the file to texts, or says why not."""
     if not path.is_file():
@@ -74,17 +81,32 @@ def read_one(path: Path, name: str, texts: dict[str, str], seen: set[str]) -> st
     try:
         if path.stat().st_size > LARGEST_FILE:
             return "over 1 MB"
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
+        text = data.decode("utf-8")
     except UnicodeDecodeError:
         return "not UTF-8"
     except OSError:
         return "unreadable"
+    if not data.isascii() and _declares_another_encoding(data):
+        return "not UTF-8"
     return add_text(name, text, texts, seen, "file")
 
 
+def _declares_another_encoding(data: bytes) -> bool:
+    """Whether a comment in the first two lines, as PEP 263 describes it, says that the source is not UTF-8."""
+    try:
+        return tokenize.detect_encoding(io.BytesIO(data).readline)[0] not in ("utf-8", "utf-8-sig")
+    except SyntaxError:
+        return True
+
+
 def add_text(name: str, text: str, texts: dict[str, str], seen: set[str], kind: str) -> str | None:
-    """Adds a text that is neither empty nor a copy to texts, or says why not."""
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    """Adds a text that is neither empty nor a copy to texts, as `plain_text` makes it, or says why not."""
+    text = plain_text(text)
+    try:
+        digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
+    except UnicodeEncodeError:
+        return "no Unicode"  # half of a character, which no tokenizer takes
     if not text.strip() or digest in seen:
         return "empty" if not text.strip() else f"a copy of another {kind}"
     seen.add(digest)

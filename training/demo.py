@@ -138,6 +138,7 @@ def _save(model: CSPForCausalLM, tokenizer: CSPTokenizer, recipe: DemoRecipe, re
         "recipe": "csp demo", "corpus": f"standard library of Python {sys.version.split()[0]}", "steps": recipe.steps,
         "tokens": recipe.steps * recipe.batch * recipe.block, "density": recipe.density, "seed": recipe.seed,
     }  # fmt: skip
+    model.config.use_cache = True  # which the Trainer switches off while it trains
     model.eval().save_pretrained(folder)
     tokenizer.model_max_length = model.config.block_size
     tokenizer.save_pretrained(folder)

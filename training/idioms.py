@@ -220,6 +220,11 @@ class Writer:
     def list(self) -> str:
         return f"[{self.pick(self.numbers, self.strings)()}]"
 
+    def mixed_list(self) -> str:
+        """Words, each with a number after it."""
+        quote, number = self.pick("'", '"'), self.number()
+        return f"[{', '.join(f'{self.string(quote)}, {number}' for _ in range(self.number(2, 3)))}]"
+
     def condition(self, name: str) -> str:
         return f"{name} {self.pick('==', '<', '>', '!=', '<=', '>=')} {self.number()}"
 
@@ -312,7 +317,7 @@ def nested_brackets(w: Writer) -> list[str]:
     name = w.name()
     depth = w.number(1, 3)
     if depth == 1:
-        return [f"{name} = {w.list()}", f"print({name}[0])"]
+        return [f"{name} = {w.pick(w.list, w.mixed_list)()}", f"print({name}[0])"]
     rows = [w.list() for _ in range(w.number(2, 3))]
     if depth == 2:
         lines = [f"{name} = [{', '.join(rows)}]"] if w.random.random() < 0.6 else [
@@ -423,9 +428,11 @@ def equality(w: Writer) -> list[str]:
 
 
 def truth(w: Writer) -> list[str]:
-    name = w.name()
-    return [f"{name} = {w.pick('True', 'False')}", f"if {name} == {w.pick('True', 'False')}:", f"    print({w.string()})",
-            f"{name} = {w.pick('True', 'False')}"]  # fmt: skip
+    name, truths = w.name(), ("True", "False")
+    lines = [f"{name} = {w.pick(*truths)}", f"if {name} {w.pick('==', 'is')} {w.pick(*truths)}:", f"    print({w.string()})"]
+    if w.random.random() < 0.7:  # a comparison that is no condition
+        lines.append(f"{w.name()} = {name} {w.pick('==', 'is')} {w.pick(*truths)}")
+    return [*lines, f"{name} = {w.pick(*truths)}"]
 
 
 def counted_loops(w: Writer) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from ..files import save_figure
+from ..hooks import hooks
 from .projection import SparseTensor, local_part, sparse_tensors
 
 LAYER = ".h."
@@ -51,11 +53,10 @@ def residual_kurtosis(model: Any, batch: dict[str, torch.Tensor]) -> float:
     """Kurtosis (3 for a normal distribution) of the residual stream before the last norm, over channels, averaged over tokens. It
     rises with weight sparsity (paper, appendix)."""
     seen: list[torch.Tensor] = []
-    handle = model.node_sites()["final_resid"].register_forward_hook(lambda module, args, out: seen.append(out.detach()))
-    try:
+    with hooks() as handles:
+        site = model.node_sites()["final_resid"]
+        handles.append(site.register_forward_hook(lambda module, args, out: seen.append(out.detach())))
         model(**{name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"})
-    finally:
-        handle.remove()
     x = seen[0].double().flatten(0, -2)
     centred = x - x.mean(-1, keepdim=True)
     variance = centred.square().mean(-1)
@@ -122,5 +123,5 @@ def write_curves(log: list[dict[str, Any]], path: str | Path) -> None:
             axis.legend()
     axes[2].set_yscale("log")
     axes[2].set_xlabel("optimizer step")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
     plt.close(figure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -100,8 +101,10 @@ def sparse_tensors(model: nn.Module, rule: Rule | None = None) -> list[SparseTen
         rule: (name, parameter) -> (group, neuron_dim) or None. Default: `csp_rule`, for our own models only.
 
     Raises:
-        ValueError: if the model is not ours and no rule is given, or its parameters are sharded otherwise than along dimension 0.
+        ValueError: if the model is not ours and no rule is given, a matrix of ours is hidden by a wrapper, a rule places nothing or what is
+            no floating-point weight (a quantised one), or parameters are sharded otherwise than along dimension 0.
     """
+    ours = rule is None
     if rule is None:
         config: Any = getattr(model, "config", None)
         if getattr(config, "model_type", None) != "csp":
@@ -119,13 +122,40 @@ def sparse_tensors(model: nn.Module, rule: Rule | None = None) -> list[SparseTen
         placed = rule(name, parameter)
         if placed is None:
             continue
+        if not parameter.is_floating_point():
+            raise ValueError(f"{name} is {parameter.dtype}: quantised weights cannot be projected; load the model unquantised.")
         local_part(parameter, name)  # refuses a layout that the projection cannot handle
         if placed[1] is not None and parameter.dim() != 2:
             raise ValueError(
                 f"{name} has shape {list(parameter.shape)} and no neurons to count; flattened shards are not supported."
             )
         found.append(SparseTensor(name, parameter, *placed))
+    if ours:
+        _require_whole(model, {tensor.name for tensor in found})
+    elif not found:
+        raise ValueError(
+            f"The rule places none of the {len(list(model.parameters()))} parameters of {type(model).__name__}, so it would train dense; "
+            f"let it return a group for some names (see module_rule)."
+        )
     return found
+
+
+_OURS = re.compile(r"(^|\.)(h\.\d+\.(attn\.(c_attn|c_proj)|mlp\.(c_fc|c_proj))|wte|lm_head)$")
+
+
+def _require_whole(model: nn.Module, found: set[str]) -> None:
+    """Raises ValueError for a matrix of ours that goes by another name than its own: behind an adapter, a parametrization, a pruning mask."""
+    config: Any = getattr(model, "config", None)
+    heads = [module for name, module in model.named_modules() if name.endswith("lm_head")]
+    tied = heads if getattr(config, "tie_word_embeddings", False) else []  # whose weight is the embedding's
+    for name, module in model.named_modules():
+        if not _OURS.search(name) or f"{name}.weight" in found or any(module is other for other in tied):
+            continue
+        hidden = sorted(own for own, _ in module.named_parameters())
+        raise ValueError(
+            f"{name} keeps its weight as {', '.join(hidden[:3]) or 'no parameter'}, which the projection would leave dense; take away what wraps it "
+            f"(merge adapters, remove parametrizations and pruning masks), or pass a rule of your own."
+        )
 
 
 def refuse_impossible(tensors: list[SparseTensor], densities: Mapping[str, float], min_alive: int) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 from ..configuration_csp import NODE_LOCATIONS
 from ..files import parse_yaml, read_text
+from .checks import check_settings
 
+LARGEST_RECIPE = 1 << 20  # bytes
 _SINK = {"sink": True, "enable_bigram_table": True}
 
 
@@ -43,7 +45,8 @@ class Recipe:
         for name in ("block", "eval_blocks"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+                raise ValueError(f"{name} is {value!r:.60}; it must be a whole number of at least 1.")
+        check_settings(self.model, self.sparsity, self.arguments, self.corpora, self.tokenizer, self.start)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -129,7 +132,7 @@ def make_recipe(
         path, equals, text = setting.partition("=")
         if not equals or not path:
             raise ValueError(f"{setting!r} is no setting; write section.name=value, such as model.d_model=128.")
-        value = parse_yaml(text, f"The value of {setting!r:.200}", fix="it cannot be read; quote it as in YAML")
+        value = parse_yaml(text, f"The value of {setting[:60]!r}", fix="quote it as in YAML")
         section, _, name = path.partition(".")
         _merge(values, {section: {name: value} if name else value}, setting)
     return Recipe(**values)
@@ -149,7 +152,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: naming the file.
     """
-    found = parse_yaml(read_text(path, fix="give a YAML file with sections such as model and sparsity"), str(path))
+    fix = "give a YAML file with sections such as model and sparsity"
+    found = parse_yaml(read_text(path, largest=LARGEST_RECIPE, fix=fix), str(path), fix=fix)
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no settings; it needs sections such as model and sparsity.")
     return found
@@ -166,7 +170,7 @@ def _merge(values: dict[str, Any], more: dict[str, Any], origin: str) -> None:
             values[section] = value if isinstance(value, dict) else {str(value): 1.0}
         elif section in ("model", "sparsity", "arguments"):
             if not isinstance(value, dict):
-                raise ValueError(f"{section} in {origin} is {value!r}; it needs names and values.")
+                raise ValueError(f"{section} in {origin} is {value!r:.60}; it needs names and values.")
             values.setdefault(section, {}).update(value)
         else:
             values[section] = value

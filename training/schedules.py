@@ -48,6 +48,13 @@ class SparsityConfig:
                 raise ValueError(f"The density of {group} is {value!r}; it must be a fraction above 0 and at most 1.")
         if isinstance(self.min_alive, bool) or not isinstance(self.min_alive, int) or self.min_alive < 0:
             raise ValueError(f"min_alive is {self.min_alive!r}; it must be a whole number of at least 0.")
+        for name in ("anneal_start", "anneal_stop", "anneal_exponent"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+                raise ValueError(f"{name} is {value!r}; it must be a finite number.")
+        for name in ("normalize_gradients", "lr_follows_density"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False.")
         if not 0 <= self.anneal_start <= self.anneal_stop < 1:
             raise ValueError(
                 f"anneal_start={self.anneal_start} and anneal_stop={self.anneal_stop} must be fractions of training below 1, in this order."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import re
@@ -16,22 +15,24 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError
-from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator, set_seed
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, default_data_collator, set_seed
 
 from ..configuration_csp import CSPConfig
-from ..files import parse_yaml, read_tensors, read_text, tensors_with_sha256, write_whole
+from ..extras import missing
+from ..files import read_tensors, require_fresh, require_writable, tensors_with_sha256, write_whole
 from ..modeling_csp import CSPForCausalLM
 from ..tokenization_csp import CSPTokenizer
 from .callback import WeightSparsityCallback, measured
 from .checkpoints import SumCheckpoints, is_whole
-from .corpora import mix
+from .checks import check_run
+from .corpora import check_source, mix
 from .corpus import BLOCKS, TokenBlocks, require_blocks
 from .demo import start_from_bigrams_
 from .folder import write_card
 from .metrics import RunMetrics, write_curves
 from .ngrams import bigram_log_probabilities, ngram_losses
 from .projection import sparse_tensors
-from .recipes import Recipe
+from .recipes import Recipe, read_yaml
 from .schedules import SparsityConfig
 
 RECIPE, CURVES, REPORT = "recipe.yaml", "curves.png", "report.json"
@@ -56,9 +57,16 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
     out = Path(out)
     tokenizer = CSPTokenizer.from_folder(recipe.tokenizer or Path(__file__).resolve().parent.parent)
     sparsity, arguments = SparsityConfig(**recipe.sparsity), training_arguments(recipe, out)
-    config = model_config(recipe, tokenizer)
+    config, callback = model_config(recipe, tokenizer), WeightSparsityCallback(sparsity)
+    check_run(arguments, sparsity, config, recipe.block, callback)
+    require_writable(out)
+    if not resume:
+        for source in recipe.corpora:
+            check_source(source)
     first = arguments.process_index == 0
     say = say if first else lambda text: None
+    if command := missing("matplotlib"):
+        say(f"matplotlib is missing, so there will be no picture of the curves: {command}")
     with arguments.main_process_first(local=False):  # the other processes find what the first has written
         if first:
             prepare_folder(recipe.to_dict(), out, resume)
@@ -69,14 +77,14 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
     report: dict[str, Any] = ngram_losses(blocks["train"], blocks["held_out"], len(tokenizer))
     if recipe.start == "bigrams" and model.bigram_table is not None:
         start_from_bigrams_(model, bigram_log_probabilities(blocks["train"], len(tokenizer)))
-    callback, stop = WeightSparsityCallback(sparsity), StopCleanly(say)
+    stop = StopCleanly(say)
     trainer = Trainer(
         model=model, args=arguments, train_dataset=TokenBlocks(blocks["train"]), eval_dataset=TokenBlocks(blocks["held_out"]),
         data_collator=default_data_collator, callbacks=[callback, RunMetrics(recipe.block), stop],
     )  # fmt: skip
     finished = run_to_end(trainer, callback, stop, out, checkpoint, say)
-    if first:
-        _draw_curves(trainer.state.log_history, out, say)
+    if first and missing("matplotlib") is None:
+        write_curves(trainer.state.log_history, out / CURVES)
     report |= {"finished": finished, "steps": trainer.state.global_step}
     if not finished:
         return report
@@ -113,7 +121,8 @@ def run_to_end(
     callbacks.insert(0, RefuseNonFinite())  # before gradients are normalised, which spreads a NaN to all
     with stop.listening():
         try:
-            trainer.train(resume_from_checkpoint=checkpoint)
+            if not take_up_finished(trainer, checkpoint):
+                trainer.train(resume_from_checkpoint=checkpoint)
         except (OSError, RuntimeError, SafetensorError) as error:  # as Python, torch and safetensors say that a disk is full
             _explain_failed_write(out, trainer.state.global_step, error)
             raise
@@ -121,6 +130,20 @@ def run_to_end(
     if not finished:
         say(f"Stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; --resume goes on from there.")
     return finished
+
+
+def take_up_finished(trainer: Trainer, checkpoint: str | None) -> bool:
+    """Whether the checkpoint is that of the last step, in which case the trainer has its weights now. (The Trainer itself would do one step
+    more: it looks at the number of steps after each, not before the first.)"""
+    if checkpoint is None:
+        return False
+    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    if state.global_step < trainer.args.max_steps:
+        return False
+    trainer._load_from_checkpoint(checkpoint)
+    trainer.state = state
+    trainer.state.max_steps = trainer.args.max_steps
+    return True
 
 
 @torch.no_grad()
@@ -132,43 +155,29 @@ def gathered(model: Any) -> dict[str, torch.Tensor]:
     return state
 
 
-def _draw_curves(log: list[dict[str, Any]], out: Path, say: Callable[[str], None]) -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        say("No picture of the curves: pip install 'sparse-circuits[train]' for matplotlib.")
-    else:
-        write_curves(log, out / CURVES)
-
-
 def prepare_folder(recipe: dict[str, Any], out: Path, resume: bool) -> None:
     """A new folder with the recipe in it; on resume, that of the same recipe."""
     file = out / RECIPE
     if resume:
         if not file.is_file():
             raise FileNotFoundError(f"{out} has no {RECIPE}, so there is no run to resume; leave out --resume to start one.")
-        saved = parse_yaml(read_text(file), str(file), fix="copy the run's folder again, or start in another")
-        if not isinstance(saved, dict):
-            raise ValueError(f"{file} holds no recipe; copy the run's folder again, or start in another.")
+        saved = read_yaml(file)
         for section, value in recipe.items():
             if saved.get(section) != value:
                 raise ValueError(
                     f"{section} of this recipe differs from the run's in {file}; resume with the same settings, or start in another folder."
                 )
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(
-            f"{out} exists and is not empty; add --resume to go on with the run there, or choose another folder."
-        )
+    require_fresh(out, "add --resume to go on with the run there, or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    write_whole(file, yaml.safe_dump(recipe, sort_keys=False))
 
 
 def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
     """The recipe's arguments, with defaults that follow from the number of steps."""
     given = dict(recipe.arguments)
-    if given.get("max_steps", -1) <= 0:
-        raise ValueError(
-            f"arguments.max_steps is {given.get('max_steps')!r}; density and learning rate need the number of steps."
-        )
+    if "max_steps" not in given:
+        raise ValueError("arguments.max_steps is missing; density and learning rate need the number of steps.")
     warmup = given.pop("warmup_ratio", 0.0)
     given.setdefault("warmup_steps", int(warmup * given["max_steps"]))
     given.setdefault("logging_steps", max(1, given["max_steps"] // 50))
@@ -178,21 +187,17 @@ def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
     given.setdefault("logging_nan_inf_filter", False)
     given.setdefault("prediction_loss_only", True)
     given.setdefault("dataloader_pin_memory", torch.cuda.is_available())
-    if given.pop("output_dir", None) is not None:
-        raise ValueError("arguments.output_dir is the folder given as --out; leave it out.")
     try:
         return TrainingArguments(output_dir=str(out), remove_unused_columns=False, **given)
-    except TypeError as error:
-        raise ValueError(f"arguments cannot be used: {str(error).removeprefix('TrainingArguments.__init__() ')}.") from None
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).removeprefix("TrainingArguments.__init__() ")
+        raise ValueError(f"arguments cannot be used: {reason[:200].rstrip('.')}.") from None
 
 
 def model_config(recipe: Recipe, tokenizer: Any) -> CSPConfig:
     """The recipe's model for a tokenizer."""
     end = tokenizer.eos_token_id
     own = {"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
-    clash = sorted(set(own) & set(recipe.model))
-    if clash:
-        raise ValueError(f"model.{clash[0]} comes from the tokenizer; leave it out.")
     return CSPConfig(**{"block_size": max(1024, recipe.block), **recipe.model, **own})
 
 
@@ -237,6 +242,7 @@ def _save(model: CSPForCausalLM, tokenizer: Any, recipe: Recipe, report: dict[st
         "recipe": "csp train", "corpora": ", ".join(f"{source} x {weight:g}" for source, weight in recipe.corpora.items()),
         "steps": report["steps"], "tokens": report["tokens"], "density": recipe.sparsity["density"], "seed": recipe.arguments.get("seed", 0),
     }  # fmt: skip
+    model.config.use_cache = True  # which the Trainer switches off while it trains
     model.eval().save_pretrained(out)
     tokenizer.model_max_length = model.config.block_size
     tokenizer.save_pretrained(out)
@@ -251,7 +257,7 @@ def _save(model: CSPForCausalLM, tokenizer: Any, recipe: Recipe, report: dict[st
         rows=rows,
         description="Trained by `csp train`; `recipe.yaml` has the settings.",
     )
-    (out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_whole(out / REPORT, json.dumps(report, indent=2) + "\n")
 
 
 class StopCleanly(TrainerCallback):

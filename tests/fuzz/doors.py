@@ -70,7 +70,11 @@ def csp(*words: Any) -> str:
 def digest(*parts: Any) -> str:
     found = hashlib.sha256()
     for part in parts:
-        found.update(part.detach().float().numpy().tobytes() if isinstance(part, torch.Tensor) else repr(part).encode("utf-8", "surrogatepass"))
+        found.update(
+            part.detach().float().numpy().tobytes()
+            if isinstance(part, torch.Tensor)
+            else repr(part).encode("utf-8", "surrogatepass")
+        )
     return found.hexdigest()
 
 
@@ -97,7 +101,9 @@ def make_model(sparse: bool, shards: str = "50GB", **features: Any) -> Callable[
         model = thin(**features)
         model.generation_config.update(max_new_tokens=4, do_sample=False, eos_token_id=3, pad_token_id=0)
         model.save_pretrained(folder, sparse=sparse, max_shard_size=shards)
-        (folder / "generation_config.json").write_text(json.dumps({"max_new_tokens": 4, "do_sample": False, "eos_token_id": 3, "pad_token_id": 0, "top_p": 0.9}))
+        (folder / "generation_config.json").write_text(
+            json.dumps({"max_new_tokens": 4, "do_sample": False, "eos_token_id": 3, "pad_token_id": 0, "top_p": 0.9})
+        )
 
     return make
 
@@ -191,7 +197,10 @@ def make_viz(folder: Path) -> None:
     nodes = {name: torch.arange(0, site.width, 3) for name, site in thin().node_sites().items()}
     config = {"n_layer": 1, "d_model": 8, "n_head": 2, "d_head": 4, "vocab_size": 97}
     importances = {"loss": torch.tensor(0.3), "interv_loss": 1.2, "beeg_model_config": config}
-    torch.save({"circuit_data": nodes, "importances": importances, "samples": {}, "prune_config": {"k_coef": 1e-4}}, folder / "viz_data.pt")
+    torch.save(
+        {"circuit_data": nodes, "importances": importances, "samples": {}, "prune_config": {"k_coef": 1e-4}},
+        folder / "viz_data.pt",
+    )
 
 
 def convert_circuit(folder: Path) -> str:
@@ -254,7 +263,14 @@ def make_labels(folder: Path) -> None:
     _, found, _ = kept(_circuit)
     found.save_pretrained(folder / "circuit")
     labels = {"0.mlp.post_act:1": "which quote", "final_resid:2": "é"}
-    document = {"format": "sparse_circuits.labels", "version": 1, "task": found.task, "weights": found.model["weights"], "labels": labels, "groups": {}}
+    document = {
+        "format": "sparse_circuits.labels",
+        "version": 1,
+        "task": found.task,
+        "weights": found.model["weights"],
+        "labels": labels,
+        "groups": {},
+    }
     (folder / "labels.json").write_text(json.dumps(document))
 
 
@@ -267,9 +283,7 @@ def label(folder: Path) -> str:
 # ------------------------------------------------------------------------------------------------------ tasks, training
 
 
-ROWS = [
-    {"prompt_a": f"x{i} = 'abc", "answer_a": "'", "prompt_b": f'x{i} = "abc', "answer_b": '"'} for i in range(12)
-]
+ROWS = [{"prompt_a": f"x{i} = 'abc", "answer_a": "'", "prompt_b": f'x{i} = "abc', "answer_b": '"'} for i in range(12)]
 
 
 def make_tasks(folder: Path) -> None:
@@ -306,7 +320,9 @@ def open_recipe(folder: Path) -> str:
 
 
 def make_settings(folder: Path) -> None:
-    (folder / "settings.txt").write_text("model.d_model=32\nsparsity.density=0.5\narguments.learning_rate=1e-3\ncorpora={'idioms': 1.0}\n")
+    (folder / "settings.txt").write_text(
+        "model.d_model=32\nsparsity.density=0.5\narguments.learning_rate=1e-3\ncorpora={'idioms': 1.0}\n"
+    )
 
 
 def open_settings(folder: Path) -> str:

@@ -43,7 +43,12 @@ class Worker:
             if first and answer is None:
                 raise RuntimeError(f"The good files of {door!r} could not be made and opened; see with CSP_FUZZ_LOUD=1.")
             self.known.add(door)
-        return answer or {"outcome": "hung", "error": f"no answer within {SECONDS} seconds, or killed", "file": "?", "mutation": "?"}
+        return answer or {
+            "outcome": "hung",
+            "error": f"no answer within {SECONDS} seconds, or killed",
+            "file": "?",
+            "mutation": "?",
+        }
 
     def _answer(self, door: str, seed: str, seconds: float) -> dict[str, Any] | None:
         self.process.stdin.write(json.dumps({"door": door, "seed": seed}) + "\n")
@@ -78,9 +83,7 @@ def fuzz(tries: int, seed: int, names: list[str] | None = None, jobs: int = 1) -
     def go(part: list[str]) -> dict[str, list[dict[str, Any]]]:
         worker = Worker()
         try:
-            return {
-                name: [{"try": i, **worker.ask(name, f"{seed}:{name}:{i}")} for i in range(counts[name])] for name in part
-            }
+            return {name: [{"try": i, **worker.ask(name, f"{seed}:{name}:{i}")} for i in range(counts[name])] for name in part}
         finally:
             worker.close()
 

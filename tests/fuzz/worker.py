@@ -25,7 +25,13 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if "CSP_FUZZ_LOUD" not in os.environ:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
+    os.environ.update(
+        HF_HUB_OFFLINE="1",
+        TOKENIZERS_PARALLELISM="false",
+        CUDA_VISIBLE_DEVICES="",
+        OMP_NUM_THREADS="1",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+    )
     warnings.simplefilter("ignore")
     import torch
 
@@ -119,9 +125,11 @@ def _could_tell(m: Any, door: Any, name: str, kind: str, mutation: str, data: by
         return False
     if any(fnmatch.fnmatch(name, pattern) for pattern in door.tells):
         return True
-    if kind == "tensors":  # an ordinary one has no checksum: bits of weights, and names of the same shape exchanged, cannot be told
+    if (
+        kind == "tensors"
+    ):  # an ordinary one has no checksum: bits of weights, and names of the same shape exchanged, cannot be told
         size = int.from_bytes(data[:8], "little") + 8
-        return mutation != "tensors_swapped" and damaged[:size] != data[:size] or len(damaged) != len(data)
+        return (mutation != "tensors_swapped" and damaged[:size] != data[:size]) or len(damaged) != len(data)
     return not _is_well_formed(kind, damaged)
 
 

@@ -33,7 +33,7 @@ CONSTRUCTS = {
     "set_or_string_fixedvarname": [r"\bcurrent = set\(\)|\bcurrent = (''|\"\")"],
     "class_init": [r"def __init__\(self, ", r"self\.(\w+) = \1\n"],
     "with_as": [r"with open\([^)]*\) as ", r"= open\("],
-    "bracket_brace": [r"= \[", r"= \{"],
+    "bracket_brace": [r"= \[", r"= \{", r"= \[['\"][^'\"\n]+['\"], \d+, ['\"]"],
     "with_open": [r", ['\"]r['\"]\)", r", ['\"]w['\"]\)"],
     "bracket_counting": [r"\]\n", r"\]\]\n"],
     "for_while": [r"for \w+ in ", r"while [^\n]+:"],
@@ -45,7 +45,13 @@ CONSTRUCTS = {
     "lambda_func": [r"lambda \w+: ", r"def \w+\("],
     "if_equals": [r"if \w+ == \w+:", r"\n\w+ = \w+\n"],
     "enumerate_range": [r"for \w+, \w+ in enumerate", r"for \w+ in range"],
-    "var_if": [r"if \w+ == True:", r"\w+ = True\n"],
+    "var_if": [
+        r"if \w+ == True:",
+        r"if \w+ is True:",
+        r"\w+ = True\n",
+        r"\w+ = \w+ == (True|False)\n",
+        r"\w+ = \w+ is (True|False)\n",
+    ],
     "while_return_true": [r"while True:", r"return True\n"],
 }
 

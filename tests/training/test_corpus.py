@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sparse_circuits import CSPTokenizer
-from sparse_circuits.training.corpus import held_out, pack, read_sources, sample_blocks, split_blocks
+from sparse_circuits.training.corpora import _documents, load_corpus
+from sparse_circuits.training.corpus import held_out, pack, plain_text, read_sources, sample_blocks, split_blocks
 from sparse_circuits.training.ngrams import bigram_log_probabilities, ngram_losses, unigram_log_probabilities
 from tiny import ROOT
 
@@ -87,3 +88,58 @@ def test_a_sample_is_of_training_files_in_random_order(folder):
     seen = {name for name in sources.texts if sources.texts[name] in text}
     assert seen
     assert not any(held_out(name) for name in seen)
+
+
+def spellings(text):
+    """A text as other systems save it: a byte order mark, other line ends."""
+    return {
+        "mark": "\ufeff" + text, "dos": text.replace("\n", "\r\n"), "mac": text.replace("\n", "\r"),
+        "both": "\ufeff" + text.replace("\n", "\r\n"), "mixed": text.replace("\n", "\r\n", 1).replace("2))\n", "2))\r"),
+    }  # fmt: skip
+
+
+TEXT = "def f(x, y):\n    return x + y\n\nprint(f(1, 2))\n"
+
+
+@pytest.mark.parametrize("kind", spellings(TEXT))
+def test_every_source_reads_the_same_text_however_it_is_spelt(kind, tmp_path):
+    """Folders, globs, files and documents; models see neither byte order marks nor carriage returns."""
+    spelt = spellings(TEXT)[kind]
+    assert plain_text(spelt) == TEXT
+    (tmp_path / "a.py").write_bytes(spelt.encode())
+    for corpus in (tmp_path, tmp_path / "*.py", tmp_path / "a.py"):
+        assert list(load_corpus(str(corpus)).texts.values()) == [TEXT]
+    assert list(_documents([spelt, TEXT], "d").texts.values()) == [TEXT]  # and a copy is a copy
+    (tmp_path / "b.py").write_bytes(TEXT.encode())
+    assert read_sources(tmp_path).left_out == {"b.py": "a copy of another file"}
+    tokenizer = CSPTokenizer.from_folder(ROOT)
+    assert tokenizer.encode(plain_text(spelt)) == tokenizer.encode(TEXT)
+
+
+def test_marks_inside_of_a_text_stay(tmp_path):
+    assert plain_text("a\ufeffb\x0b\x0c\u2028c\n") == "a\ufeffb\x0b\x0c\u2028c\n"
+    assert plain_text("\ufeff\ufeffa") == "\ufeffa"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"# -*- coding: latin-1 -*-\nname = '\xe9'\n", "not UTF-8"),
+        (b"# -*- coding: latin-1 -*-\nname = '\xc3\xa9'\n", "not UTF-8"),  # bytes that could be UTF-8, but are not
+        (b"#!/usr/bin/python\n# vim: set fileencoding=cp1252 :\nname = '\xc3\xa9'\n", "not UTF-8"),
+        (b"# coding: no-such-encoding\nname = '\xc3\xa9'\n", "not UTF-8"),
+        ("name = 'é'\n".encode("utf-16"), "not UTF-8"),
+        (b"# -*- coding: latin-1 -*-\nname = 'e'\n", None),
+        (b"# -*- coding: utf-8 -*-\nname = '\xc3\xa9'\n", None),
+        (b"\xef\xbb\xbf# -*- coding: utf-8 -*-\nname = '\xc3\xa9'\n", None),
+        (b"\xef\xbb\xbf\r\n", "empty"),
+    ],
+)
+def test_other_encodings_are_left_out_by_name(data, reason, tmp_path):
+    (tmp_path / "x.py").write_bytes(data)
+    (tmp_path / "y.py").write_text("y = 1\n")
+    assert read_sources(tmp_path).left_out == ({"x.py": reason} if reason else {})
+
+
+def test_documents_that_are_no_unicode_are_left_out_by_name():
+    assert _documents(["\ud800 = 1\n", "x = 1\n"], "d").left_out == {"d/0": "no Unicode"}

@@ -276,3 +276,25 @@ def test_the_command_line_names_what_is_wrong(whole, tmp_path):
     assert "is no preset" in csp("--out", tmp_path / "none", "--preset", "x").stderr
     assert not (tmp_path / "none").exists()
     assert os.listdir(tmp_path) == []
+
+
+def bits(folder):
+    return {name: tensor.view(torch.uint8).numpy().tobytes() for name, tensor in weights(folder).items()}
+
+
+def test_resuming_a_finished_run_changes_nothing_however_often(tmp_path):
+    """A kill after the last checkpoint and before the model is saved; the schedule does not end at 0, so another step would be seen."""
+    settings = (*SMALL, "arguments.lr_scheduler_type=constant", "arguments.save_steps=20")
+    assert run(tmp_path / "whole", settings=settings).returncode == 0
+    expected = bits(tmp_path / "whole")
+    for path in (tmp_path / "whole").iterdir():  # as the kill leaves it
+        if path.name not in ("recipe.yaml", "blocks.safetensors") and not path.name.startswith("checkpoint-"):
+            path.unlink()
+    for _ in range(2):
+        done = run(tmp_path / "whole", resume=True, settings=settings)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert bits(tmp_path / "whole") == expected
+        report = json.loads((tmp_path / "whole" / "report.json").read_text())
+        assert report["steps"] == 20
+        assert report["finished"]
+        assert json.loads((tmp_path / "whole" / "config.json").read_text())["use_cache"] is True
