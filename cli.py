@@ -126,14 +126,16 @@ def generate(
 
     Example: csp generate . "def add(a, b):\\n    return " --max-new-tokens 16
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
+    from transformers import TextStreamer, set_seed
+
+    from .loading import load_model, load_tokenizer
 
     text = given_text(prompt)
     if not text:
         raise ValueError("The prompt is empty; give at least one character.")
     require_model(model)
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
-    network = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=trust_remote_code).eval()
+    network = load_model(model, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(model, network, trust_remote_code=trust_remote_code)
     set_seed(seed)
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {"do_sample": False}
     network.generate(
@@ -156,12 +158,11 @@ def info(
     """
     from json import dumps
 
-    from transformers import AutoModelForCausalLM
-
+    from .loading import load_model
     from .training.info import info_text, model_info
 
     require_model(model)
-    network = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=trust_remote_code, sparse=True)
+    network = load_model(model, trust_remote_code=trust_remote_code, sparse=True)
     described = model_info(network)
     typer.echo(dumps(described.to_dict(), indent=2) if json else info_text(described))
 
@@ -202,10 +203,10 @@ def tokenize_show(
 
     Example: csp tokenize show . "print('hello')"
     """
-    from transformers import AutoTokenizer
+    from .loading import load_tokenizer
 
     require_model(model)
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = load_tokenizer(model)
     for token in tokenizer.encode(given_text(text)):
         typer.echo(f"{token:6d}  {tokenizer.decode([token])!r}")
 

@@ -15,14 +15,14 @@ from .extras import missing
 def load_dense(model: str) -> tuple[Any, Any]:
     """A model that can be bridged, in float32, and its tokenizer."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from .bridges import side_of
+    from .loading import load_model, load_tokenizer
 
     require_model(model)
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    network = load_model(model, dtype=torch.float32)
     side_of(network)
-    return network, AutoTokenizer.from_pretrained(model)
+    return network, load_tokenizer(model, network)
 
 
 def bridge_train(

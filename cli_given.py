@@ -76,10 +76,10 @@ def _looks_local(model: str) -> bool:
 
 def load_tokenizer(model: str) -> Any:
     """The tokenizer of a CSP model: what tasks and circuits need, before the model itself is loaded."""
-    from transformers import AutoConfig, AutoTokenizer
+    from . import loading
 
     require_model(model)
-    kind = AutoConfig.from_pretrained(model).model_type
+    kind = loading.model_type(model)
     if kind != "csp":
         raise ValueError(
             f"{model} is a {kind} model; circuits are found in CSP models, such as csp train and csp convert make."
@@ -88,17 +88,20 @@ def load_tokenizer(model: str) -> Any:
         raise FileNotFoundError(
             f"{model} has no tokenizer.json; save the model's tokenizer there, circuits are found on its tokens."
         )
-    return AutoTokenizer.from_pretrained(model)
+    return loading.load_tokenizer(model)
 
 
 def load(model: str) -> tuple[Any, Any]:
     """The model in float32, and its tokenizer."""
     import torch
 
+    from .loading import require_fit
     from .modeling_csp import CSPForCausalLM
 
     tokenizer = load_tokenizer(model)
-    return CSPForCausalLM.from_pretrained(model, dtype=torch.float32).eval(), tokenizer
+    loaded = CSPForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    require_fit(tokenizer, loaded)
+    return loaded, tokenizer
 
 
 def require_corpus(corpus: str | None) -> None:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
+
+from .reading_csp import read_object
 
 # Where AbsTopK can act, in forward order: the node sites of a layer, then the two places that sparsify the residual stream itself
 # after a sublayer has been added, which are not nodes.
@@ -22,6 +25,18 @@ NORM_TYPES = ("rms_norm", "layer_norm")
 ACTIVATION_TYPES = ("gelu", "relu")
 RESIDUAL_ACTIVATION_TYPES = ("identity", "relu")
 POSITION_TYPES = ("none", "added", "concatenated")
+
+# What decides what a model computes and is not seen in the shapes of its weights, or not alone: a config.json beside weights must have it.
+DECISIVE = (
+    "n_layer", "n_head", "d_head", "d_model", "activation_type", "residual_activation_type", "norm_type", "position_embedding_type",
+    "sinusoidal_positions", "sink", "afrac", "enable_bigram_table",
+)  # fmt: skip
+# Far above any model that there is: what is larger is a damaged file, and would be found out only when memory runs out.
+LARGEST = {
+    "vocab_size": 1 << 24, "block_size": 1 << 30, "n_layer": 4096, "n_head": 1 << 16, "d_head": 1 << 16, "d_model": 1 << 20,
+    "d_mlp": 1 << 24, "d_pos_emb": 1 << 20,
+}  # fmt: skip
+_MOST_PARAMETERS = 10**13
 
 AUTO_MAP = {
     "AutoConfig": "configuration_csp.CSPConfig",
@@ -42,7 +57,9 @@ def _understanding_aliases(init: Callable[..., None]) -> Callable[..., None]:
             if alias in kwargs:
                 value = kwargs.pop(alias)
                 if kwargs.setdefault(name, value) != value:
-                    raise ValueError(f"{alias}={value!r} and {name}={kwargs[name]!r} name the same setting; give one of them.")
+                    raise ValueError(
+                        f"{alias}={value!r:.80} and {name}={kwargs[name]!r} name the same setting; give one of them."
+                    )
         init(self, *args, **kwargs)
 
     return understanding
@@ -154,7 +171,7 @@ class CSPConfig(PretrainedConfig):
             own["d_mlp"] = 4 * own["d_model"] if isinstance(own["d_model"], int) else None
         for name in ("afrac", "provenance"):
             if not isinstance(own[name], (dict, type(None))):
-                raise ValueError(f"{name} is {own[name]!r}; it must be a dict" + _AFRAC_EXAMPLE * (name == "afrac") + ".")
+                raise ValueError(f"{name} is {own[name]!r:.80}; it must be a dict" + _AFRAC_EXAMPLE * (name == "afrac") + ".")
             own[name] = dict(own[name] or {})
         for name, value in own.items():
             setattr(self, name, value)
@@ -164,6 +181,41 @@ class CSPConfig(PretrainedConfig):
         super().__init__(**special, **kwargs)
         # Complete, so that a model built from a bare config saves a folder that every Auto class can load.
         self.auto_map = auto_map or dict(AUTO_MAP)
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs: Any):
+        """transformers' own, on a file that can be read."""
+        path = Path(pretrained_model_name_or_path)
+        if path.is_dir():
+            path = path / (kwargs.get("subfolder") or "") / (kwargs.get("_configuration_file") or "config.json")
+        if path.exists():
+            read_object(path)
+        try:
+            return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except RecursionError:
+            raise ValueError(
+                f"The config of {pretrained_model_name_or_path} is nested too deep to be read; get it again."
+            ) from None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs: Any):
+        """transformers' own; errors name the file."""
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except ValueError as error:
+            if str(pretrained_model_name_or_path) in str(error):
+                raise
+            raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """transformers' own; what it cannot make anything of is named in one sentence."""
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except (TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+            raise ValueError(
+                f"The config cannot be used ({type(error).__name__}: {str(error)[:120]}); correct config.json."
+            ) from error
 
     def location_width(self, location: str) -> int:
         """Channels at an AbsTopK location (`LOCATIONS`), over all heads for q, k and v."""
@@ -176,6 +228,7 @@ class CSPConfig(PretrainedConfig):
     def _refuse_impossible(self) -> None:
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "d_head", "d_model", "d_mlp"):
             _require_positive_int(name, getattr(self, name))
+        self._refuse_immense()
         _require_choice("activation_type", self.activation_type, ACTIVATION_TYPES)
         _require_choice("residual_activation_type", self.residual_activation_type, RESIDUAL_ACTIVATION_TYPES)
         _require_choice("norm_type", self.norm_type, NORM_TYPES)
@@ -185,9 +238,9 @@ class CSPConfig(PretrainedConfig):
         for name in ("tie_word_embeddings", "use_cache", "sparse_weights"):
             _require_bool(name, getattr(self, name))
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout!r}; it must be at least 0 and less than 1.")
+            raise ValueError(f"dropout is {self.dropout!r:.80}; it must be at least 0 and less than 1.")
         if not _is_number(self.initializer_range) or not 0 <= self.initializer_range < float("inf"):
-            raise ValueError(f"initializer_range is {self.initializer_range!r}; it must be a finite number of at least 0.")
+            raise ValueError(f"initializer_range is {self.initializer_range!r:.80}; it must be a finite number of at least 0.")
         self._refuse_impossible_positions()
         self._refuse_impossible_afrac()
         for name in ("bos_token_id", "eos_token_id", "pad_token_id", "bigram_padding_idx"):
@@ -199,6 +252,27 @@ class CSPConfig(PretrainedConfig):
         if self.bigram_padding_idx is not None and not self.enable_bigram_table:
             raise ValueError("bigram_padding_idx is set without a bigram table; set enable_bigram_table=True or leave it out.")
 
+    def parameter_count(self) -> int:
+        """Weights of the model with its head, biases and norms left out."""
+        width, wide = self.n_head * self.d_head, self.d_model + (self.d_pos_emb or 0)
+        layer = wide * 3 * width + width * self.d_model + wide * self.d_mlp + self.d_mlp * self.d_model
+        positions = 0 if self.position_embedding_type == "none" else self.block_size * (self.d_pos_emb or self.d_model)
+        table = self.vocab_size**2 if self.enable_bigram_table else 0
+        return 2 * self.vocab_size * self.d_model + positions + table + self.n_layer * layer
+
+    def _refuse_immense(self) -> None:
+        for name, largest in LARGEST.items():
+            value = getattr(self, name)
+            if isinstance(value, int) and value > largest:
+                raise ValueError(
+                    f"{name} is {value:.3g}; no model has more than {largest:,}, so the config is damaged or mistyped."
+                )
+        if isinstance(self.d_pos_emb, (int, type(None))) and self.parameter_count() > _MOST_PARAMETERS:
+            raise ValueError(
+                f"The config's sizes make {self.parameter_count():.3g} weights, more than the {_MOST_PARAMETERS:.0e} of any model; "
+                f"check n_layer, n_head, d_head, d_model, d_mlp and vocab_size."
+            )
+
     def _refuse_impossible_positions(self) -> None:
         if self.position_embedding_type == "concatenated":
             if self.d_pos_emb is None:
@@ -206,7 +280,7 @@ class CSPConfig(PretrainedConfig):
             _require_positive_int("d_pos_emb", self.d_pos_emb)
         elif self.d_pos_emb is not None:
             raise ValueError(
-                f"d_pos_emb={self.d_pos_emb!r} only has a meaning with position_embedding_type='concatenated', "
+                f"d_pos_emb={self.d_pos_emb!r:.80} only has a meaning with position_embedding_type='concatenated', "
                 f"not {self.position_embedding_type!r}; leave it out."
             )
         if self.sinusoidal_positions and self.position_embedding_type == "none":
@@ -215,9 +289,11 @@ class CSPConfig(PretrainedConfig):
     def _refuse_impossible_afrac(self) -> None:
         for location, fraction in self.afrac.items():
             if location not in LOCATIONS:
-                raise ValueError(f"afrac names {location!r}, which is no AbsTopK location; they are {', '.join(LOCATIONS)}.")
+                raise ValueError(
+                    f"afrac names {location!r:.80}, which is no AbsTopK location; they are {', '.join(LOCATIONS)}."
+                )
             if not _is_number(fraction) or not 0 <= fraction <= 1:
-                raise ValueError(f"afrac[{location!r}] is {fraction!r}; it must be a fraction in [0, 1].")
+                raise ValueError(f"afrac[{location!r:.80}] is {fraction!r:.80}; it must be a fraction in [0, 1].")
 
     def _require_token_id(self, name: str, value: Any) -> None:
         if value is None:
@@ -226,7 +302,7 @@ class CSPConfig(PretrainedConfig):
         for one in ids:
             if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < self.vocab_size:
                 raise ValueError(
-                    f"{name} is {value!r}; it must be a token id from 0 to vocab_size - 1 = {self.vocab_size - 1}."
+                    f"{name} is {value!r:.80}; it must be a token id from 0 to vocab_size - 1 = {self.vocab_size - 1}."
                 )
 
 
@@ -237,26 +313,26 @@ def _refuse_misspelled(kwargs: dict[str, Any], own: dict[str, Any]) -> None:
     for key in kwargs:
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
         if close and key not in base and not key.startswith("_") and not key.endswith("_token_id"):
-            raise ValueError(f"{key!r} is no setting of CSPConfig; did you mean {close[0]!r}?")
+            raise ValueError(f"{key!r:.80} is no setting of CSPConfig; did you mean {close[0]!r}?")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300  # beyond, an int is no float
 
 
 def _require_positive_int(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+        raise ValueError(f"{name} is {value!r:.80}; it must be a whole number of at least 1.")
 
 
 def _require_bool(name: str, value: Any) -> None:
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; it must be True or False.")
+        raise ValueError(f"{name} is {value!r:.80}; it must be True or False.")
 
 
 def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}.")
+        raise ValueError(f"{name} is {value!r:.80}; it must be one of {', '.join(map(repr, choices))}.")
 
 
 CSPConfig.register_for_auto_class()

@@ -1,13 +1,12 @@
 """Files: read within limits and refused in one sentence; written whole or not at all; what killed runs left behind is swept.
 
-Part of the package only: the remote code (`*_csp.py`) has what it needs of this in `storage_csp.py`.
+Part of the package only: the remote code (`*_csp.py`) has what it needs of this in `reading_csp.py` and `storage_csp.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import re
 import shutil
@@ -21,74 +20,15 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
+from .reading_csp import LARGEST_DOCUMENT, parse_json, read_json, read_object, read_text, too_deep
 from .storage_csp import metadata_sha256, scratch_prefix, sweep
 
-LARGEST_DOCUMENT = 64 << 20  # bytes; far above any JSON or YAML of ours
+__all__ = [
+    "LARGEST_DOCUMENT", "appearing", "fresh_folder", "is_empty", "parse_json", "parse_yaml", "read_json", "read_object", "read_tensors", "read_text",
+    "require_fresh", "require_writable", "save_figure", "tensors_with_sha256", "write_whole",
+]  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------------------- reading
-
-
-def read_text(path: Path, *, largest: int = LARGEST_DOCUMENT, fix: str = "get it again") -> str:
-    """A UTF-8 text file (a byte-order mark is dropped).
-
-    Raises:
-        FileNotFoundError, OSError, ValueError: naming the file and why it cannot be used, with `fix`.
-    """
-    try:
-        if path.stat().st_size > largest:
-            raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than the {largest:,} that are read; {fix}.")
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist; {fix}.") from None
-    except OSError as error:
-        raise OSError(f"{path} cannot be read ({error.strerror or error}); {fix}.") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is no UTF-8 text; {fix}.") from None
-
-
-def read_json(path: Path, *, largest: int = LARGEST_DOCUMENT, fix: str = "get it again") -> Any:
-    """What a JSON file holds, by `parse_json`; errors as in `read_text`."""
-    return parse_json(read_text(path, largest=largest, fix=fix), str(path), fix=fix)
-
-
-def parse_json(text: str, name: str, *, fix: str = "get it again") -> Any:
-    """What a JSON text holds. Refused: what is deeper than Python can follow, numbers that are not finite, a key given twice (of which
-    one would be dropped in silence), and text with half a character (a lone surrogate), which nothing can write again.
-
-    Raises:
-        ValueError: naming `name`, why, and `fix`.
-    """
-    try:
-        found = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_once)
-        if "\\u" in text or not text.isascii():
-            json.dumps(found, ensure_ascii=False).encode("utf-8")
-        return found
-    except RecursionError:
-        raise ValueError(f"{name} is nested too deep to be read; {fix}.") from None
-    except UnicodeEncodeError:
-        raise ValueError(f"{name} has half a character (a lone surrogate); {fix}.") from None
-    except ValueError as error:
-        raise ValueError(f"{name} is no JSON that can be used ({str(error)[:100]}); {fix}.") from None
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is no number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"{text[:40]} is no finite number")
-    return value
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r:.60} is there twice")
-    return found
 
 
 class _Yaml(yaml.SafeLoader):
@@ -128,7 +68,10 @@ def parse_yaml(text: str, name: str, *, fix: str = "write it as YAML") -> Any:
         ValueError: naming `name`, why, and `fix`.
     """
     try:
-        return yaml.load(text, Loader=_Yaml)  # a SafeLoader
+        found = yaml.load(text, Loader=_Yaml)  # a SafeLoader
+        if too_deep(found):
+            raise RecursionError
+        return found
     except RecursionError:
         raise ValueError(f"{name} is nested too deep to be read; {fix}.") from None
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -33,8 +33,10 @@ from .sparse_form_csp import SparseForm
 
 if TYPE_CHECKING:  # never run; but transformers 4.57 copies, of remote code, only the files that this one names
     from .block_kernels_csp import BLOCK_KERNELS  # noqa: F401
+    from .fitting_csp import fitting  # noqa: F401
     from .gpu_kernels_csp import ready  # noqa: F401
     from .kernels_csp import KERNELS  # noqa: F401
+    from .reading_csp import read_object  # noqa: F401
     from .storage_csp import Stored  # noqa: F401
 
 try:  # transformers 5

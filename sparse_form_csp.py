@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import re
 import tempfile
 from pathlib import Path
@@ -13,8 +12,21 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import GenerationConfig
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file
 
+from .fitting_csp import (
+    explained,
+    fitting,
+    require_complete,
+    require_generation,
+    require_layers,
+    require_loadable,
+    require_ordinary,
+    require_settings,
+    skeleton,
+    written,
+)
+from .reading_csp import read_object
 from .sparse_csp import SparseEmbedding, SparseLinear, SparseMatrix, pays
 from .storage_csp import (
     INDEX_NAME,
@@ -34,8 +46,6 @@ from .storage_csp import (
     sweep,
     write_sparse,
 )
-
-logger = logging.get_logger(__name__)
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 # Options of from_pretrained that change nothing here.
@@ -113,15 +123,18 @@ class SparseForm:
             sparse = None if not special and _TRAINER_CHECKPOINT.fullmatch(folder.name) is None else False
         elif sparse and kwargs.get("variant"):
             raise ValueError("Sparse checkpoints have no variants; leave out variant, or sparse=True.")
+        if is_main_process:
+            require_loadable(self, _names_saved(self, state_dict), folder)
         tensors = None if sparse is False else stored_tensors(self, state_dict, required=bool(sparse))
         if tensors is None or (sparse is None and not _much_smaller(tensors)):
             dense = dense_state_dict(self, state_dict)
             if not (kwargs.get("variant") or getattr(self, "_hf_peft_config_loaded", False)):
                 self.config.sparse_weights = False  # type: ignore[attr-defined]
-            result = super().save_pretrained(  # type: ignore[misc]
-                save_directory, is_main_process=is_main_process, state_dict=dense, push_to_hub=push_to_hub,
-                max_shard_size=max_shard_size, **kwargs,
-            )  # fmt: skip
+            with written(folder):
+                result = super().save_pretrained(  # type: ignore[misc]
+                    save_directory, is_main_process=is_main_process, state_dict=dense, push_to_hub=push_to_hub,
+                    max_shard_size=max_shard_size, **kwargs,
+                )  # fmt: skip
             if is_main_process and any(ORDINARY_FILES.fullmatch(path.name) for path in folder.iterdir()):
                 remove_weights(
                     folder, SPARSE_FILES
@@ -131,7 +144,8 @@ class SparseForm:
             raise NotADirectoryError(f"{folder} is a file; give a folder to save into.")
         if is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            self._save_sparse(folder, tensors, _in_bytes(max_shard_size))
+            with written(folder):
+                self._save_sparse(folder, tensors, _in_bytes(max_shard_size))
         if push_to_hub and is_main_process:
             _upload(self, folder, kwargs)
         return None
@@ -158,20 +172,29 @@ class SparseForm:
         """transformers' own, which here also reads sparse checkpoints: into dense, trainable matrices, or with `sparse=True` into
         the form of `to_sparse()`, without ever making a dense matrix of what runs as nonzeros.
 
+        Weights that are missing are made anew where transformers' own would be silent only for the head of another class.
+
         Raises:
-            ValueError: if the checkpoint is damaged or does not fit its config, or if an option cannot be honoured.
+            ValueError, OSError: if the checkpoint is damaged or does not fit its config, or if an option cannot be honoured.
         """
         hub = {name: kwargs[name] for name in _HUB_OPTIONS if kwargs.get(name) is not None}
         path = pretrained_model_name_or_path
         ordinary = path is None or kwargs.get("state_dict") is not None or kwargs.get("variant")
         found = None if ordinary else _find_sparse(path, hub)
         if found is None:
-            loaded = super().from_pretrained(path, *args, **kwargs)  # type: ignore[misc]
-            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            wants_info = kwargs.pop("output_loading_info", False)
+            with explained(path):
+                require_ordinary(cls, path, args, kwargs)
+                model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
+            given = any(kwargs.get(name) is not None for name in ("state_dict", "quantization_config", "gguf_file"))
+            if path is not None and not given and not getattr(model, "_hf_peft_config_loaded", False):
+                require_complete(model, info, path)
             model.freeze_constants()
             if sparse:
                 model.to_sparse()
-            return loaded
+            return (model, info) if wants_info else model
+        if Path(path).is_dir():
+            require_settings(Path(path) / hub.get("subfolder", ""))
         config = kwargs.pop("config", None)
         if config is None or isinstance(config, (str, Path)):
             dtypes: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
@@ -179,14 +202,18 @@ class SparseForm:
             kwargs |= dtypes
         for name in _HUB_OPTIONS:
             kwargs.pop(name, None)
+        if Path(path).is_dir():
+            require_generation(Path(path) / hub.get("subfolder", ""), config)
         config, tensors = copy.deepcopy(config), read_sparse(*found)
-        if sparse:
-            loaded = _load_sparse(cls, config, tensors, args, kwargs)
-        else:
-            tensors = _fitting(_skeleton(cls, config, args), tensors)
-            dense = {name: tensor.to_dense() if isinstance(tensor, Nonzeros) else tensor for name, tensor in tensors.items()}
-            del tensors
-            loaded = super().from_pretrained(None, *args, config=config, state_dict=dense, **kwargs)  # type: ignore[misc]
+        with explained(path):
+            require_layers(config, tensors)
+            if sparse:
+                loaded = _load_sparse(cls, config, tensors, args, kwargs)
+            else:
+                tensors = fitting(skeleton(cls, config, args), tensors)
+                dense = {n: tensor.to_dense() if isinstance(tensor, Nonzeros) else tensor for n, tensor in tensors.items()}
+                del tensors
+                loaded = super().from_pretrained(None, *args, config=config, state_dict=dense, **kwargs)  # type: ignore[misc]
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.freeze_constants()
         model.name_or_path = model.config.name_or_path = str(path)
@@ -289,9 +316,26 @@ def stored_tensors(model: Any, state_dict: dict[str, Any] | None = None, require
     return tensors
 
 
+def _names_saved(model: Any, state_dict: dict[str, Any] | None) -> dict[str, Any]:
+    """The weights that a save would write, by the names of the dense form."""
+    state = dict(model.state_dict() if state_dict is None else state_dict)
+    for name, matrix in _sparse_names(model).items():
+        values = state.pop(f"{name}.values", None)
+        state.pop(f"{name}.row_starts", None), state.pop(f"{name}.columns", None)
+        if values is not None:
+            state[name] = torch.empty(tuple(matrix.shape), device="meta")
+    return state
+
+
 def _much_smaller(tensors: dict[str, Stored]) -> bool:
+    # A table that was never trained would tip the scale, and tools would look in vain for model.safetensors.
+    tensors = {n: t for n, t in tensors.items() if not (n.endswith("bigram_table.logit_bias") and _is_zero(t))}
     dense = sum(tensor.dtype.itemsize * torch.Size(tensor.shape).numel() for tensor in tensors.values())
     return any(isinstance(t, Nonzeros) for t in tensors.values()) and stored_bytes(tensors) <= PAYS_BELOW * dense
+
+
+def _is_zero(tensor: Stored) -> bool:
+    return not bool((tensor.values if isinstance(tensor, Nonzeros) else tensor).any())
 
 
 # ------------------------------------------------------------------------------------------------------------- loading
@@ -307,10 +351,7 @@ def _find_sparse(path: Any, hub: dict[str, Any]) -> tuple[list[str | Path], dict
     local = Path(path).is_dir()
     folder = Path(path) / hub.get("subfolder", "")
     config = folder / "config.json" if local else cached_file(path, "config.json", **quiet, **hub)
-    try:
-        sparse = config is not None and json.loads(Path(config).read_text(encoding="utf-8")).get("sparse_weights") is True
-    except (OSError, ValueError, AttributeError):
-        return None
+    sparse = config is not None and Path(config).exists() and read_object(Path(config)).get("sparse_weights") is True
     if local:
         present = {file.name for file in folder.iterdir()}
         if not sparse and (
@@ -332,49 +373,6 @@ def _find_sparse(path: Any, hub: dict[str, Any]) -> tuple[list[str | Path], dict
     return [str(cached_file(path, name, **hub)) for name in sorted(set(weight_map.values()))], weight_map
 
 
-def _skeleton(cls: Any, config: Any, args: Any = ()) -> Any:
-    with torch.device("meta"):
-        return cls(config, *args)
-
-
-def _fitting(model: Any, tensors: dict[str, Stored], strict: bool = False) -> dict[str, Stored]:
-    """A checkpoint's tensors for a model that is only a skeleton, before anything of their size is made.
-
-    What belongs to the base model must be there, exactly; so must the head, if the model is of the class that was saved, or if `strict`.
-    Otherwise the head is transformers' to make anew, as ever when a task changes.
-
-    Raises:
-        ValueError: naming a tensor that is missing, not asked for, or of another shape or kind than the config's.
-    """
-    expected, prefix = model.state_dict(), model.base_model_prefix + "."
-    is_base = not hasattr(model, model.base_model_prefix)
-    if is_base and any(name.startswith(prefix) for name in tensors):  # saved with a head
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    elif not is_base and not any(name.startswith(prefix) for name in tensors):  # saved without one
-        tensors = {prefix + name: tensor for name, tensor in tensors.items()}
-    if model.config.tie_word_embeddings and "lm_head.weight" in expected and f"{prefix}wte.weight" in tensors:
-        tensors["lm_head.weight"] = tensors[f"{prefix}wte.weight"]
-    strict = strict or is_base or type(model).__name__ in (model.config.architectures or ())
-    for name in sorted(set(expected) ^ set(tensors)):
-        if strict or name.startswith(prefix):
-            raise ValueError(
-                f"The checkpoint {'lacks ' + name if name in expected else 'holds ' + name + ', which its config does not ask for'}; "
-                f"config.json and the weights are not of one model."
-            )
-    unused = sorted(set(tensors) - set(expected))
-    if unused:
-        logger.warning(f"{type(model).__name__} does not use {', '.join(unused)} of the checkpoint, which is of another head.")
-    for name in sorted(set(expected) & set(tensors)):
-        if tuple(tensors[name].shape) != tuple(expected[name].shape):
-            raise ValueError(
-                f"{name} is {tuple(tensors[name].shape)} in the checkpoint and {tuple(expected[name].shape)} by its config; "
-                f"config.json and the weights are not of one model."
-            )
-        if not tensors[name].dtype.is_floating_point:
-            raise ValueError(f"{name} is {tensors[name].dtype} in the checkpoint, which no weights are.")
-    return {name: tensor for name, tensor in tensors.items() if name in expected}
-
-
 def _load_sparse(cls: Any, config: Any, tensors: dict[str, Stored], args: Any, options: dict[str, Any]) -> Any:
     dtype = options.pop("dtype", options.pop("torch_dtype", None))
     options.pop("torch_dtype", None)
@@ -386,9 +384,14 @@ def _load_sparse(cls: Any, config: Any, tensors: dict[str, Stored], args: Any, o
         raise ValueError(f"from_pretrained(..., sparse=True) does not take {odd[0]}; leave it out, or load dense.")
     if attention is not None:
         config._attn_implementation = attention
-    model = _skeleton(cls, config, args)
-    tensors = _fitting(model, tensors, strict=True)
+    model = skeleton(cls, config, args)
+    tensors = fitting(model, tensors, strict=True)
     wanted = None if dtype in (None, "auto") else getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
+    if wanted is None and len(kinds) > 1:
+        raise ValueError(
+            f"The checkpoint holds weights of {' and '.join(kinds)}, which cannot run together; pass dtype=torch.float32."
+        )
     _fill(model, tensors, wanted, device)
     model.config.dtype = model.dtype
     model = model.to(device).eval()

@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .reading_csp import parse_json, read_object
 from .sparse_csp import csr_fault, nonzeros
 
 WEIGHTS_NAME = "sparse_weights.safetensors"
@@ -272,6 +273,8 @@ def read_sparse(files: list[str | Path], weight_map: dict[str, str] | None = Non
 
 def _read_file(path: Path) -> dict[str, Stored]:
     damaged = f"{path.name} is damaged"
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise OSError(f"{path} is no file; get it again.")
     try:
         with safe_open(str(path), framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -284,17 +287,19 @@ def _read_file(path: Path) -> dict[str, Stored]:
         raise ValueError(f"{path.name} is no sparse checkpoint of this package (its metadata lack format={FORMAT!r}).")
     if metadata.get("version") != VERSION:
         raise ValueError(
-            f"{path.name} has version {metadata.get('version')!r} of the format, this package reads {VERSION!r}; "
+            f"{path.name} has version {metadata.get('version')!r:.40} of the format, this package reads {VERSION!r}; "
             f"install a newer sparse_circuits."
         )
     table = metadata.get("tensors", "")
     if _digest(table, parts) != metadata.get("sha256"):
         raise ValueError(f"{damaged}: its content does not have the sha256 that it was written with; get it again.")
     try:
-        entries = json.loads(table)
+        entries = parse_json(table, "the table of its tensors")
         return {name: _stored(name, entry, parts) for name, entry in entries.items()} if _complete(entries, parts) else {}
-    except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
-        raise ValueError(f"{damaged}: its table of tensors cannot be read ({type(error).__name__}: {error}).") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{damaged}: its table of tensors cannot be read ({type(error).__name__}: {str(error)[:100]})."
+        ) from None
     except ValueError as error:
         raise ValueError(f"{damaged}: {error}") from None
 
@@ -311,7 +316,7 @@ def _complete(entries: dict[str, Any], parts: dict[str, torch.Tensor]) -> bool:
 def _stored(name: str, entry: dict[str, Any], parts: dict[str, torch.Tensor]) -> Stored:
     shape, dtype = entry["shape"], _DTYPES.get(entry["dtype"])
     if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 1 << 31 for size in shape):
-        raise ValueError(f"the shape of {name} is {shape!r}.")
+        raise ValueError(f"the shape of {name} is {shape!r:.60}.")
     if "nonzeros" not in entry:
         dense = parts[f"dense::{name}"]
         if list(dense.shape) != shape:
@@ -319,7 +324,7 @@ def _stored(name: str, entry: dict[str, Any], parts: dict[str, torch.Tensor]) ->
         return dense if dtype is None else dense.to(dtype)
     values, columns, counts = (parts[f"{kind}::{name}"] for kind in ("values", "columns", "counts"))
     if dtype is None or not values.is_floating_point():
-        raise ValueError(f"the values of {name} are {entry['dtype']!r}, which no weights are.")
+        raise ValueError(f"the values of {name} are {entry['dtype']!r:.40}, which no weights are.")
     if len(shape) != 2 or any(part.dim() != 1 or part.is_floating_point() for part in (columns, counts)) or values.dim() != 1:
         raise ValueError(f"{name} is not stored as a matrix's nonzeros.")
     rows, width = shape
@@ -337,15 +342,14 @@ def _stored(name: str, entry: dict[str, Any], parts: dict[str, torch.Tensor]) ->
 
 def read_index(path: str | Path) -> dict[str, str]:
     """Tensor -> shard, as an index lists them; plain names only, so that a file cannot point elsewhere."""
-    try:
-        weight_map = dict(json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"].items())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(f"{Path(path).name} is damaged ({type(error).__name__}); get it again.") from None
+    weight_map = read_object(Path(path), fix="it is damaged, get it again").get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"{Path(path).name} is damaged (it has no weight_map); get it again.")
     if not weight_map:
         raise ValueError(f"{Path(path).name} is damaged (it lists nothing); get it again.")
     for name in weight_map.values():
         if not isinstance(name, str) or not SPARSE_FILES.fullmatch(name):
-            raise ValueError(f"{Path(path).name} lists {name!r}, which is no shard of a sparse checkpoint.")
+            raise ValueError(f"{Path(path).name} lists {name!r:.80}, which is no shard of a sparse checkpoint.")
     return weight_map
 
 

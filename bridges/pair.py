@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -12,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from ..circuits.hub import hub_errors, upload
 from ..circuits.identity import tokenizer_sha256
-from ..files import fresh_folder
+from ..files import fresh_folder, read_object, read_tensors, tensors_with_sha256
+from ..loading import load_model, load_tokenizer, require_fit
 from .bridge import BridgeConfig, Bridges
 from .sides import Side, side_of
 
@@ -25,6 +25,7 @@ FORMAT, VERSION = "sparse_circuits.bridges", 1
 CONFIG, TENSORS = "bridges.json", "bridges.safetensors"
 PARTS = ("dense", "sparse")  # folders of the two models
 LARGEST_CONFIG = 1 << 20  # bytes
+_AGAIN = "copy the folder again"
 
 
 class BridgedPair:
@@ -66,11 +67,12 @@ class BridgedPair:
             for name, side in zip(PARTS, (self.dense, self.sparse)):
                 side.model.save_pretrained(scratch / name)
                 self.tokenizer.save_pretrained(scratch / name)
-            state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.bridges.state_dict().items()}
-            save_file(state, scratch / TENSORS, {"format": "pt"})
+            data = tensors_with_sha256(self.bridges.state_dict())
+            (scratch / TENSORS).write_bytes(data)
             document = {
                 "format": FORMAT, "version": VERSION, "config": self.config.to_dict(), "points": self.bridges.points, "dense_width": self.dense.width,
                 "sparse_width": self.sparse.width, "keep": self.bridges.keep, "tokenizer": tokenizer_sha256(self.tokenizer),
+                "tensors_sha256": hashlib.sha256(data).hexdigest(),
             }  # fmt: skip
             (scratch / CONFIG).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
             for name, content in (files or {}).items():
@@ -87,24 +89,19 @@ class BridgedPair:
         Raises:
             FileNotFoundError, ValueError: naming what is missing, damaged or does not match.
         """
-        from transformers import AutoTokenizer
-
         folder = _folder(source, revision, hub).resolve()  # "a/b" would be taken for a Hub id where a folder is missing
         document = _document(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder / "sparse", local_files_only=True)
+        tokenizer = load_tokenizer(folder / "sparse", local_files_only=True)
         for name in PARTS:
-            own = AutoTokenizer.from_pretrained(folder / name, local_files_only=True)
+            own = load_tokenizer(folder / name, local_files_only=True)
             if tokenizer_sha256(own) != document["tokenizer"]:
                 raise ValueError(f"The tokenizer in {folder / name} is not the one that the bridges were trained with.")
         dense, sparse = (_model(folder / name) for name in PARTS)
+        require_fit(tokenizer, dense)
         _require_fit(folder, document, side_of(dense), side_of(sparse))
         bridges = Bridges(document["dense_width"], document["sparse_width"], document["points"])
         bridges.keep = document["keep"]
-        try:
-            bridges.load_state_dict(load_file(folder / TENSORS))
-        except (SafetensorError, RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{folder / TENSORS} does not hold these bridges ({reason}); copy the folder again.") from None
+        bridges.load_state_dict(_tensors(folder / TENSORS, bridges))
         return cls(dense, sparse, tokenizer, bridges, BridgeConfig(**document["config"]))
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
@@ -130,9 +127,23 @@ def is_pair(source: str | Path, **hub: Any) -> bool:
 
 
 def _model(folder: Path) -> Any:
-    from transformers import AutoModelForCausalLM
+    return load_model(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True).eval()
+
+def _tensors(path: Path, bridges: Bridges) -> dict[str, torch.Tensor]:
+    """The bridges' weights, finite and of their shapes."""
+    found, _ = read_tensors(path, fix=_AGAIN)
+    wanted = bridges.state_dict()
+    for name in sorted(set(found) ^ set(wanted)):
+        raise ValueError(
+            f"{path} does not hold these bridges (it {'lacks' if name in wanted else 'has'} {name:.100}); {_AGAIN}."
+        )
+    for name, tensor in found.items():
+        if tensor.shape != wanted[name].shape or tensor.dtype != wanted[name].dtype or not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"{path} does not hold these bridges ({name} is not {list(wanted[name].shape)} finite float32); {_AGAIN}."
+            )
+    return found
 
 
 def _require_fit(folder: Path, document: dict[str, Any], dense: Side, sparse: Side) -> None:
@@ -190,9 +201,7 @@ def _document(folder: Path) -> dict[str, Any]:
             if not (folder / part / name).is_file():
                 raise FileNotFoundError(f"{folder} has no {part}/{name}; copy the pair again, whole.")
     try:
-        if path.stat().st_size > LARGEST_CONFIG:
-            raise ValueError("too large")
-        document = json.loads(path.read_bytes())
+        document = read_object(path, largest=LARGEST_CONFIG, fix=_AGAIN)
         if document.get("format") != FORMAT or document.get("version") != VERSION:
             raise ValueError(f"format {document.get('format')!r:.60}, version {document.get('version')!r:.20}")
         for name, kind in _FIELDS.items():
@@ -206,4 +215,7 @@ def _document(folder: Path) -> dict[str, Any]:
         "points"
     ] * 2 + (1 << 20):
         raise ValueError(f"{folder / TENSORS} is larger than bridges of this shape can be.")
+    wanted = document.get("tensors_sha256")  # pairs of before it have none
+    if wanted is not None and hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest() != wanted:
+        raise ValueError(f"{folder / TENSORS} is not the one that {CONFIG} belongs to (sha256 differs); {_AGAIN}.")
     return document

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import write_whole
+from ..files import read_json, write_whole
 from .identity import circuit_sha256
 from .storage import REPORT
 
@@ -81,11 +81,15 @@ class Report:
         if not path.is_file():
             raise FileNotFoundError(f"{folder} has no {REPORT}; csp verify writes it.")
         try:
-            found = json.loads(path.read_bytes())
+            found = read_json(path, fix="run csp verify again")
             supported, verdict = found.pop("supported"), found.pop("verdict")
             report = cls(found, supported, verdict)
             str(report)  # all of it that is shown
-            if not isinstance(supported, bool) or not all(isinstance(text, str) for text in verdict):
+            if (
+                not isinstance(supported, bool)
+                or not isinstance(verdict, list)
+                or not all(isinstance(text, str) for text in verdict)
+            ):
                 raise TypeError("a verdict is text")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise ValueError(
@@ -96,7 +100,7 @@ class Report:
     @classmethod
     def of(cls, folder: str | Path, circuit: Any) -> Report | None:
         """The report in a circuit's folder; None if there is none, or it is about another circuit than the one there now."""
-        if not (Path(folder) / REPORT).is_file():
+        if not (Path(folder) / REPORT).exists():
             return None
         report = cls.load(folder)
         return report if report.found.get("circuit_sha256") == circuit_sha256(circuit) else None

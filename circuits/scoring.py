@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from .python_tasks import BARE, FORMS, LINE_END
-from .sites import evaluating, require_csp
+from .sites import evaluating, require_csp, require_ids
 from .tasks import CannotExpress, Pairs, Task, load_task, tasks
 
 CHANCE = math.log(2)
@@ -59,7 +59,12 @@ class Score:
 
 
 def score(model: Any, pairs: Pairs, batch: int = 64) -> Score:
-    """Loss and accuracy of a model, or of the circuit that is applied to it, in eval mode."""
+    """Loss and accuracy of a model, or of the circuit that is applied to it, in eval mode.
+
+    Raises:
+        ValueError: if the pairs have token ids that the model does not have.
+    """
+    require_ids(require_csp(model), pairs.input_ids, pairs.answers)
     with evaluating(model), torch.no_grad():
         return Score.of(answer_logits(model, pairs, batch))
 

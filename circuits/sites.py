@@ -34,6 +34,15 @@ def require_csp(model: Any) -> Any:
     return model
 
 
+def require_ids(model: Any, *ids: torch.Tensor) -> None:
+    """Raises ValueError if token ids are not all the model's own: those of another tokenizer end in an IndexError, or in nonsense."""
+    for each in ids:
+        if each.numel() and not 0 <= int(each.min()) <= int(each.max()) < model.config.vocab_size:
+            raise ValueError(
+                f"There is a token id {int(each.max())}, the model has {model.config.vocab_size} tokens; give the tokenizer that belongs to the model."
+            )
+
+
 def y_name(layer: int | str) -> str:
     """The name under which means of what attention makes of v are kept. It is no node site; c_proj reads it."""
     return f"{layer}.attn.y"

@@ -18,9 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 
+from ..files import read_json
 from ..storage_csp import scratch_prefix, sweep
 from .circuit import Circuit, Edges
 from .hub import upload
+from .identity import circuit_sha256
 from .masks import PruneConfig
 from .python_tasks import FORMS
 from .sites import edge_names, ordered
@@ -58,6 +60,7 @@ def save(circuit: Circuit, folder: Path) -> Path:
         "edges": None if circuit.edges is None else {name: len(edges.source) for name, edges in circuit.edges.items()},
         "settings": circuit.settings, "calibration": circuit.calibration, "metrics": circuit.metrics, "labels": circuit.labels,
         **({"groups": circuit.groups} if circuit.groups else {}), "versions": circuit.versions, "tensors_sha256": hashlib.sha256(data).hexdigest(),
+        "circuit_sha256": circuit_sha256(circuit),
     }  # fmt: skip
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=True)
     _parse(document, data)  # what would be refused on load is not written
@@ -97,22 +100,16 @@ def load(folder: Path) -> Circuit:
     Raises:
         FileNotFoundError, ValueError: in one sentence.
     """
-    read = {}
     for name, largest in ((JSON, LARGEST_JSON), (TENSORS, LARGEST_TENSORS)):
         path = folder / name
         if not path.is_file():
             raise FileNotFoundError(f"{folder} has no {name}; a circuit's folder has {JSON} and {TENSORS}.")
         if path.stat().st_size > largest:
             raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than any circuit ({largest:,}).")
-        read[name] = path.read_bytes()
+    data = (folder / TENSORS).read_bytes()
+    document = read_json(folder / JSON, fix="it may be truncated, copy both files again")
     try:
-        document = json.loads(read[JSON].decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{folder / JSON} is no circuit ({str(error)[:100] or type(error).__name__}); it may be truncated."
-        ) from None
-    try:
-        return _parse(document, _belonging(document, read[TENSORS], folder / PREVIOUS))
+        return _parse(document, _belonging(document, data, folder / PREVIOUS))
     except ValueError as error:
         raise ValueError(f"{folder} holds no valid circuit: {error}") from None
 
@@ -126,17 +123,13 @@ def _belonging(document: Any, data: bytes, previous: Path) -> bytes:
     return data
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
-
-
 def _parse(document: Any, data: bytes) -> Circuit:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT!r}.")
     if document.get("version") != VERSION:
         raise ValueError(f"its version is {document.get('version')!r}, this package reads {VERSION}; update sparse_circuits.")
     for key, kind in _KEYS.items():
-        if not isinstance(document.get(key), kind) or isinstance(document.get(key), bool):  # type: ignore[arg-type]
+        if key not in document or not isinstance(document.get(key), kind) or isinstance(document.get(key), bool):  # type: ignore[arg-type]
             raise ValueError(f"{key} in {JSON} is missing or of the wrong type.")
     if not NAME.fullmatch(document["task"]):
         raise ValueError("its task is no name.")
@@ -169,7 +162,12 @@ def _parse(document: Any, data: bytes) -> Circuit:
     scores = _vectors("score", tensors, widths)
     if scores and set(scores) != set(widths):
         raise ValueError("there are scores of some sites only.")
-    return Circuit(nodes=nodes, edges=edges, means=means, widths=widths, scores=scores, **{k: document[k] for k in keys})
+    circuit = Circuit(nodes=nodes, edges=edges, means=means, widths=widths, scores=scores, **{k: document[k] for k in keys})
+    if document.get("circuit_sha256") not in (None, circuit_sha256(circuit)):  # files of before it have none
+        raise ValueError(
+            f"what {JSON} says of nodes and settings is not what was written (circuit_sha256 differs); copy both files again."
+        )
+    return circuit
 
 
 def _sites(found: dict[str, Any]) -> tuple[dict[str, int], dict[str, torch.Tensor]]:
@@ -261,8 +259,13 @@ def check_labels(labels: dict[str, str], widths: dict[str, int]) -> None:
     """Raises ValueError for the first label that names no node."""
     for place in labels:
         site, _, index = place.rpartition(":")
-        if site not in widths or not index.isascii() or not index.isdigit() or int(index[:9]) >= widths[site]:
+        known = site in widths and index.isascii() and index.isdigit() and len(index) < 9
+        if (
+            not known or int(index) >= widths[site] or str(int(index)) != index
+        ):  # one way to write a node, or it would have two labels
             raise ValueError(f"the label {place!r:.80} names no node; write site:index.")
+        if not labels[place].isprintable() and any("\ud800" <= each <= "\udfff" for each in labels[place]):
+            raise ValueError(f"the label of {place} has half a character (a lone surrogate); write it again.")
 
 
 def _is_int(value: Any) -> bool:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from ..files import parse_json, read_text
 from ..training.corpus import plain_text
 from .python_tasks import SPLITS, Example, Generator, Values
 
@@ -32,14 +32,7 @@ def pairs_from_file(path: Path, tokenizer: Any) -> tuple[Generator, str]:
     Raises:
         FileNotFoundError, ValueError: naming what is wrong with the file.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist; give a .csv or .jsonl file with {_WANTED}.") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8; save it as such.") from None
-    except OSError as error:
-        raise OSError(f"{path} cannot be read ({error.strerror or error}); give a .csv or .jsonl file.") from None
+    text = read_text(path, fix=f"give a .csv or .jsonl file in UTF-8 with {_WANTED}")
     pairs = _different(_pairs(path, _csv_rows(path, text) if path.suffix == ".csv" else list(_json_lines(path, text))))
     groups = _groups(pairs, tokenizer)
     by_split: dict[str, list[Pair]] = {split: [] for split in SPLITS}
@@ -123,10 +116,7 @@ def _csv_rows(path: Path, text: str) -> list[dict[str, Any]]:
 def _json_lines(path: Path, text: str) -> Iterator[dict[str, Any]]:
     for i, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                raise ValueError(f"Line {i} of {path} is no JSON; write one object per line with {_WANTED}.") from None
+            row = parse_json(line, f"Line {i} of {path}", fix=f"write one object per line with {_WANTED}")
             if not isinstance(row, dict):
                 raise ValueError(f"Line {i} of {path} is no object; write one per line with {_WANTED}.")
             yield row

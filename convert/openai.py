@@ -7,23 +7,21 @@ and writes nothing until everything has been checked.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import tempfile
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers.utils import logging
 
+from ..archive import read_archive
 from ..configuration_csp import CSPConfig
-from ..files import fresh_folder
+from ..files import fresh_folder, read_json
 from ..modeling_csp import CSPForCausalLM
 from ..tokenization_csp import CSPTokenizer
 from ..training.folder import write_card
+from .download import download, file_url, folder_name, is_url
 
 logger = logging.get_logger(__name__)
 
@@ -153,6 +151,7 @@ _RENAMED = (
     (re.compile(r"^transformer\.ln_f\."), "transformer.final_norm."),
     (re.compile(r"^bigram_table$"), "bigram_table.logit_bias"),
 )
+_LARGEST_CONFIG = 1 << 20  # bytes
 _CAUSAL_BUFFER = re.compile(r"^transformer\.h\.\d+\.attn\.bias$")
 
 
@@ -168,7 +167,7 @@ def read_openai_checkpoint(
         FileNotFoundError, ValueError: one sentence that names what is missing, truncated, foreign or of the wrong shape.
     """
     source = Path(source)
-    config = config_from_openai(_read_json(source / CONFIG_FILE))
+    config = _read_config(source)
     weights = _load_tensors(source / weights_file)
     tensors: dict[str, torch.Tensor] = {}
     for key, tensor in weights.items():
@@ -187,34 +186,30 @@ def read_openai_checkpoint(
     return config, tensors
 
 
-def _read_json(path: Path) -> Any:
-    if not path.is_file():
+def _read_config(source: Path) -> CSPConfig:
+    path = source / CONFIG_FILE
+    if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; the source must be a folder with {CONFIG_FILE} and {WEIGHTS_FILE}.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); download it again.") from None
+    return config_from_openai(read_json(path, largest=_LARGEST_CONFIG, fix="download it again"))
 
 
 def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; the source must be a folder with {CONFIG_FILE} and {WEIGHTS_FILE}.")
-    size = path.stat().st_size
-    if size == 0:
-        raise ValueError(f"{path} is empty (0 bytes), as some released files are; there are no weights to convert.")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path} ({size:,} bytes) cannot be read as a file of plain tensors: it is truncated, or not a PyTorch "
-            f"checkpoint, or holds other Python objects, which are never unpickled ({type(error).__name__}); download it again."
-        ) from None
-    if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
+    loaded = read_archive(path)
+    if not isinstance(loaded, dict) or not all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) and v.layout == torch.strided for k, v in loaded.items()
+    ):
         raise ValueError(f"{path} is no state dict: a mapping from names to tensors was expected.")
     bad = [key for key, value in loaded.items() if not value.is_floating_point()]
     if bad:
         raise ValueError(f"{path} holds {bad[0]!r} with dtype {loaded[bad[0]].dtype}; weights must be floating point.")
     return loaded
+
+
+def _largest_weights(config: CSPConfig) -> int:
+    """Bytes that weights of this shape can take: as float64, the head twice, with a causal mask in every layer."""
+    return 16 * config.parameter_count() + 8 * config.n_layer * min(config.block_size, 1 << 16) ** 2 + (1 << 26)
 
 
 def _complete(config: CSPConfig, tensors: dict[str, torch.Tensor]) -> None:
@@ -229,6 +224,9 @@ def _complete(config: CSPConfig, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def _refuse_mismatch(config: CSPConfig, tensors: dict[str, torch.Tensor]) -> None:
+    layers = {int(match[1]) for name in tensors if (match := re.match(r"transformer\.h\.(\d{1,9})\.", name))}
+    if layers and len(layers) < config.n_layer:  # before that many are built
+        raise ValueError(f"{WEIGHTS_FILE} has {len(layers)} layers, but {CONFIG_FILE} asks for {config.n_layer}.")
     with torch.device("meta"):
         expected = {name: tuple(p.shape) for name, p in CSPForCausalLM(config).named_parameters()}
     if config.tie_word_embeddings:
@@ -258,10 +256,12 @@ def convert_openai_checkpoint(source: str | Path, dest: str | Path, *, tokenizer
         dest: config.json, weights as safetensors, the code files, tokenizer files if there were any, README.md.
     """
     with tempfile.TemporaryDirectory() as scratch, fresh_folder(dest) as partial:
-        if re.match(r"https?://", str(source)):
-            name, folder = str(source).rstrip("/").rsplit("/", 1)[-1], Path(scratch)
-            for file in (CONFIG_FILE, WEIGHTS_FILE):
-                _download(f"{str(source).rstrip('/')}/{file}", folder / file)
+        if is_url(source):
+            urls = {file: file_url(str(source), file) for file in (CONFIG_FILE, WEIGHTS_FILE)}
+            name, folder = folder_name(str(source)), Path(scratch)
+            download(urls[CONFIG_FILE], folder / CONFIG_FILE, _LARGEST_CONFIG)
+            largest = _largest_weights(_read_config(folder))  # which is known before the large file is asked for
+            download(urls[WEIGHTS_FILE], folder / WEIGHTS_FILE, largest)
         else:
             name, folder = Path(source).resolve().name, Path(source)
         config, tensors = read_openai_checkpoint(folder)
@@ -303,23 +303,6 @@ def _find_tokenizer(folder: Path, *, required: bool) -> CSPTokenizer | None:
     if not required and not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.bpe")):
         return None
     return CSPTokenizer.from_folder(folder)
-
-
-def _download(url: str, path: Path) -> None:
-    try:
-        with urllib.request.urlopen(url, timeout=60) as response, open(path, "wb") as file:
-            total = int(response.headers.get("Content-Length") or 0)
-            with tqdm(total=total or None, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
-                while chunk := response.read(1 << 20):
-                    file.write(chunk)
-                    bar.update(len(chunk))
-    except urllib.error.HTTPError as error:
-        raise ValueError(f"{url} answered {error.code} {error.reason}; check the address.") from None
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", error)
-        raise ValueError(f"{url} cannot be reached ({reason}); check the network or download the folder by hand.") from None
-    if total and path.stat().st_size != total:
-        raise ValueError(f"{url} broke off after {path.stat().st_size:,} of {total:,} bytes; try again.")
 
 
 def _sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..archive import read_archive
 from ..circuits.circuit import Circuit
 from ..circuits.identity import identify, tokenizer_sha256, versions
 from ..circuits.means import Means
@@ -72,11 +73,7 @@ def convert_openai_circuit(
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give the viz_data.pt of a circuit.")
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise dozens of kinds in torch
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
-        raise ValueError(f"{path} cannot be read as plain tensors ({reason}); it may be truncated.") from None
+    data = read_archive(path)
     if not isinstance(data, dict) or not isinstance(data.get("circuit_data"), dict):
         raise ValueError(f"{path} has no circuit_data; it is no viz_data.pt of the release.")
     return data

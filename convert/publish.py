@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer
 
 from ..bridges.pair import PARTS, BridgedPair, is_pair
 from ..circuits.circuit import Circuit
@@ -26,6 +25,7 @@ from ..circuits.report import REPORT, Report
 from ..circuits.storage import JSON, TENSORS
 from ..circuits.storage import load as load_circuit
 from ..extras import require
+from ..loading import load_tokenizer
 from ..modeling_csp import CSPForCausalLM
 from ..training.corpus import BLOCKS, saved_blocks
 from ..viewer import Subject, write_page
@@ -194,7 +194,7 @@ def _require_models(staged: Path, folder: Path) -> tuple[CSPForCausalLM, Any, Br
     if pair is not None:
         tokenizer = pair.tokenizer
     elif (staged / "tokenizer.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(staged)
+        tokenizer = load_tokenizer(staged, model)
     for part in parts:
         _require_loadable(staged / part)
     return model, tokenizer, pair

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
+
+from ..files import read_tensors
 
 LARGEST_FILE = 1_000_000  # bytes; larger source files are data tables, or generated
 BLOCKS = "blocks.safetensors"  # of csp train: the run's own copy of its text
@@ -183,12 +183,29 @@ def saved_blocks(folder: Path) -> torch.Tensor | None:
     Raises:
         ValueError: if the file is damaged.
     """
-    if not (folder / BLOCKS).is_file():
+    if not (folder / BLOCKS).exists():
         return None
-    try:
-        found = load_file(folder / BLOCKS)["train"]
-        if found.dim() != 2 or found.is_floating_point():
-            raise ValueError("no blocks of token ids")
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise ValueError(f"{folder / BLOCKS} is damaged ({error}); remove it, or give another text.") from None
+    found, _ = read_tensors(folder / BLOCKS, fix=_OTHER_TEXT)
+    return require_blocks(found, folder / BLOCKS, ("train",))["train"]
+
+
+_OTHER_TEXT = "remove it, or give another text"
+
+
+def require_blocks(
+    found: dict[str, torch.Tensor], path: Path, names: tuple[str, ...] = ("train", "held_out")
+) -> dict[str, torch.Tensor]:
+    """Blocks of token ids as `csp train` writes them, or ValueError."""
+    for name in names:
+        blocks = found.get(name)
+        if (
+            blocks is None
+            or blocks.dim() != 2
+            or blocks.is_floating_point()
+            or blocks.dtype == torch.bool
+            or not blocks.numel()
+        ):
+            raise ValueError(f"{path} is damaged (it has no blocks of token ids under {name!r}); {_OTHER_TEXT}.")
+        if int(blocks.min()) < 0:
+            raise ValueError(f"{path} is damaged (it has negative token ids); {_OTHER_TEXT}.")
     return found

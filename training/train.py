@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import signal
 import threading
@@ -14,18 +15,18 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, default_data_collator, set_seed
 
 from ..configuration_csp import CSPConfig
 from ..extras import missing
-from ..files import require_fresh, require_writable, write_whole
+from ..files import read_tensors, require_fresh, require_writable, tensors_with_sha256, write_whole
 from ..modeling_csp import CSPForCausalLM
 from ..tokenization_csp import CSPTokenizer
 from .callback import WeightSparsityCallback, measured
+from .checkpoints import SumCheckpoints, is_whole
 from .checks import check_run
 from .corpora import check_source, mix
-from .corpus import BLOCKS, TokenBlocks
+from .corpus import BLOCKS, TokenBlocks, require_blocks
 from .demo import start_from_bigrams_
 from .folder import write_card
 from .metrics import RunMetrics, write_curves
@@ -116,6 +117,7 @@ def run_to_end(
     """Trains; whether the run came to its end. Stops cleanly when asked to, before gradients that are not finite, and names a write that failed."""
     callback.lead(trainer)
     callbacks = trainer.callback_handler.callbacks
+    callbacks.append(SumCheckpoints())  # last: when all has been written
     callbacks.insert(0, RefuseNonFinite())  # before gradients are normalised, which spreads a NaN to all
     with stop.listening():
         try:
@@ -202,27 +204,27 @@ def model_config(recipe: Recipe, tokenizer: Any) -> CSPConfig:
 def run_blocks(recipe: Recipe, tokenizer: Any, out: Path, say: Callable[[str], None]) -> dict[str, torch.Tensor]:
     """The run's own copy of its data, so that a resumed run sees the same whatever has become of the sources."""
     file = out / BLOCKS
-    if not file.is_file():
+    if not file.exists():
         mixture = mix(recipe.corpora, tokenizer, recipe.block, int(recipe.arguments.get("seed", 0)))
         for line in mixture.said:
             say(line)
-        partial = file.with_suffix(".partial")
-        save_file(
-            {"train": mixture.train.contiguous(), "held_out": mixture.held_out[: recipe.eval_blocks].contiguous()}, partial
-        )
-        partial.replace(file)
-    return load_file(file)
+        write_whole(file, tensors_with_sha256({"train": mixture.train, "held_out": mixture.held_out[: recipe.eval_blocks]}))
+    blocks = require_blocks(read_tensors(file, fix="copy the run's folder again, or start in another")[0], file)
+    if max(int(part.max()) for part in blocks.values()) >= len(tokenizer):
+        raise ValueError(f"{file} has tokens that the tokenizer does not know; resume with the run's own tokenizer.")
+    return blocks
 
 
 def last_complete(out: Path) -> str | None:
-    """The newest checkpoint that was written to its end (the Trainer's state comes last); later ones, torn by a kill, are removed."""
-    found = [path for path in out.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    """The newest checkpoint that was written to its end and is as it was written; later ones, torn by a kill or damaged, are removed."""
+    found = [path for path in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d{1,18}", path.name)]
     for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        if is_whole(path):
             return str(path)
-        except (OSError, ValueError):
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+        else:
+            path.unlink()
     return None
 
 

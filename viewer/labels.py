@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..circuits.circuit import Circuit
 from ..circuits.storage import check_labels
+from ..files import read_json
 
 FORMAT = "sparse_circuits.labels"
 LARGEST_FILE = 16 << 20  # bytes
@@ -23,12 +23,7 @@ def read_labels(path: str | Path, circuit: Circuit) -> dict[str, dict[str, str]]
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; export labels from the circuit's page.")
-    if path.stat().st_size > LARGEST_FILE:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than any labels.")
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise ValueError(f"{path} is no JSON; export labels from the circuit's page again.") from None
+    found = read_json(path, largest=LARGEST_FILE, fix="export labels from the circuit's page again")
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f"{path} is no file of labels; export them from the circuit's page.")
     if (found.get("task"), found.get("weights")) != (circuit.task, circuit.model.get("weights")):

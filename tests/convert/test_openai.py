@@ -144,7 +144,7 @@ BROKEN = [
     (lambda f: edit_weights(f, lambda w: w.update(final_logits_bias=torch.ones(64).long())), "must be floating point"),
     (lambda f: (f / "final_model.pt").unlink(), "does not exist"),
     (lambda f: (f / "beeg_config.json").unlink(), "does not exist"),
-    (lambda f: (f / "beeg_config.json").write_text("{"), "not valid JSON"),
+    (lambda f: (f / "beeg_config.json").write_text("{"), "is no JSON that can be used"),
     (lambda f: (f / "beeg_config.json").write_text("[]"), "must hold a JSON object"),
 ]
 
