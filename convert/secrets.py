@@ -69,7 +69,7 @@ RULES = {
     "private key": r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY|---- BEGIN SSH2 ENCRYPTED PRIVATE KEY|PuTTY-User-Key-File-\d",
     "JSON Web Token": _LEFT + r"eyJ[A-Za-z0-9+/_=-]{10,}\.[A-Za-z0-9+/_=-]{10,}|" + _LEFT + r"eyJ[A-Za-z0-9+/_-]{40,}",
     "password hash": r"\$(?:apr1|2[abxy]|[156y]|argon2\w+|scrypt|pbkdf2[\w-]*)\$[./\w$=,+-]{20,}",
-    "Authorization header": r"(?i:authorization|x-[a-z-]*(?:token|key)|private-token|job-token)[\"'`]?[ \t]*[:=,][ \t]*[\"'`]?(?i:(?:bearer|basic|token|apikey|digest|negotiate|aws4-hmac-sha256)[ \t]+)?(?P<value>(?=\S*\d|\S{24})[^\s\"'`,;]{8,})"
+    "Authorization header": r"(?i:authorization|x-[a-z-]*(?:token|key)|private-token|job-token)[\"'`]?[ \t]*[:=,][ \t]*[\"'`]?(?i:(?:bearer|basic|token|apikey|digest|negotiate|aws4-hmac-sha256)[ \t]+)?(?P<value>(?=[\w.~+/=:-]*\d|[\w~+/=-]{24})[^\s\"'`,;]{8,})"
                             r"|" + _LEFT + r"(?i:bearer|basic)[ \t]+" + _RANDOM + r"[A-Za-z0-9._~+/=-]{16,}",
     "cookie": r"(?i:\b(?:session(?:_?id)?|csrf_?token|xsrf-token|jsessionid|phpsessid|sid)=)(?=\S*\d)[\w%+/-]{20,}|(?i:(?<!\w)(?:set-)?cookie)[\"']?\s*:\s*[\"']?[\w.-]+=(?P<value>[^\s;\"']{12,})",
     "netrc": r"(?:\bmachine[\s#]+\S+|\bdefault)[\s#]+login[\s#]+\S+[\s#]+(?:account[\s#]+\S+[\s#]+)?password[\s#]+(?P<value>\S+)|\blogin[\s#]+\S+[\s#]+password[\s#]+\S*\d\S*",
