@@ -217,5 +217,5 @@ def _document(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / TENSORS} is larger than bridges of this shape can be.")
     wanted = document.get("tensors_sha256")  # pairs of before it have none
     if wanted is not None and hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest() != wanted:
-        raise ValueError(f"{folder / TENSORS} is not the one that {CONFIG} belongs to (sha256 differs); {_AGAIN}.")
+        raise ValueError(f"{folder / TENSORS} does not hold these bridges (its sha256 is not the one in {CONFIG}); {_AGAIN}.")
     return document

@@ -107,7 +107,7 @@ def load(folder: Path) -> Circuit:
         if path.stat().st_size > largest:
             raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than any circuit ({largest:,}).")
     data = (folder / TENSORS).read_bytes()
-    document = read_json(folder / JSON, fix="it may be truncated, copy both files again")
+    document = read_json(folder / JSON, fix="it is no circuit and may be truncated, copy both files again")
     try:
         return _parse(document, _belonging(document, data, folder / PREVIOUS))
     except ValueError as error:

@@ -313,7 +313,7 @@ WRONG = {
     "damaged text": (text("blocks.safetensors", "junk"), "is damaged .*; remove it"),
     "no tokenizer": (lambda c: (c / "tokenizer.json").unlink(), "has circuits but no tokenizer.json"),
     "a token in the card": (edit("README.md", lambda t: t + "\nhf_" + "a" * 34), r"README.md has what looks like a secret token in line \d+; take it out"),
-    "a path in the config": (edit("config.json", lambda t: t.replace('"model_type"', '"provenance": {"from": "/home/alice/x"}, "model_type"')), "config.json has a path of this machine"),
+    "a path in the config": (edit("config.json", lambda t: t.replace('"model_type"', '"note": {"from": "/home/alice/x"}, "model_type"')), "config.json has a path of this machine"),
     "a path in a circuit": (edit(f"circuits/{TASK}/report.json", lambda t: t.replace('"left_out": [', '"left_out": ["/Users/bob/models", ')), "path of this machine"),
     "no config": (lambda c: (c / "config.json").unlink(), "has no config.json"),
     "cut weights": (cut("sparse_weights.safetensors"), "is damaged|must be"),
@@ -513,7 +513,7 @@ WRONG_PAIRS = {
     "cut weights": (cut("sparse/sparse_weights.safetensors"), "is damaged|must be"),
     "code that does not run": (edit("sparse/modeling_csp.py", lambda t: "import nothing_like_this\n" + t), "does not load in a new process"),
     "another report": (text("report.json", "[1]"), "report.json is not what csp bridge train writes"),
-    "a path in a config": (edit("dense/config.json", lambda t: t.replace('"model_type"', '"provenance": {"from": "/home/alice/x"}, "model_type"')), "dense/config.json has a path"),
+    "a path in a config": (edit("dense/config.json", lambda t: t.replace('"model_type"', '"note": {"from": "/home/alice/x"}, "model_type"')), "dense/config.json has a path"),
 }  # fmt: skip
 
 
