@@ -166,6 +166,11 @@ class CSPConfig(PretrainedConfig):
         own = dict(locals())
         for name in ("self", "kwargs", "__class__"):
             own.pop(name, None)
+        for name in ("_attn_implementation_internal", "_experts_implementation_internal"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"{name} is no setting: transformers before 5.3 would run code that it names (docs/security.md); leave it out."
+                )
         _refuse_misspelled(kwargs, own)
         if own["d_mlp"] is None:
             own["d_mlp"] = 4 * own["d_model"] if isinstance(own["d_model"], int) else None

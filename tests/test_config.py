@@ -110,3 +110,12 @@ def test_released_configs_become_valid(path):
     assert config.sink is beeg.get("sink", False)
     assert config.provenance["pfrac"] == beeg["pfrac"]
     assert (config.norm_type, config.tie_word_embeddings, config.enable_bigram_table) == ("rms_norm", False, True)
+
+
+def test_a_config_that_names_attention_code_to_download_is_refused(tmp_path):
+    """CVE-2026-4372: transformers before 5.3 runs it without trust."""
+    tiny_config().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_attn_implementation_internal": "someone/kernels"}))
+    with pytest.raises(ValueError, match="_attn_implementation_internal is no setting"):
+        CSPConfig.from_pretrained(tmp_path)
