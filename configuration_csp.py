@@ -203,7 +203,7 @@ class CSPConfig(PretrainedConfig):
             ) from None
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs: Any):
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs: Any):  # type: ignore[override]
         """transformers' own; errors name the file."""
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)

@@ -101,7 +101,8 @@ def load_model(source: str | Path, **options: Any) -> Any:
 
     model_type(source, **{name: options[name] for name in ("trust_remote_code", "local_files_only") if name in options})
     with explained(source):
-        model, info = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    model, info = loaded
     for kind, said in (("missing_keys", "lack"), ("mismatched_keys", "have another shape for")):
         for name in sorted(map(str, info.get(kind) or ())):
             raise ValueError(f"The weights in {source} {said} {name:.200}; get them again.")
