@@ -10,7 +10,6 @@ every node: `model.node_sites()` lists them in forward order.
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +18,6 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
@@ -28,6 +26,15 @@ from transformers.utils import can_return_tuple
 from .attention_csp import attention_function
 from .configuration_csp import CSPConfig
 from .fused_csp import fused_block
+from .inputs_csp import (
+    MASK_TAKES_POSITION,
+    OUTPUT_CACHE,
+    PACKING,
+    causal_mask,
+    one_cache,
+    packed_positions,
+    refuse_unknown_keywords,
+)
 from .sparse_csp import abs_topk
 from .sparse_form_csp import SparseForm
 
@@ -286,71 +293,6 @@ def sinusoids(block_size: int, width: int) -> torch.Tensor:
     return F.pad(table, (0, width - table.shape[1])).float()
 
 
-# What `create_causal_mask` calls its arguments changed between 4.57, 5.x and 5.24, where a cache is called `cache`, in outputs too.
-# (Names, read once: torch.compile cannot follow a live signature.)
-_MASK_ARGUMENTS = tuple(inspect.signature(create_causal_mask).parameters)
-_MASK_EMBEDS = "inputs_embeds" if "inputs_embeds" in _MASK_ARGUMENTS else "input_embeds"
-_MASK_CACHE = "cache" if "cache" in _MASK_ARGUMENTS else "past_key_values"
-_MASK_TAKES_POSITION = "cache_position" in _MASK_ARGUMENTS
-_OUTPUT_CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
-
-# Keywords that reach a model besides its own arguments: those without effect on what it computes, ...
-_HARMLESS = {"cache_position", "output_attentions", "output_hidden_states", "return_dict", "num_items_in_batch", "ignore_index", "shift_labels",
-             "token_type_ids", "tokenizer", "assistant_tokenizer"}  # fmt: skip
-# ... those that say where packed sequences begin, which FlashAttention reads itself, ...
-_PACKING = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
-# ... and those of continuous batching (generate_batch), which come with a cache of its own.
-_PAGING = {"write_index", "read_index", "logits_indices", "block_table", "logits_processor_args", "is_causal"}
-
-
-def causal_mask(config, x, attention_mask=None, cache=None, position_ids=None, cache_position=None) -> Any:
-    """transformers' `create_causal_mask`, under any version's names; x [batch, tokens, width] is what attention is about to read."""
-    arguments = {
-        "config": config,
-        "attention_mask": attention_mask,
-        "position_ids": position_ids,
-        _MASK_CACHE: cache,
-        _MASK_EMBEDS: x,
-    }
-    if _MASK_TAKES_POSITION:
-        arguments["cache_position"] = torch.arange(x.shape[1], device=x.device) if cache_position is None else cache_position
-    return create_causal_mask(**arguments)
-
-
-def one_cache(past_key_values: Any, cache: Any) -> Any:
-    """The cache, by either of its names (`cache` from transformers 5.24 on, and for that of continuous batching before)."""
-    if past_key_values is not None and cache is not None and past_key_values is not cache:
-        raise ValueError("past_key_values and cache are two names of one argument; give one of them.")
-    return cache if past_key_values is None else past_key_values
-
-
-def refuse_unknown_keywords(config: CSPConfig, cache: Any, keywords: dict[str, Any]) -> None:
-    """Raises ValueError for a keyword that nothing here reads, which would change the result if it were read."""
-    paged = cache is not None and not isinstance(cache, Cache)
-    if paged and "kwargs" not in inspect.signature(cache.update).parameters:
-        raise ValueError(
-            "Continuous batching (generate_batch) takes transformers 5 or later; use generate, or update transformers."
-        )
-    for name, value in keywords.items():
-        if value is None or name in _HARMLESS or name in _PACKING or (paged and name in _PAGING):
-            continue
-        if name == "is_causal" and value is True:
-            continue
-        raise ValueError(f"{name} is no argument of this model, which would ignore it; leave it out.")
-
-
-def packed_positions(position_ids: torch.Tensor | None, starts: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Positions [1, tokens] that begin anew at each start of a packed sequence (`cu_seq_lens_q`); those that were given must agree."""
-    index = torch.arange(tokens, device=starts.device)
-    begun = starts[torch.searchsorted(starts, index, right=True).clamp(max=len(starts)) - 1]
-    counted = (index - begun).unsqueeze(0)
-    if position_ids is None:
-        return counted
-    if position_ids.shape != counted.shape or not torch.equal(position_ids.to(counted), counted):
-        raise ValueError("cu_seq_lens_q and position_ids do not agree on where sequences begin; give one of them.")
-    return position_ids
-
-
 class CSPModel(CSPPreTrainedModel):
     """The decoder without its head: token ids [batch, tokens] -> normalised residual stream [batch, tokens, d_model]."""
 
@@ -396,7 +338,7 @@ class CSPModel(CSPPreTrainedModel):
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         past_key_values = one_cache(past_key_values, cache)
-        refuse_unknown_keywords(self.config, past_key_values, kwargs)
+        refuse_unknown_keywords(past_key_values, kwargs)
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("The model needs input_ids or inputs_embeds.")
@@ -407,7 +349,7 @@ class CSPModel(CSPPreTrainedModel):
         seen = 0 if ordinary is None else ordinary.get_seq_length()
         if ordinary is past_key_values and kwargs.get("cu_seq_lens_q") is not None and not self._is_flash():
             position_ids = packed_positions(position_ids, kwargs["cu_seq_lens_q"], inputs_embeds.shape[1])
-            kwargs = {name: value for name, value in kwargs.items() if name not in _PACKING}
+            kwargs = {name: value for name, value in kwargs.items() if name not in PACKING}
         mask = attention_mask
         if ordinary is past_key_values:  # in continuous batching the mask is made, and says who sees whom in the whole batch
             mask = self._causal_mask(inputs_embeds, attention_mask, past_key_values, position_ids, seen, kwargs)
@@ -418,7 +360,7 @@ class CSPModel(CSPPreTrainedModel):
         for block in self.h:
             x = block(x, positions, attention_mask=mask, past_key_values=past_key_values, position_ids=position_ids, **kwargs)
         x = self.final(x)
-        left: dict[str, Any] = {_OUTPUT_CACHE: past_key_values if use_cache else None}
+        left: dict[str, Any] = {OUTPUT_CACHE: past_key_values if use_cache else None}
         return BaseModelOutputWithPast(last_hidden_state=x, **left)
 
     def _is_flash(self) -> bool:
@@ -439,7 +381,7 @@ class CSPModel(CSPPreTrainedModel):
         # Packed sequences are told by the positions that were given; transformers looks for them only where there is no cache.
         begins = type(past_key_values) is DynamicCache and isinstance(seen, int) and seen == 0
         packed = begins and position_ids is not None and attention_mask is None
-        if _MASK_TAKES_POSITION and kwargs.get("cache_position") is None:
+        if MASK_TAKES_POSITION and kwargs.get("cache_position") is None:
             kwargs["cache_position"] = torch.arange(x.shape[1], device=x.device) + seen
         cache = None if packed else past_key_values
         return causal_mask(self.config, x, attention_mask, cache, position_ids, kwargs.get("cache_position"))
@@ -529,7 +471,7 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):  # type: ignore[misc]
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            **{_OUTPUT_CACHE: getattr(outputs, _OUTPUT_CACHE)},
+            **{OUTPUT_CACHE: getattr(outputs, OUTPUT_CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
