@@ -1,7 +1,9 @@
 """What an extra brings is asked for in one way, before any work; and what is given to a command is looked at before the model is loaded."""
 
 import importlib
+import os
 import re
+import subprocess
 import sys
 import time
 
@@ -174,3 +176,12 @@ def test_every_end_has_its_exit_code(error, code):
     result = RUNNER.invoke(own, ["run"])
     assert result.exit_code == code
     assert result.stderr.startswith("csp: ")
+
+
+def test_threads_that_wait_sleep_under_the_command():
+    """benchmarks/busy.py measures why; it must be said before PyTorch is loaded, and a user's own setting stands."""
+    code = "import sys, os, sparse_circuits.cli; assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    for given, wanted in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | given
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == wanted
