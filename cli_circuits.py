@@ -103,10 +103,11 @@ def prune_task(
     else:
         circuit = prune(loaded, tokenizer, wanted, means, config, method=method, out=out, force=force)
     metrics = circuit.metrics
+    pairs = "held-out" if metrics.get("held_out", True) else "training"
     if not metrics["reached"]:
         typer.echo(f"The target of {target:g} was not reached; the best found has loss {metrics['circuit']['loss']:.3f}.")
     typer.echo(
-        f"{circuit.task}: {metrics['nodes']} nodes, {metrics['edges']} edges, loss {metrics['circuit']['loss']:.3f} on held-out pairs "
+        f"{circuit.task}: {metrics['nodes']} nodes, {metrics['edges']} edges, loss {metrics['circuit']['loss']:.3f} on {pairs} pairs "
         f"(the model {metrics['model']['loss']:.3f}); saved to {out}. Low loss proves little: csp verify checks it."
     )
     typer.echo(f"Look at it: {page_of(out, loaded, tokenizer, wanted, blocks)}")

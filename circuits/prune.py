@@ -64,14 +64,15 @@ def prune(
     Args:
         method: "learned", or "attribution": nodes ranked by one gradient, the baseline (far larger circuits).
         out: folder that always has the best circuit so far, also after Ctrl-C.
-        force: prune although the model cannot do the task (for controls).
+        force: prune although the model cannot do the task (for controls), or although the task has no validation pairs whose prompts are not
+            trained on (`metrics["held_out"]` is False then).
 
     Returns:
         the circuit; `metrics["reached"]` says whether it meets the target. If nothing does, it is the best by loss.
 
     Raises:
         CannotDo: if the model fails the task's gate.
-        ValueError: for a method that does not exist, or a tokenizer that is not the task's.
+        ValueError: for a method that does not exist, a tokenizer that is not the task's, or a task whose splits share all their prompts.
     """
     config = config or PruneConfig()
     if target_loss is not None:
@@ -88,13 +89,13 @@ def prune(
             f"The model cannot do {task.name}: {gated.reason}; a circuit for it would mean nothing (force=True prunes anyway)."
         )
     with evaluating(model):
-        return _prune(model, tokenizer, task, means, config, method, out)
+        return _prune(model, tokenizer, task, means, config, method, out, force)
 
 
 def _prune(
-    model: Any, tokenizer: Any, task: Task, means: Means, config: PruneConfig, method: str, out: str | Path | None
+    model: Any, tokenizer: Any, task: Task, means: Means, config: PruneConfig, method: str, out: str | Path | None, force: bool
 ) -> Circuit:
-    search = _Search(model, task, means, config)
+    search = _Search(model, task, means, config, force)
     history: list[tuple[int, float, int]] = []
     if method == "learned":
         masks = Masks(model, search.fills, config)
@@ -127,7 +128,7 @@ def _keep(circuit: Circuit, out: str | Path | None) -> None:
 class _Search:
     """Exact losses of candidate circuits on a fixed set of held-out pairs, and the search among them."""
 
-    def __init__(self, model: Any, task: Task, means: Means, config: PruneConfig):
+    def __init__(self, model: Any, task: Task, means: Means, config: PruneConfig, force: bool = False):
         sites = model.node_sites()
         lost = [name for name in sites if name not in means.values or len(means.values[name]) != sites[name].width]
         if lost:
@@ -141,7 +142,17 @@ class _Search:
         zero = config.ablation == "zero"
         self.values = {name: torch.zeros_like(mean) if zero else mean for name, mean in means.values.items()}
         self.fills = {name: self.values[name] for name in self.sites}
-        self.pairs = deciding_pairs(task, config).to(model.device)
+        self.held_out = True
+        try:
+            self.pairs = deciding_pairs(task, config).to(model.device)
+        except ValueError:
+            if not force:
+                raise
+            # For controls only, and recorded: there are no pairs that masks were not trained on.
+            self.pairs = task.pairs(config.eval_pairs, "validation", seed=config.seed, fewer=True).to(model.device)
+            self.held_out = False
+            if len(self.pairs) < 2:
+                raise
 
     def between(self, nodes: Nodes) -> dict[str, Edges]:
         """All edges between nodes. Looked up in the weights once; the search goes from nodes to fewer nodes."""
@@ -331,7 +342,7 @@ class _Maker:
             "model": self.full.to_dict(), "circuit": found.to_dict(), "calibrated": calibrated.to_dict(),
             "nodes": _count(nodes), "edges": sum(len(each.source) for each in counted.values()),
             "edges_before_pruning": sum(len(each.source) for each in search.between(nodes).values()),
-            **self.extra,
+            **({} if search.held_out else {"held_out": False}), **self.extra,
         }  # fmt: skip
         return Circuit(
             task=search.task.name + (f"_{search.task.twin}" if search.task.twin else ""), nodes=nodes, edges=edges, means=search.values,

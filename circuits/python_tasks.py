@@ -16,10 +16,8 @@ from ..training.idioms import LETTERS, NOUNS, VERBS, WORDS
 Example = tuple[str, str]
 SPLITS = ("train", "validation", "test")
 SPLITS_VERSION = 2  # how pairs of files are split; 1: row by row
-FORMS = LINE_END, BARE = (
-    "line_end",
-    "bare",
-)  # whether the line ends after the answer, which tokenizers may make one token with it
+# Whether the line ends after the answer: tokenizers may make one token of both.
+FORMS = LINE_END, BARE = ("line_end", "bare")
 PUBLISHED = {"single_double_quote": BARE}  # the published data asks for `')`; as far as is known, line ends elsewhere
 
 

@@ -146,7 +146,7 @@ class Task:
                 expressed = True
                 ids = frozenset(tuple(row[0]) for row in found)
                 if ids & known:
-                    found = "the others have prompts that are in another split too, and were left out"
+                    found = "the others have prompts that are in another split too, give more different prompts"
                 elif ids in seen:
                     found = "the pairs repeat"
                 elif even and len(found[0][0]) != len(found[1][0]):

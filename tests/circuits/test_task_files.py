@@ -188,6 +188,13 @@ def test_that_nothing_is_left_to_decide_on_is_said():
     assert pool_size(QUICK) > 9
     with pytest.raises(ValueError, match=r"few gives only 0 of 8 pairs in validation/main .* in another split too"):
         deciding_pairs(few, QUICK)
+    model = toy_model()
+    means = mean_activations(model, toy_blocks())
+    with pytest.raises(ValueError, match="in another split too"):
+        prune(model, ToyTokenizer(), few, means, QUICK)
+    assert (
+        prune(model, ToyTokenizer(), few, means, QUICK, force=True).metrics["held_out"] is False
+    )  # for controls, and recorded
 
 
 def test_built_in_tasks_lose_nothing():
