@@ -21,7 +21,6 @@ from sparse_circuits.circuits import (
 )
 from sparse_circuits.circuits.identity import weights_sha256
 from sparse_circuits.circuits.prune import _Search
-from sparse_circuits.circuits.python_tasks import SPLITS
 from sparse_circuits.circuits.search import search
 from sparse_circuits.circuits.verify import _Look
 from sparse_circuits.cli_circuits import prune_config
@@ -54,8 +53,7 @@ def test_csv_cells_keep_their_line_breaks(tmp_path):
 
 def test_small_files_are_enough_for_the_gate_and_pruning():
     def few(values, wording):
-        own = f"w{SPLITS.index(values.split)}"  # splits share no prompt
-        return (f"(' {own} w2 w{values.random.randrange(10)}", " ')"), (f'(" {own} w2 w3 w4', ' ")')
+        return (f"(' w1 w2 w{values.random.randrange(10)}", " ')"), ('(" w1 w2 w3 w4', ' ")')
 
     model, task = toy_model(), make_task("few", few, ToyTokenizer())
     assert gate(model, task).score.count == 2 * 10
