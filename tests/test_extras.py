@@ -68,6 +68,8 @@ def test_a_missing_extra_is_said_in_one_way_before_any_work(module, words, untou
 
 
 def test_the_adapter_for_transformer_lens_says_so_too(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("transformer_lens.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "transformer_lens", None)
     monkeypatch.delitem(sys.modules, "sparse_circuits.convert.transformer_lens", raising=False)
     with pytest.raises(extras.MissingExtra, match=r"sparse-circuits\[lens\]"):
