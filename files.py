@@ -31,6 +31,9 @@ __all__ = [
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
+LARGEST_YAML = 1 << 17  # characters; more takes this reader, which is slow, longer than anyone waits
+
+
 class _Yaml(yaml.SafeLoader):
     """YAML as people write it: numbers as in YAML 1.2 (1e-3 is one, 1:30 and 010 are not 90 and 8), a key once, no aliases, which can explode."""
 
@@ -40,10 +43,12 @@ class _Yaml(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.YAMLError(f"{twice!r:.60} is there twice")
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.YAMLError(f"{key.value!r:.60} is there twice")
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -67,6 +72,8 @@ def parse_yaml(text: str, name: str, *, fix: str = "write it as YAML") -> Any:
     Raises:
         ValueError: naming `name`, why, and `fix`.
     """
+    if len(text) > LARGEST_YAML:
+        raise ValueError(f"{name} has {len(text):,} characters, more than the {LARGEST_YAML:,} that are read; {fix}.")
     try:
         found = yaml.load(text, Loader=_Yaml)  # a SafeLoader
         if too_deep(found):

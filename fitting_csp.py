@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping
@@ -142,8 +143,9 @@ def _files(folder: Path) -> list[Path] | None:
         return [folder / "model.safetensors"]
     if not (folder / INDEX).exists():
         return None
-    weight_map = read_object(folder / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
+    index = read_object(folder / INDEX)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not isinstance(index.get("metadata", {}), dict):
         raise ValueError(f"{folder / INDEX} lists no weights; get it again.")
     for name in weight_map.values():
         if not isinstance(name, str) or not _SHARD.fullmatch(name):
@@ -276,7 +278,7 @@ def explained(path: Any) -> Iterator[None]:
         yield
     except NotOneModel as error:
         raise ValueError(f"{path}: {error}") from None
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RecursionError) as error:
+    except (SafetensorError, pickle.UnpicklingError, EOFError, RecursionError, json.JSONDecodeError, UnicodeError) as error:
         raise ValueError(f"{path} holds damaged or truncated weights ({_first(error)}); get them again.") from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "allocate memory" in str(error) or "not enough memory" in str(error):

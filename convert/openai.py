@@ -100,11 +100,13 @@ def _refuse_unknown(beeg: dict[str, Any]) -> None:
     unknown = sorted(set(beeg) - known)
     if unknown:
         raise ValueError(
-            f"{CONFIG_FILE} has the unknown key {unknown[0]!r}, which may change what the model computes; refused."
+            f"{CONFIG_FILE} has the unknown key {unknown[0]!r:.80}, which may change what the model computes; refused."
         )
     for key, neutral in _NEUTRAL.items():
         if key in beeg and beeg[key] != neutral and not (neutral is False and beeg[key] is None):
-            raise ValueError(f"{CONFIG_FILE} sets {key}={beeg[key]!r}, which is not supported (only {neutral!r} is); refused.")
+            raise ValueError(
+                f"{CONFIG_FILE} sets {key}={beeg[key]!r:.80}, which is not supported (only {neutral!r:.80} is); refused."
+            )
 
 
 _SIZES = ("block_size", "vocab_size", "n_layer", "n_head", "d_model")
@@ -122,13 +124,13 @@ def _refuse_mistyped(beeg: dict[str, Any]) -> None:
     for key in (*_SIZES, *_OPTIONAL_SIZES):
         value = beeg.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{CONFIG_FILE} sets {key}={value!r}; it must be a whole number of at least 1.")
+            raise ValueError(f"{CONFIG_FILE} sets {key}={value!r:.80}; it must be a whole number of at least 1.")
     for key in _FLAGS:
         if not isinstance(beeg.get(key, False), bool):
-            raise ValueError(f"{CONFIG_FILE} sets {key}={beeg[key]!r}; it must be true or false.")
+            raise ValueError(f"{CONFIG_FILE} sets {key}={beeg[key]!r:.80}; it must be true or false.")
     if not isinstance(beeg.get("afrac_loctypes", ""), str):
         raise ValueError(
-            f"{CONFIG_FILE} sets afrac_loctypes={beeg['afrac_loctypes']!r}; it must be a string of names with commas."
+            f"{CONFIG_FILE} sets afrac_loctypes={beeg['afrac_loctypes']!r:.80}; it must be a string of names with commas."
         )
 
 
@@ -203,7 +205,7 @@ def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is no state dict: a mapping from names to tensors was expected.")
     bad = [key for key, value in loaded.items() if not value.is_floating_point()]
     if bad:
-        raise ValueError(f"{path} holds {bad[0]!r} with dtype {loaded[bad[0]].dtype}; weights must be floating point.")
+        raise ValueError(f"{path} holds {bad[0]!r:.80} with dtype {loaded[bad[0]].dtype}; weights must be floating point.")
     return loaded
 
 

@@ -131,11 +131,15 @@ def make_recipe(
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals or not path:
-            raise ValueError(f"{setting!r} is no setting; write section.name=value, such as model.d_model=128.")
+            raise ValueError(f"{setting[:60]!r} is no setting; write section.name=value, such as model.d_model=128.")
         value = parse_yaml(text, f"The value of {setting[:60]!r}", fix="quote it as in YAML")
         section, _, name = path.partition(".")
-        _merge(values, {section: {name: value} if name else value}, setting)
+        _merge(values, {section: {name: value} if name else value}, _on_one_line(setting))
     return Recipe(**values)
+
+
+def _on_one_line(setting: str) -> str:
+    return "".join(each if each.isprintable() else "?" for each in setting[:100])
 
 
 def corpus_setting(sources: Sequence[str] | None) -> list[str]:
@@ -165,7 +169,7 @@ def _merge(values: dict[str, Any], more: dict[str, Any], origin: str) -> None:
         if section not in known:
             close = difflib.get_close_matches(str(section), known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"they are {', '.join(known)}."
-            raise ValueError(f"{section!r} in {origin} is no section of a recipe; {hint}")
+            raise ValueError(f"{section!r:.60} in {origin} is no section of a recipe; {hint}")
         if section == "corpora":  # a mixture is given whole
             values[section] = value if isinstance(value, dict) else {str(value): 1.0}
         elif section in ("model", "sparsity", "arguments"):
