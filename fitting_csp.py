@@ -115,7 +115,7 @@ def require_ordinary(cls: Any, path: Any, args: Any, options: dict[str, Any]) ->
     require_settings(folder)
     if any(options.get(name) is not None for name in _TRANSLATED) or options.get("use_safetensors") is False:
         return
-    files = _files(folder)
+    files = weight_files(folder)
     if files is None or (folder / "adapter_config.json").is_file():
         return
     found = headers(files)
@@ -137,7 +137,7 @@ def require_ordinary(cls: Any, path: Any, args: Any, options: dict[str, Any]) ->
     fitting(model, found, any_shape=bool(options.get("ignore_mismatched_sizes")))
 
 
-def _files(folder: Path) -> list[Path] | None:
+def weight_files(folder: Path) -> list[Path] | None:
     """The safetensors files of an ordinary checkpoint, in the order in which transformers looks for them."""
     if (folder / "model.safetensors").exists():
         return [folder / "model.safetensors"]
@@ -238,13 +238,14 @@ def require_generation(folder: Path, config: Any) -> None:
     if not path.exists():
         return
     found = read_object(path)
+    size = config.vocab_size if config.model_type == "csp" else 1 << 31  # others have defaults that their vocabulary lacks
     for name, value in found.items():
         wrong = value is not None and (
             (name in _WHOLE and not (_is_whole(value) and 0 <= value < 1 << 31))
             or (name in _NUMBER and (isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e9))
             or (name in _FLAG and not isinstance(value, bool))
             or (name in _TEXT[:2] and not isinstance(value, str))
-            or (name in ("bos_token_id", "eos_token_id", "pad_token_id") and not _are_ids(value, config.vocab_size))
+            or (name in ("bos_token_id", "eos_token_id", "pad_token_id") and not _are_ids(value, size))
         )
         if wrong:
             raise ValueError(

@@ -89,6 +89,29 @@ def model_type(source: str | Path, **options: Any) -> str:
         raise ValueError(f"{source}: {error}") from None
 
 
+def _require_possible(folder: Path) -> None:
+    """Raises if a local config asks for a model that is immense, or for other layers than its weights have: before it is built, which could take hours."""
+    if not (folder / "config.json").is_file():
+        return
+    from transformers import AutoConfig
+
+    from .configuration_csp import LARGEST, CSPConfig
+    from .fitting_csp import explained, headers, require_generation, require_layers, weight_files
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if config.model_type == "csp":  # which looks for itself
+        return
+    for name, alias in {own: alias for alias, own in CSPConfig.attribute_map.items()}.items():
+        value = getattr(config, alias, None)
+        if isinstance(value, int) and not 0 <= value <= LARGEST[name] if name in LARGEST else False:
+            raise ValueError(f"{folder / 'config.json'} sets {alias} to {value:.3g}, which no model has; get it again.")
+    with explained(folder):
+        require_generation(folder, config)
+        files = weight_files(folder)
+        if files is not None and config.model_type == "gpt2":
+            require_layers(config, headers(files))
+
+
 def load_model(source: str | Path, **options: Any) -> Any:
     """AutoModelForCausalLM's, of a folder or Hub id, in eval mode; whole, or not at all.
 
@@ -100,6 +123,7 @@ def load_model(source: str | Path, **options: Any) -> Any:
     from .fitting_csp import explained
 
     model_type(source, **{name: options[name] for name in ("trust_remote_code", "local_files_only") if name in options})
+    _require_possible(Path(source))
     with explained(source):
         loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
     model, info = loaded

@@ -377,12 +377,16 @@ def resume(folder: Path) -> str:
 # -------------------------------------------------------------------------------------------------------------- bridges
 
 
-def make_pair(folder: Path) -> None:
+def make_pair(folder: Path, gpt2: bool = False) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     from sparse_circuits.bridges import BridgedPair
 
     torch.manual_seed(0)
     own = {"vocab_size": len(tokenizer())}
     dense, sparse = tiny_model(1, **{**SMALL, **own, "d_model": 12}), thin(2, **own)
+    if gpt2:
+        dense = GPT2LMHeadModel(GPT2Config(**own, n_positions=64, n_embd=8, n_layer=1, n_head=2)).eval()
     BridgedPair(dense, sparse, tokenizer()).save_pretrained(folder / "pair")
     for path in (folder / "pair").iterdir():
         path.rename(folder / path.name)
@@ -400,6 +404,28 @@ def open_pair(folder: Path) -> str:
     return digest(*logits, moved, *pair.bridges.state_dict().values(), pair.bridges.keep)
 
 
+def page(folder: Path) -> str:
+    """As `csp view` shows a circuit with its report."""
+    from sparse_circuits.circuits import Report
+    from sparse_circuits.viewer import Subject, write_page
+    from toy import ToyTokenizer, toy_blocks, toy_task
+
+    found = Circuit.from_pretrained(folder)
+    write_page(
+        [Subject(found, kept(_circuit)[0], ToyTokenizer(), toy_task(), toy_blocks(), Report.of(folder, found), 1)],
+        folder / "page.html",
+    )
+    return digest((folder / "page.html").read_bytes())
+
+
+def make_tokenizer(folder: Path) -> None:
+    """With the files that older versions of transformers wrote."""
+    tokenizer().save_pretrained(folder)
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), "<|endoftext|>")
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    (folder / "added_tokens.json").write_text(json.dumps({"<|endoftext|>": len(tokenizer()) - 1}))
+
+
 _MODEL = {"config.json": "json", "generation_config.json": "json"}
 _TOKENIZER = {"tokenizer.json": "json", "tokenizer_config.json": "json"}
 
@@ -414,7 +440,8 @@ DOORS = [
     Door("config", make_model(False, sink=True), open_model(), {"config.json": "json"}, weight=2),
     Door("config, sparse", make_model(True, position_embedding_type="added"), open_model(sparse=True), {"config.json": "json"}, weight=2),
     Door("generation config", make_model(True), generate, {"generation_config.json": "json"}),
-    Door("tokenizer", lambda folder: tokenizer().save_pretrained(folder), open_tokenizer, _TOKENIZER, weight=2),
+    Door("tokenizer", make_tokenizer, open_tokenizer,
+         {**_TOKENIZER, "special_tokens_map.json": "json", "added_tokens.json": "json"}, weight=2),
     Door("CSPTokenizer", lambda folder: tokenizer().save_pretrained(folder), lambda f: what_a_tokenizer_is(CSPTokenizer.from_folder(f)),
          {"tokenizer.json": "json"}),
     Door("OpenAI's tokenizer", make_openai_tokenizer, lambda f: what_a_tokenizer_is(CSPTokenizer.from_folder(f)),
@@ -435,6 +462,9 @@ DOORS = [
     Door("bridges", make_pair, open_pair, {"bridges.json": "json", "bridges.safetensors": "tensors"}, ("bridges.safetensors",), 0.7),
     Door("models of a pair", make_pair, open_pair, {f"{part}/{name}": kind for part in ("dense", "sparse") for name, kind in
          {**_MODEL, **_TOKENIZER, "*.safetensors": "tensors"}.items()}, ("sparse/*.safetensors",), 0.5),
+    Door("GPT-2 in a pair", lambda folder: make_pair(folder, gpt2=True), open_pair,
+         {"dense/config.json": "json", "dense/generation_config.json": "json", "dense/model.safetensors": "tensors"}, weight=0.5),
+    Door("page", make_circuit, page, {"circuit.json": "json", "circuit.safetensors": "tensors", "report.json": "json"}, ("circuit.safetensors",), 0.5),
     Door("csp generate", with_tokenizer, lambda f: csp("generate", f, "def add", "--max-new-tokens", 4),
          {**_MODEL, **_TOKENIZER, "sparse_weights.safetensors": "tensors"}, ("sparse_weights.safetensors",)),
     Door("csp info", with_tokenizer, lambda f: csp("info", f, "--json"), {**_MODEL, "sparse_weights.safetensors": "tensors"},
