@@ -17,14 +17,15 @@ class Logits(torch.nn.Module):
         return self.model(ids, use_cache=False).logits
 
 
-def session(module, example, shapes, folder):
-    torch.onnx.export(module, (example,), dynamic_shapes=shapes, verbose=False).save(folder / "model.onnx")
-    return onnxruntime.InferenceSession(folder / "model.onnx")
+def session(module, example, shapes):
+    program = torch.onnx.export(module, (example,), dynamic_shapes=shapes, verbose=False)
+    # Not program.save: where nnsight has been imported, it gives every object a save of its own.
+    return onnxruntime.InferenceSession(program.model_proto.SerializeToString())
 
 
-def test_a_model_of_every_feature(features, tmp_path):
+def test_a_model_of_every_feature(features):
     model = tiny_model(**features)
-    runs = session(Logits(model), tiny_ids(2, 12), {"ids": {0: "batch", 1: "tokens"}}, tmp_path)
+    runs = session(Logits(model), tiny_ids(2, 12), {"ids": {0: "batch", 1: "tokens"}})
     for batch, tokens in ((2, 12), (1, 5), (3, 30), (1, 1)):
         ids = tiny_ids(batch, tokens, seed=tokens)
         (out,) = runs.run(None, {runs.get_inputs()[0].name: ids.numpy()})
@@ -32,12 +33,12 @@ def test_a_model_of_every_feature(features, tmp_path):
 
 
 @pytest.mark.parametrize("k", [1, 3, 7])
-def test_ties_go_to_the_lower_index(k, tmp_path):
+def test_ties_go_to_the_lower_index(k):
     class Keep(torch.nn.Module):
         def forward(self, x):
             return abs_topk(x, k)
 
     x = torch.randint(-2, 3, (50, 8), generator=torch.Generator().manual_seed(0)).float()
-    runs = session(Keep(), x[:3], {"x": {0: "rows"}}, tmp_path)
+    runs = session(Keep(), x[:3], {"x": {0: "rows"}})
     (out,) = runs.run(None, {runs.get_inputs()[0].name: x.numpy()})
     assert torch.equal(torch.from_numpy(out), abs_topk(x, k))
