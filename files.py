@@ -6,6 +6,7 @@ Part of the package only: the remote code (`*_csp.py`) has what it needs of this
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import re
@@ -24,7 +25,7 @@ from .reading_csp import LARGEST_DOCUMENT, parse_json, read_json, read_object, r
 from .storage_csp import metadata_sha256, scratch_prefix, sweep
 
 __all__ = [
-    "LARGEST_DOCUMENT", "appearing", "fresh_folder", "is_empty", "parse_json", "parse_yaml", "read_json", "read_object", "read_tensors", "read_text",
+    "LARGEST_DOCUMENT", "appearing", "file_sha256", "fresh_folder", "is_empty", "parse_json", "parse_yaml", "read_json", "read_object", "read_tensors", "read_text",
     "require_fresh", "require_writable", "save_figure", "tensors_with_sha256", "write_whole",
 ]  # fmt: skip
 
@@ -84,6 +85,15 @@ def parse_yaml(text: str, name: str, *, fix: str = "write it as YAML") -> Any:
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = getattr(error, "problem", None) or next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{name} cannot be read as YAML ({str(reason)[:100]}); {fix}.") from None
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, read piece by piece."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path, *, fix: str = "get it again") -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -6,7 +6,6 @@ and writes nothing until everything has been checked.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tempfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from transformers.utils import logging
 
 from ..archive import read_archive
 from ..configuration_csp import CSPConfig
-from ..files import fresh_folder, read_json
+from ..files import file_sha256, fresh_folder, read_json
 from ..modeling_csp import CSPForCausalLM
 from ..tokenization_csp import CSPTokenizer
 from ..training.folder import write_card
@@ -269,7 +268,7 @@ def convert_openai_checkpoint(source: str | Path, dest: str | Path, *, tokenizer
         config, tensors = read_openai_checkpoint(folder)
         vocabulary = _find_tokenizer(folder if tokenizer is None else Path(tokenizer), required=tokenizer is not None)
         config.provenance.update(
-            source=f"circuit_sparsity/{name}", source_sha256=_sha256(folder / WEIGHTS_FILE), source_file=WEIGHTS_FILE
+            source=f"circuit_sparsity/{name}", source_sha256=file_sha256(folder / WEIGHTS_FILE), source_file=WEIGHTS_FILE
         )
         _write(config, tensors, vocabulary, name, partial)
     return Path(dest)
@@ -305,11 +304,3 @@ def _find_tokenizer(folder: Path, *, required: bool) -> CSPTokenizer | None:
     if not required and not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.bpe")):
         return None
     return CSPTokenizer.from_folder(folder)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerState
 
 from ..archive import require_archive
-from ..files import read_object, write_whole
+from ..files import file_sha256, read_object, write_whole
 from ..fitting_csp import headers
 
 SUMS = "sha256.json"
@@ -23,7 +22,9 @@ class SumCheckpoints(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if args.world_size == 1 and folder.is_dir():
-            sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+            sums = {
+                path.relative_to(folder).as_posix(): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
+            }
             sums.pop(SUMS, None)
             write_whole(folder / SUMS, json.dumps(sums, indent=1) + "\n")
 
@@ -60,14 +61,10 @@ def _as_written(folder: Path, sums: dict[str, Any]) -> bool:
     if not sums or inside - set(sums):
         return False
     return (
-        all((folder / name).is_file() and _sha256(folder / name) == digest for name, digest in sums.items() if name in inside)
+        all(
+            (folder / name).is_file() and file_sha256(folder / name) == digest
+            for name, digest in sums.items()
+            if name in inside
+        )
         and set(sums) <= inside
     )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
