@@ -26,7 +26,7 @@ from .reading_csp import read_object
 logger = logging.get_logger(__name__)
 
 INDEX = "model.safetensors.index.json"
-_SHARD = re.compile(r"[\w.-]+\.safetensors")
+_SHARD = re.compile(r"[\w.-]{1,200}\.safetensors")
 _LAYER = re.compile(r"(?:transformer\.)?h\.(\d{1,9})\.")
 _BASE_PARTS = ("h", "wte", "wpe", "final_norm")  # of the base model
 _TYPES = {

@@ -124,8 +124,20 @@ def load_model(source: str | Path, **options: Any) -> Any:
 
     model_type(source, **{name: options[name] for name in ("trust_remote_code", "local_files_only") if name in options})
     _require_possible(Path(source))
-    with explained(source):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    try:
+        with explained(source):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        ZeroDivisionError,
+    ) as error:  # of other models' classes, which look at less
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(
+            f"{source} cannot be loaded ({type(error).__name__}: {reason}); correct its config.json, or get it again."
+        ) from error
     model, info = loaded
     for kind, said in (("missing_keys", "lack"), ("mismatched_keys", "have another shape for")):
         for name in sorted(map(str, info.get(kind) or ())):

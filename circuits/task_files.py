@@ -75,7 +75,7 @@ def _form(path: Path, row: dict[str, Any], i: int = 1) -> tuple[str, ...]:
     if ours and theirs and (ours == theirs or max(ours, theirs) < len(COLUMNS)):
         raise ValueError(f"Row {i} of {path} mixes two forms; keep the columns of one: {_WANTED}.")
     if not ours and not theirs:
-        has = ", ".join(str(name) for name in row if name)[:100] or "none"
+        has = " ".join(", ".join(str(name) for name in row if name).split())[:100] or "none"
         raise ValueError(f"Row {i} of {path} has no columns of a pair (it has {has}); each row needs {_WANTED}.")
     return COLUMNS if ours > theirs else PUBLISHED_COLUMNS
 

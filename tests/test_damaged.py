@@ -315,3 +315,15 @@ def test_other_models_are_whole_or_refused_too(tmp_path):
     assert AutoModelForCausalLM.from_pretrained(tmp_path) is not None  # transformers makes it at random
     with pytest.raises(ValueError, match=r"lack transformer\.h\.0\.mlp\.c_fc\.weight"):
         load_model(tmp_path)
+
+
+def test_a_foreign_config_that_its_class_cannot_use_is_one_sentence(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from sparse_circuits.loading import load_model
+
+    GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=16, n_positions=8)).save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace('"gelu_new"', '"gelu_lew"'))
+    with pytest.raises(ValueError, match=r"cannot be loaded \(KeyError: 'gelu_lew'\); correct its config\.json"):
+        load_model(tmp_path)

@@ -128,8 +128,11 @@ def _could_tell(m: Any, door: Any, name: str, kind: str, mutation: str, data: by
     if (
         kind == "tensors"
     ):  # an ordinary one has no checksum: bits of weights, and names of the same shape exchanged, cannot be told
+        if mutation == "tensors_swapped":
+            before, after = m.parsed(data)[0], m.parsed(damaged)[0]
+            return any(before[tensor].get("shape") != after[tensor].get("shape") for tensor in before)
         size = int.from_bytes(data[:8], "little") + 8
-        return (mutation != "tensors_swapped" and damaged[:size] != data[:size]) or len(damaged) != len(data)
+        return damaged[:size] != data[:size] or len(damaged) != len(data)
     return not _is_well_formed(kind, damaged)
 
 
