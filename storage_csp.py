@@ -98,11 +98,12 @@ def sweep(folder: str | Path) -> None:
 
 def _is_left_over(path: Path, host: str | None, process: str | None) -> bool:
     if host == _HOST and process is not None:
-        return int(process) != os.getpid() and not _lives(int(process))
+        return int(process) != os.getpid() and not lives(int(process))
     return time.time() - path.lstat().st_mtime > _ABANDONED
 
 
-def _lives(process: int) -> bool:
+def lives(process: int) -> bool:
+    """Whether a process of this machine runs."""
     if os.name == "nt":  # where signal 0 would end the process
         return True
     try:

@@ -124,7 +124,7 @@ def train_bridges(
     out, side = Path(out), side_of(dense.eval().requires_grad_(False))
     arguments, sparsity = training_arguments(recipe, out), SparsityConfig(**recipe.sparsity)
     model_settings = model_config(recipe, tokenizer)
-    check_run(arguments, sparsity, model_settings, recipe.block, WeightSparsityCallback(sparsity))
+    check_run(arguments, model_settings, recipe.block, WeightSparsityCallback(sparsity))
     require_writable(out)
     if not resume:
         for source in recipe.corpora:

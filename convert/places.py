@@ -11,6 +11,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from ..storage_csp import lives
+
 SCRATCH = "csp-publish-"
 LEFT_OVER = 24 * 3600  # seconds after which the scratch folder of a killed run is taken away
 
@@ -83,12 +85,4 @@ def sweep() -> None:
 
 def _runs(name: str) -> bool:
     process = re.match(rf"{SCRATCH}(\d+)-", name)
-    if process is None or os.name != "posix":
-        return False
-    try:
-        os.kill(int(process[1]), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    return process is not None and os.name == "posix" and lives(int(process[1]))

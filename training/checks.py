@@ -142,9 +142,7 @@ def _leaves(hint: Any) -> Iterable[type]:
 # ------------------------------------------------------------------------------------------------------------- a run
 
 
-def check_run(
-    arguments: TrainingArguments, sparsity: SparsityConfig, config: CSPConfig, block: int, callback: WeightSparsityCallback
-) -> None:
+def check_run(arguments: TrainingArguments, config: CSPConfig, block: int, callback: WeightSparsityCallback) -> None:
     """Raises ValueError if a run with these settings would end at its start: before a corpus is read or a weight is made."""
     if config.position_embedding_type != "none" and block > config.block_size:
         raise ValueError(

@@ -58,7 +58,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
     tokenizer = CSPTokenizer.from_folder(recipe.tokenizer or Path(__file__).resolve().parent.parent)
     sparsity, arguments = SparsityConfig(**recipe.sparsity), training_arguments(recipe, out)
     config, callback = model_config(recipe, tokenizer), WeightSparsityCallback(sparsity)
-    check_run(arguments, sparsity, config, recipe.block, callback)
+    check_run(arguments, config, recipe.block, callback)
     require_writable(out)
     if not resume:
         for source in recipe.corpora:
