@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .training import SparsityConfig, WeightSparsityCallback, project_
 
 __version__ = "0.1.0"
+# Of what the remote code (`*_csp.py`) calls here: kernels, checkpoints, files. Code of another version runs without (`configuration_csp.package`).
+INTERFACE = 1
 
 _HOME = {
     "Circuit": "circuits",

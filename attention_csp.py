@@ -1,4 +1,4 @@
-"""Attention with a sink: eager, and SDPA in two ways, behind transformers' attention interface.
+"""Attention with a sink, behind transformers' attention interface; and what reaches a model besides ids: caches, masks, packed sequences, keywords.
 
 A sink is one more key, always visible, of value zero, whose logit is learned per head; it takes probability mass away. transformers'
 own SDPA drops it in silence, so this model has its own table of functions.
@@ -6,24 +6,24 @@ own SDPA drops it in silence, so this model has its own table of functions.
 
 from __future__ import annotations
 
-import struct
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as LIBRARY_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import AttentionInterface
 
 from .configuration_csp import CSPConfig
-from .sparse_csp import kernels_serve, run
+from .topk_csp import kernels
 
 # Attention implementations that honour a sink. FlashAttention 2 takes the argument and ignores it.
 SINK_ATTENTION = ("eager", "paged|eager", "sdpa", "flex_attention", "kernels-community/vllm-flash-attn3", "flash_attention_4")
-# Up to how many nonzero channels of a head's keys and values, on average, our kernel beats PyTorch's: measured, `benchmarks/sparse.py`.
-KERNEL_CHANNELS = 24
-KERNEL_QUERIES = 16  # and from how many queries on
 
 
 def eager_attention_forward(
@@ -62,15 +62,16 @@ def sdpa_attention_forward(
     s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """SDPA, with the sink that transformers' has no place for: by our CPU kernel where that is faster, else as one more key.
+    """SDPA, with the sink that transformers' has no place for: by a kernel where there is a faster one, else as one more key.
 
     The extra key: queries get an extra channel of 1; that channel is 0 in every real key and sink / scaling in the sink's key, whose
     other channels are 0. So the sink's logit comes out unscaled, with every SDPA kernel and its gradient.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     causal = attention_mask is None and bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    if causal and not dropout and _kernel_pays(module, query, key, value):
-        out = _FastAttention.apply(query, key[:, :, : query.shape[2]], value[:, :, : query.shape[2]], s_aux, scaling)
+    fast = kernels() if causal and not dropout else None
+    out = None if fast is None else fast.causal_attention(query, key, value, s_aux, scaling, _share_kept(module))
+    if out is not None:
         return out, None
     library_sdpa = LIBRARY_ATTENTION_FUNCTIONS["sdpa"]
     shared = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **kwargs}
@@ -98,64 +99,10 @@ def sdpa_attention_forward(
     return out.transpose(1, 2).contiguous(), None
 
 
-def _kernel_pays(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
-    if query.shape[2] < KERNEL_QUERIES or key.shape[1] != query.shape[1] or not kernels_serve(query, key, value):
-        return False
-    sites = [site for site in (getattr(module, "k", None), getattr(module, "v", None)) if site is not None]
-    share = sum(site.k / site.width for site in sites) / len(sites) if sites else 1.0
-    return share * query.shape[-1] <= KERNEL_CHANNELS
-
-
-def float_bits(x: float) -> int:
-    """The bits of a float32, in which form the kernels take it."""
-    return int(struct.unpack("i", struct.pack("f", x))[0])
-
-
-def fast_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sink: torch.Tensor | None, scaling: float, lse: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Causal attention [batch, heads, tokens, d_head] -> out [batch, tokens, heads, d_head], and the log of the softmax' denominator,
-    sink included, [batch, heads, tokens]. The channels of the query must lie side by side. Keys and values are taken by their nonzeros, which AbsTopK makes few."""
-    batch, heads, tokens, d_head = query.shape
-    out = torch.empty(batch, tokens, heads, d_head, dtype=torch.float32)
-    sums = torch.empty(batch, heads, tokens, dtype=torch.float32) if lse else None
-    run(
-        "attention", batch * heads, query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr(),
-        0 if sums is None else sums.data_ptr(), 0 if sink is None else sink.data_ptr(), heads, tokens, key.shape[2], d_head,
-        *query.stride()[:3], *key.stride(), *value.stride(), out.stride(0), out.stride(2), out.stride(1), float_bits(scaling),
-    )  # fmt: skip
-    return out, sums
-
-
-class _FastAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, query: Any, key: Any, value: Any, sink: Any, scaling: float) -> torch.Tensor:
-        if query.stride(-1) != 1:
-            query = query.contiguous()
-        wanted = any(ctx.needs_input_grad)
-        sink32 = None if sink is None else sink.detach().to(torch.float32).contiguous()
-        out, lse = fast_attention(query, key, value, sink32, scaling, lse=wanted)
-        ctx.scaling = scaling
-        ctx.save_for_backward(query, key, value, sink32, out, lse)
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        query, key, value, sink, out, lse = ctx.saved_tensors
-        dout = gradients[0].contiguous()
-        batch, heads, tokens, d_head = query.shape
-        dq, dk, dv = (torch.empty_like(out) for _ in range(3))
-        run(
-            "attention_gradient", batch * heads, query.data_ptr(), key.data_ptr(), value.data_ptr(), dout.data_ptr(), out.data_ptr(),
-            lse.data_ptr(), dq.data_ptr(), dk.data_ptr(), dv.data_ptr(), heads, tokens, d_head,
-            *query.stride()[:3], *key.stride(), *value.stride(), float_bits(ctx.scaling),
-        )  # fmt: skip
-        dsink = None
-        if ctx.needs_input_grad[3]:
-            share = (sink.view(1, -1, 1) - lse).exp()  # of the sink in each query's softmax, [batch, heads, tokens]
-            dsink = -(share * (dout * out).sum(-1).transpose(1, 2)).sum((0, 2))
-        return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2), dsink, None
+def _share_kept(module: nn.Module) -> float:
+    """The share of the channels of keys and values that AbsTopK leaves."""
+    sites: list[Any] = [site for site in (getattr(module, "k", None), getattr(module, "v", None)) if site is not None]
+    return sum(site.k / site.width for site in sites) / len(sites) if sites else 1.0
 
 
 # Our own table: overriding "sdpa" in the library's would change every other model in the process.
@@ -175,3 +122,82 @@ def attention_function(config: CSPConfig) -> Callable[..., tuple[torch.Tensor, t
     if name == "eager" or name is None:
         return eager_attention_forward
     return ALL_ATTENTION_FUNCTIONS[config._attn_implementation]
+
+
+# ------------------------------------------------------------------------------------------ what reaches a model besides ids
+
+# What `create_causal_mask` calls its arguments changed between 4.57, 5.x and 5.24, where a cache is called `cache`, in outputs too.
+# (Names, read once: torch.compile cannot follow a live signature.)
+_MASK_ARGUMENTS = tuple(inspect.signature(create_causal_mask).parameters)
+_MASK_EMBEDS = "inputs_embeds" if "inputs_embeds" in _MASK_ARGUMENTS else "input_embeds"
+_MASK_CACHE = "cache" if "cache" in _MASK_ARGUMENTS else "past_key_values"
+MASK_TAKES_POSITION = "cache_position" in _MASK_ARGUMENTS
+OUTPUT_CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+# Keywords that reach a model besides its own arguments: those without effect on what it computes, ...
+_HARMLESS = {"cache_position", "output_attentions", "output_hidden_states", "return_dict", "num_items_in_batch", "ignore_index", "shift_labels",
+             "token_type_ids", "tokenizer", "assistant_tokenizer"}  # fmt: skip
+# ... those that say where packed sequences begin, which FlashAttention reads itself, ...
+PACKING = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
+# ... and those of continuous batching (generate_batch), which come with a cache of its own.
+_PAGING = {"write_index", "read_index", "logits_indices", "block_table", "logits_processor_args", "is_causal"}
+
+
+def causal_mask(config, x, attention_mask=None, cache=None, position_ids=None, cache_position=None) -> Any:
+    """transformers' `create_causal_mask`, under any version's names; x [batch, tokens, width] is what attention is about to read."""
+    arguments = {
+        "config": config,
+        "attention_mask": attention_mask,
+        "position_ids": position_ids,
+        _MASK_CACHE: cache,
+        _MASK_EMBEDS: x,
+    }
+    if MASK_TAKES_POSITION:
+        arguments["cache_position"] = torch.arange(x.shape[1], device=x.device) if cache_position is None else cache_position
+    return create_causal_mask(**arguments)
+
+
+def one_cache(past_key_values: Any, cache: Any) -> Any:
+    """The cache, by either of its names (`cache` from transformers 5.24 on, and for that of continuous batching before)."""
+    if past_key_values is not None and cache is not None and past_key_values is not cache:
+        raise ValueError("past_key_values and cache are two names of one argument; give one of them.")
+    return cache if past_key_values is None else past_key_values
+
+
+def refuse_unknown_keywords(cache: Any, keywords: dict[str, Any]) -> None:
+    """Raises ValueError for a keyword that nothing here reads, which would change the result if it were read."""
+    paged = cache is not None and not isinstance(cache, Cache)
+    if paged and "kwargs" not in inspect.signature(cache.update).parameters:
+        raise ValueError(
+            "Continuous batching (generate_batch) takes transformers 5 or later; use generate, or update transformers."
+        )
+    for name, value in keywords.items():
+        if value is None or name in _HARMLESS or name in PACKING or (paged and name in _PAGING):
+            continue
+        if name == "is_causal" and value is True:
+            continue
+        raise ValueError(f"{name} is no argument of this model, which would ignore it; leave it out.")
+
+
+def packed_positions(position_ids: torch.Tensor | None, starts: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Positions [1, tokens] that begin anew at each start of a packed sequence (`cu_seq_lens_q`); those that were given must agree."""
+    index = torch.arange(tokens, device=starts.device)
+    begun = starts[torch.searchsorted(starts, index, right=True).clamp(max=len(starts)) - 1]
+    counted = (index - begun).unsqueeze(0)
+    if position_ids is None:
+        return counted
+    if position_ids.shape != counted.shape or not torch.equal(position_ids.to(counted), counted):
+        raise ValueError("cu_seq_lens_q and position_ids do not agree on where sequences begin; give one of them.")
+    return position_ids
+
+
+def keep(x: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """The tokens (dimension 1) whose logits are wanted: the last n (0: all), or those of an index or bool tensor."""
+    if isinstance(logits_to_keep, int):
+        return x[:, -logits_to_keep:] if logits_to_keep else x
+    if logits_to_keep.dim() == 1:
+        return x[:, logits_to_keep]
+    if logits_to_keep.dtype == torch.bool:  # a mask [batch, tokens]: the result is flat
+        return x[logits_to_keep]
+    index = logits_to_keep.view(*logits_to_keep.shape, *[1] * (x.dim() - 2))  # one list of positions per row
+    return torch.take_along_dim(x, index.to(x.device), dim=1)

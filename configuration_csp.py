@@ -9,28 +9,22 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
+import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
 
-from .reading_csp import read_object
+from .wiring_csp import LOCATIONS, location_width
 
-# Where AbsTopK can act, in forward order: the node sites of a layer, then the two places that sparsify the residual stream itself
-# after a sublayer has been added, which are not nodes.
-NODE_LOCATIONS = ("attn_in", "attn_q", "attn_k", "attn_v", "attn_out", "mlp_in", "mlp_neuron", "mlp_out")
-LOCATIONS = (*NODE_LOCATIONS, "resid_post_attn", "resid_post_mlp")
 NORM_TYPES = ("rms_norm", "layer_norm")
 ACTIVATION_TYPES = ("gelu", "relu")
 RESIDUAL_ACTIVATION_TYPES = ("identity", "relu")
 POSITION_TYPES = ("none", "added", "concatenated")
 
-# What decides what a model computes and is not seen in the shapes of its weights, or not alone: a config.json beside weights must have it.
-DECISIVE = (
-    "n_layer", "n_head", "d_head", "d_model", "activation_type", "residual_activation_type", "norm_type", "position_embedding_type",
-    "sinusoidal_positions", "sink", "afrac", "enable_bigram_table",
-)  # fmt: skip
 # Far above any model that there is: what is larger is a damaged file, and would be found out only when memory runs out.
 LARGEST = {
     "vocab_size": 1 << 24, "block_size": 1 << 30, "n_layer": 4096, "n_head": 1 << 16, "d_head": 1 << 16, "d_model": 1 << 20,
@@ -45,7 +39,44 @@ AUTO_MAP = {
 }
 
 
+INTERFACE = 1  # the version of what this code calls in the package `sparse_circuits`
 _AFRAC_EXAMPLE = " from AbsTopK locations to fractions, such as {'attn_in': 0.25}"
+
+
+@functools.cache
+def package(name: str) -> Any:
+    """A module of the package `sparse_circuits`, or None: this code stands alone, and does more where the package is installed beside it.
+
+    With the package: kernels, the form of nonzeros in files, and a closer look at what is damaged.
+    """
+    try:
+        version = getattr(importlib.import_module("sparse_circuits"), "INTERFACE", None)
+        if version == INTERFACE:
+            return importlib.import_module(f"sparse_circuits.{name}")
+    except ImportError:
+        return None
+    warnings.warn(
+        f"The installed sparse_circuits has version {version} of what this model's code calls, which takes {INTERFACE}: it runs on PyTorch alone, "
+        f"slower; install the version that wrote the model, or load the model without trust_remote_code.", stacklevel=2,
+    )  # fmt: skip
+    return None
+
+
+def read_object(path: str | Path, fix: str = "get it again") -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        OSError, ValueError: naming the file.
+    """
+    if (files := package("files")) is not None:
+        return files.read_object(Path(path), fix=fix)
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON that can be used ({str(error)[:100]}); {fix}.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {type(found).__name__} where an object {{...}} belongs; {fix}.")
+    return found
 
 
 def _understanding_aliases(init: Callable[..., None]) -> Callable[..., None]:
@@ -195,12 +226,7 @@ class CSPConfig(PretrainedConfig):
             path = path / (kwargs.get("subfolder") or "") / (kwargs.get("_configuration_file") or "config.json")
         if path.exists():
             read_object(path)
-        try:
-            return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        except RecursionError:
-            raise ValueError(
-                f"The config of {pretrained_model_name_or_path} is nested too deep to be read; get it again."
-            ) from None
+        return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs: Any):  # type: ignore[override]
@@ -208,9 +234,8 @@ class CSPConfig(PretrainedConfig):
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         except ValueError as error:
-            if str(pretrained_model_name_or_path) in str(error):
-                raise
-            raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error
+            named = str(pretrained_model_name_or_path) in str(error)
+            raise error if named else ValueError(f"{pretrained_model_name_or_path}: {error}") from error
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
@@ -223,12 +248,8 @@ class CSPConfig(PretrainedConfig):
             ) from error
 
     def location_width(self, location: str) -> int:
-        """Channels at an AbsTopK location (`LOCATIONS`), over all heads for q, k and v."""
-        if location in ("attn_in", "mlp_in"):
-            return self.d_model + (self.d_pos_emb or 0)
-        if location in ("attn_q", "attn_k", "attn_v"):
-            return self.n_head * self.d_head
-        return self.d_mlp if location == "mlp_neuron" else self.d_model
+        """Channels at an AbsTopK location, over all heads for q, k and v."""
+        return location_width(self, location)
 
     def _refuse_impossible(self) -> None:
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "d_head", "d_model", "d_mlp"):

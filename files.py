@@ -1,35 +1,175 @@
-"""Files: read within limits and refused in one sentence; written whole or not at all; what killed runs left behind is swept.
-
-Part of the package only: the remote code (`*_csp.py`) has what it needs of this in `reading_csp.py` and `storage_csp.py`.
-"""
+"""Files: read within limits and refused in one sentence; written whole or not at all; what killed runs left behind is swept."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import io
+import json
 import os
+import platform
 import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
+from safetensors import SafetensorError
 
-from .reading_csp import LARGEST_DOCUMENT, parse_json, read_json, read_object, read_text, too_deep
-from .storage_csp import metadata_sha256, scratch_prefix, sweep
+# ------------------------------------------------------------------------------------------------------------- scratch
 
-__all__ = [
-    "LARGEST_DOCUMENT", "appearing", "file_sha256", "fresh_folder", "is_empty", "parse_json", "parse_yaml", "read_json", "read_object", "read_tensors", "read_text",
-    "require_fresh", "require_writable", "save_figure", "tensors_with_sha256", "write_whole",
-]  # fmt: skip
+# Scratch folders and files of a save tell whose they are: host and process. Those of a killed process are swept by the next save.
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_SCRATCH = re.compile(r"\.(?:saving|partial|writing|circuit)-([0-9a-f]{8})-(\d+)-\w+|\.(?:saving-|partial-|circuit\.)\w{8}")
+# Seconds after which scratch of other hosts, and of versions that did not say whose it is, is taken to be left over.
+_ABANDONED = 24 * 3600
+
+
+def scratch_prefix(kind: str) -> str:
+    """The start of a scratch name of this process; kind: saving, partial, writing or circuit."""
+    return f".{kind}-{_HOST}-{os.getpid()}-"
+
+
+def sweep(folder: str | Path) -> None:
+    """Removes what saves that were killed left in a folder. What a process that lives, or may live elsewhere, is writing stays."""
+    with contextlib.suppress(OSError):
+        for path in list(Path(folder).iterdir()):
+            match = _SCRATCH.fullmatch(path.name)
+            if match is not None and _is_left_over(path, match[1], match[2]):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def _is_left_over(path: Path, host: str | None, process: str | None) -> bool:
+    if host == _HOST and process is not None:
+        return int(process) != os.getpid() and not lives(int(process))
+    return time.time() - path.lstat().st_mtime > _ABANDONED
+
+
+def lives(process: int) -> bool:
+    """Whether a process of this machine runs."""
+    if os.name == "nt":  # where signal 0 would end the process
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
 
 # ------------------------------------------------------------------------------------------------------------- reading
+
+LARGEST_DOCUMENT = 64 << 20  # bytes; far above any JSON or YAML of ours
+DEEPEST = 64  # levels; what is deeper, copies and prints of it cannot follow
+_LARGEST_WHOLE = 1 << 127  # still a float; tokenizer_config.json has 10**30 for "no limit"
+
+
+def read_text(path: Path, *, largest: int = LARGEST_DOCUMENT, fix: str = "get it again") -> str:
+    """A UTF-8 text file (a byte-order mark is dropped).
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: naming the file and why it cannot be used, with `fix`.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe would never end
+            raise OSError(
+                f"{path} cannot be read (it is {'a folder' if stat.S_ISDIR(found.st_mode) else 'no ordinary file'}); {fix}."
+            )
+        if found.st_size > largest:
+            raise ValueError(f"{path} has {found.st_size:,} bytes, more than the {largest:,} that are read; {fix}.")
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist; {fix}.") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no UTF-8 text; {fix}.") from None
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(f"{path} cannot be read ({error.strerror or error}); {fix}.") from None
+
+
+def read_json(path: Path, *, largest: int = LARGEST_DOCUMENT, fix: str = "get it again") -> Any:
+    """What a JSON file holds, by `parse_json`; errors as in `read_text`."""
+    return parse_json(read_text(path, largest=largest, fix=fix), str(path), fix=fix)
+
+
+def read_object(path: Path, *, largest: int = LARGEST_DOCUMENT, fix: str = "get it again") -> dict[str, Any]:
+    """The object that a JSON file holds; errors as in `read_json`, also if it holds anything else."""
+    found = read_json(path, largest=largest, fix=fix)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {type(found).__name__} where an object {{...}} belongs; {fix}.")
+    return found
+
+
+def parse_json(text: str, name: str, *, fix: str = "get it again") -> Any:
+    """What a JSON text holds. Refused: what is nested too deep to be copied or printed, numbers that are not finite, a key given twice (of
+    which one would be dropped in silence), and text with half a character (a lone surrogate), which nothing can write again.
+
+    Raises:
+        ValueError: naming `name`, why, and `fix`.
+    """
+    try:
+        found = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole, object_pairs_hook=_once
+        )
+        if "\\u" in text or not text.isascii():
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError(f"{name} is nested too deep to be read; {fix}.") from None
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} has half a character (a lone surrogate); {fix}.") from None
+    except ValueError as error:
+        raise ValueError(f"{name} is no JSON that can be used ({str(error)[:100]}); {fix}.") from None
+    if too_deep(found):
+        raise ValueError(f"{name} is nested too deep to be read; {fix}.")
+    return found
+
+
+def too_deep(found: Any) -> bool:
+    """Whether lists and dicts in it have more than `DEEPEST` levels."""
+    level = [found]
+    for _ in range(DEEPEST + 1):
+        parts = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list)))
+        level = [each for part in parts for each in part if isinstance(each, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text) if len(text) < 64 else _LARGEST_WHOLE
+    if abs(value) >= _LARGEST_WHOLE:
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{twice!r:.60} is there twice")
+    return found
 
 
 LARGEST_YAML = 1 << 17  # characters; more takes this reader, which is slow, longer than anyone waits
@@ -94,32 +234,6 @@ def file_sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def read_tensors(path: Path, *, fix: str = "get it again") -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors and metadata of a safetensors file; where its metadata have a sha256 of the tensors (`tensors_with_sha256`), it must fit.
-
-    Raises:
-        FileNotFoundError, ValueError: naming the file and why it cannot be used, with `fix`.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {fix}.")
-    try:
-        with safe_open(str(path), framework="pt") as opened:
-            metadata = dict(opened.metadata() or {})
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
-        raise ValueError(f"{path} is damaged or truncated ({reason}); {fix}.") from None
-    if "sha256" in metadata and metadata["sha256"] != metadata_sha256(tensors):
-        raise ValueError(f"{path} is damaged: its content does not have the sha256 that it was written with; {fix}.")
-    return tensors, metadata
-
-
-def tensors_with_sha256(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """The bytes of a safetensors file that knows its own sha256, which `read_tensors` checks."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return to_safetensors(tensors, {"format": "pt", "sha256": metadata_sha256(tensors)})
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

@@ -23,28 +23,26 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
-from .attention_csp import attention_function
-from .configuration_csp import CSPConfig
-from .fused_csp import fused_block
-from .inputs_csp import (
+from .attention_csp import (
     MASK_TAKES_POSITION,
     OUTPUT_CACHE,
     PACKING,
+    attention_function,
     causal_mask,
+    keep,
     one_cache,
     packed_positions,
     refuse_unknown_keywords,
+    sdpa_attention_forward,
 )
-from .sparse_csp import abs_topk
+from .configuration_csp import CSPConfig
 from .sparse_form_csp import SparseForm
+from .topk_csp import NodeSite, kernels
+from .wiring_csp import FINAL, LOCATIONS, NODE_LOCATIONS, TABLE_WEIGHT, site
 
 if TYPE_CHECKING:  # never run; but transformers 4.57 copies, of remote code, only the files that this one names
-    from .block_kernels_csp import BLOCK_KERNELS  # noqa: F401
-    from .fitting_csp import fitting  # noqa: F401
-    from .gpu_kernels_csp import ready  # noqa: F401
-    from .kernels_csp import KERNELS  # noqa: F401
-    from .reading_csp import read_object  # noqa: F401
-    from .storage_csp import Stored  # noqa: F401
+    from .nonzeros_csp import SparseMatrix  # noqa: F401
+    from .sparse_file_csp import Stored  # noqa: F401
 
 try:  # transformers 5
     from transformers import initialization as init
@@ -65,21 +63,6 @@ except ImportError:  # 4.57: one decorator did both
 
 RMS_NORM_EPS = 1.1920929e-07  # float32 epsilon, whatever the dtype: torch's own default follows the input
 LAYER_NORM_EPS = 1e-5
-
-
-class NodeSite(nn.Module):
-    """One node site: applies the location's AbsTopK if the config has one, and nothing else. Its output is the nodes' activation."""
-
-    def __init__(self, config: CSPConfig, location: str | None):
-        super().__init__()
-        self.width = config.location_width(location) if location else config.d_model
-        self.k = int(config.afrac.get(location, 1.0) * self.width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return abs_topk(x, self.k) if self.k < self.width else x
-
-    def extra_repr(self) -> str:
-        return f"width={self.width}" + (f", k={self.k}" if self.k < self.width else "")
 
 
 class BigramTable(nn.Module):
@@ -204,7 +187,9 @@ class CSPBlock(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        fused = fused_block(self, hidden_states, positions, attention_mask, past_key_values, kwargs)
+        fast = None if torch.is_grad_enabled() or self.training else kernels()
+        given = (hidden_states, positions, attention_mask, past_key_values, kwargs, sdpa_attention_forward)
+        fused = None if fast is None else fast.fused_block(self, *given)
         if fused is not None:
             return fused
         return self.feed(self.attend(hidden_states, positions, attention_mask, past_key_values, **kwargs), positions)
@@ -253,7 +238,7 @@ class CSPPreTrainedModel(SparseForm, PreTrainedModel):  # type: ignore[misc]
         training never moves (the bigram table can say all that it could)."""
         frozen = ["final_logits_bias"]
         frozen += ["wpe.weight"] if self.config.sinusoidal_positions else []
-        frozen += [] if self.config.learnable_bigram_table else ["bigram_table.logit_bias"]
+        frozen += [] if self.config.learnable_bigram_table else [TABLE_WEIGHT]
         for name, parameter in self.named_parameters():
             if name.endswith(tuple(frozen)):
                 parameter.requires_grad_(False)
@@ -315,14 +300,11 @@ class CSPModel(CSPPreTrainedModel):
     def node_sites(self) -> dict[str, NodeSite]:
         """Site name -> module, in forward order: per layer attn.act_in, .q, .k, .v, .resid_delta, mlp.act_in, .post_act,
         .resid_delta; last final_resid. A site's `width` is its number of nodes."""
-        sites: dict[str, NodeSite] = {}
-        for i, block in enumerate(self.h):
-            for name in ("act_in", "q", "k", "v", "resid_delta"):
-                sites[f"{i}.attn.{name}"] = getattr(block.attn, name)
-            for name in ("act_in", "post_act", "resid_delta"):
-                sites[f"{i}.mlp.{name}"] = getattr(block.mlp, name)
-        sites["final_resid"] = self.final_resid
-        return sites
+        sites = {
+            site(i, location): block.get_submodule(LOCATIONS[location].path)
+            for i, block in enumerate(self.h) for location in NODE_LOCATIONS
+        }  # fmt: skip
+        return {**sites, FINAL: self.final_resid}
 
     @merge_with_config_defaults
     @capture_outputs
@@ -495,18 +477,6 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):  # type: ignore[misc]
                 if (self.config.bigram_padding_idx or 0) >= size:  # the row that was frozen is gone
                     self.bigram_table.padding_idx = self.config.bigram_padding_idx = None
         return embeddings
-
-
-def keep(x: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """The tokens (dimension 1) whose logits are wanted: the last n (0: all), or those of an index or bool tensor."""
-    if isinstance(logits_to_keep, int):
-        return x[:, -logits_to_keep:] if logits_to_keep else x
-    if logits_to_keep.dim() == 1:
-        return x[:, logits_to_keep]
-    if logits_to_keep.dtype == torch.bool:  # a mask [batch, tokens]: the result is flat
-        return x[logits_to_keep]
-    index = logits_to_keep.view(*logits_to_keep.shape, *[1] * (x.dim() - 2))  # one list of positions per row
-    return torch.take_along_dim(x, index.to(x.device), dim=1)
 
 
 def float64_loss(logits, labels, vocab_size, num_items_in_batch=None, ignore_index=-100, shift_labels=None, **kwargs):

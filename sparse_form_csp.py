@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +12,20 @@ from torch import nn
 from transformers import GenerationConfig
 from transformers.utils import cached_file
 
-from .fitting_csp import (
-    explained,
-    fitting,
-    require_complete,
-    require_generation,
-    require_layers,
-    require_loadable,
-    require_ordinary,
-    require_settings,
-    skeleton,
-    written,
-)
-from .reading_csp import read_object
-from .sparse_csp import SparseEmbedding, SparseLinear, SparseMatrix, pays
-from .storage_csp import (
+from .configuration_csp import package, read_object
+from .nonzeros_csp import SparseEmbedding, SparseLinear, SparseMatrix, pays
+from .sparse_file_csp import (
     INDEX_NAME,
     ORDINARY_FILES,
-    PAYS_BELOW,
     SPARSE_FILES,
     WEIGHTS_NAME,
     Nonzeros,
     Stored,
-    compressed,
-    move_into,
+    fitting,
     read_index,
     read_sparse,
-    remove_weights,
-    scratch_prefix,
-    stored_bytes,
-    sweep,
-    write_sparse,
+    require_complete,
+    require_layers,
 )
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
@@ -53,7 +34,6 @@ _WITHOUT_EFFECT = (
     "trust_remote_code", "code_revision", "low_cpu_mem_usage", "use_safetensors", "weights_only", "_from_auto", "_from_pipeline",
     "_commit_hash", "adapter_kwargs", "disable_mmap", "tqdm_class",
 )  # fmt: skip
-_TRAINER_CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 class SparseForm:
@@ -71,7 +51,7 @@ class SparseForm:
         values only.
 
         Args:
-            max_density: up to which density a matrix is taken; by default the measured crossover (`sparse_csp.pays`). 1.0 takes all.
+            max_density: up to which density a matrix is taken; by default the measured crossover (`nonzeros_csp.pays`). 1.0 takes all.
 
         Raises:
             ValueError: if max_density is not in [0, 1].
@@ -100,70 +80,24 @@ class SparseForm:
     # ---------------------------------------------------------------------------------------------------------- saving
 
     def save_pretrained(
-        self,
-        save_directory,
-        is_main_process: bool = True,
-        state_dict: dict[str, torch.Tensor] | None = None,
-        push_to_hub: bool = False,
-        max_shard_size: int | str = "50GB",
-        sparse: bool | None = None,
-        **kwargs: Any,
+        self, save_directory, is_main_process=True, state_dict=None, *args: Any, sparse: bool | None = None, **kwargs: Any
     ):
-        """transformers' own, and with `sparse=True` only the nonzeros (`storage_csp.py`), exact to the bit.
+        """transformers' own; with `sparse=True` only the nonzeros, exact to the bit (the file's form: `sparse_file_csp.py`).
 
         sparse=None, the default, takes the sparse form where it is much smaller, except in a Trainer's `checkpoint-N` folders,
         which the Trainer itself must be able to read. Files of the sparse form appear whole or not at all, and take the place of an
-        earlier save only when all of them are there.
+        earlier save only when all of them are there. The package `sparse_circuits` writes it; this code alone reads it, and saves dense.
         """
-        folder = Path(save_directory)
-        if sparse is None:
-            special = (
-                kwargs.get("variant") or kwargs.get("distributed_checkpoint") or getattr(self, "_hf_peft_config_loaded", False)
+        writing = package("checkpoints.writing")
+        if writing is not None:
+            given = (save_directory, is_main_process, state_dict, *args)
+            return writing.save(self, super().save_pretrained, *given, sparse=sparse, **kwargs)  # type: ignore[misc]
+        if sparse:
+            raise ImportError(
+                "Saving nonzeros takes the package sparse_circuits beside this code; install it, or pass sparse=False."
             )
-            sparse = None if not special and _TRAINER_CHECKPOINT.fullmatch(folder.name) is None else False
-        elif sparse and kwargs.get("variant"):
-            raise ValueError("Sparse checkpoints have no variants; leave out variant, or sparse=True.")
-        if is_main_process:
-            require_loadable(self, _names_saved(self, state_dict), folder)
-        tensors = None if sparse is False else stored_tensors(self, state_dict, required=bool(sparse))
-        if tensors is None or (sparse is None and not _much_smaller(tensors)):
-            dense = dense_state_dict(self, state_dict)
-            if not (kwargs.get("variant") or getattr(self, "_hf_peft_config_loaded", False)):
-                self.config.sparse_weights = False  # type: ignore[attr-defined]
-            with written(folder):
-                result = super().save_pretrained(  # type: ignore[misc]
-                    save_directory, is_main_process=is_main_process, state_dict=dense, push_to_hub=push_to_hub,
-                    max_shard_size=max_shard_size, **kwargs,
-                )  # fmt: skip
-            if is_main_process and any(ORDINARY_FILES.fullmatch(path.name) for path in folder.iterdir()):
-                remove_weights(
-                    folder, SPARSE_FILES
-                )  # unless this save was of a variant or an adapter, which stand beside the model
-            return result
-        if folder.is_file():
-            raise NotADirectoryError(f"{folder} is a file; give a folder to save into.")
-        if is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            with written(folder):
-                self._save_sparse(folder, tensors, _in_bytes(max_shard_size))
-        if push_to_hub and is_main_process:
-            _upload(self, folder, kwargs)
-        return None
-
-    def _save_sparse(self, folder: Path, tensors: dict[str, Stored], max_shard_size: int) -> None:
-        sweep(folder)
-        with tempfile.TemporaryDirectory(prefix=scratch_prefix("saving"), dir=folder) as scratch:
-            # Config, code and generation settings by transformers, with one byte for weights, which is thrown away.
-            self.config.sparse_weights = True  # type: ignore[attr-defined]
-            super().save_pretrained(scratch, state_dict={"none": torch.zeros(1, dtype=torch.uint8)})  # type: ignore[misc]
-            remove_weights(scratch, ORDINARY_FILES)
-            weights = write_sparse(scratch, tensors, max_shard_size)
-            move_into(folder, scratch, weights)
-            if INDEX_NAME not in weights:  # until here, the index of an earlier save says what is read
-                (folder / INDEX_NAME).unlink(missing_ok=True)
-            move_into(folder, scratch, ["config.json"])
-        remove_weights(folder, SPARSE_FILES, keep=weights)
-        remove_weights(folder, ORDINARY_FILES)
+        self.config.sparse_weights = False  # type: ignore[attr-defined]
+        return super().save_pretrained(save_directory, is_main_process, dense_state_dict(self, state_dict), *args, **kwargs)  # type: ignore[misc]
 
     # --------------------------------------------------------------------------------------------------------- loading
 
@@ -183,8 +117,9 @@ class SparseForm:
         found = None if ordinary else _find_sparse(path, hub)
         if found is None:
             wants_info = kwargs.pop("output_loading_info", False)
-            with explained(path):
-                require_ordinary(cls, path, args, kwargs)
+            with _explained(path):
+                if (looks := package("checkpoints.fitting")) is not None:
+                    looks.require_ordinary(cls, path, args, kwargs)
                 model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore[misc]
             given = any(kwargs.get(name) is not None for name in ("state_dict", "quantization_config", "gguf_file"))
             if path is not None and not given and not getattr(model, "_hf_peft_config_loaded", False):
@@ -193,8 +128,9 @@ class SparseForm:
             if sparse:
                 model.to_sparse()
             return (model, info) if wants_info else model
-        if Path(path).is_dir():
-            require_settings(Path(path) / hub.get("subfolder", ""))
+        looks, folder = package("checkpoints.fitting"), Path(path) / hub.get("subfolder", "")
+        if looks is not None and Path(path).is_dir():
+            looks.require_settings(folder)
         config = kwargs.pop("config", None)
         if config is None or isinstance(config, (str, Path)):
             dtypes: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
@@ -202,15 +138,15 @@ class SparseForm:
             kwargs |= dtypes
         for name in _HUB_OPTIONS:
             kwargs.pop(name, None)
-        if Path(path).is_dir():
-            require_generation(Path(path) / hub.get("subfolder", ""), config)
+        if looks is not None and Path(path).is_dir():
+            looks.require_generation(folder, config)
         config, tensors = copy.deepcopy(config), read_sparse(*found)
-        with explained(path):
+        with _explained(path):
             require_layers(config, tensors)
             if sparse:
                 loaded = _load_sparse(cls, config, tensors, args, kwargs)
             else:
-                tensors = fitting(skeleton(cls, config, args), tensors)
+                tensors = fitting(_skeleton(cls, config, args), tensors)
                 dense = {n: tensor.to_dense() if isinstance(tensor, Nonzeros) else tensor for n, tensor in tensors.items()}
                 del tensors
                 loaded = super().from_pretrained(None, *args, config=config, state_dict=dense, **kwargs)  # type: ignore[misc]
@@ -276,11 +212,13 @@ def _share_tied(model: Any) -> None:
         head.weight = base.wte.weight
 
 
-def _sparse_names(model: Any) -> dict[str, SparseMatrix]:
-    return {name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, SparseMatrix)}
+def sparse_matrices(model: Any) -> dict[str, SparseMatrix]:
+    """Name -> matrix. By the class's name: a model that was loaded as remote code has other class objects than the package."""
+    named = model.named_modules(remove_duplicate=False)
+    return {name: module for name, module in named if type(module).__name__ == "SparseMatrix"}
 
 
-def _popped(state: dict[str, Any], name: str, matrix: SparseMatrix) -> Nonzeros:
+def popped(state: dict[str, Any], name: str, matrix: SparseMatrix) -> Nonzeros:
     """A sparse matrix taken out of a state dict, on CPU."""
     values, starts, columns = (state.pop(f"{name}.{part}").detach().cpu() for part in ("values", "row_starts", "columns"))
     return Nonzeros(values, starts, columns, (matrix.shape[0], matrix.shape[1]))
@@ -288,57 +226,27 @@ def _popped(state: dict[str, Any], name: str, matrix: SparseMatrix) -> Nonzeros:
 
 def dense_state_dict(model: Any, state_dict: dict[str, Any] | None = None) -> dict[str, Any] | None:
     """The state dict of a model in sparse form as that of its dense form; that of a dense model as it is."""
-    matrices = _sparse_names(model)
+    matrices = sparse_matrices(model)
     if not matrices:
         return state_dict
     state = dict(model.state_dict() if state_dict is None else state_dict)
     for name, matrix in matrices.items():
-        state[name] = _popped(state, name, matrix).to_dense()
+        state[name] = popped(state, name, matrix).to_dense()
     return state
-
-
-def stored_tensors(model: Any, state_dict: dict[str, Any] | None = None, required: bool = True) -> dict[str, Stored] | None:
-    """The parameters of a model in either form, by name, each as its nonzeros where that is smaller; tied ones once.
-
-    Weights that are sharded or offloaded give None, or ValueError where they are `required`.
-    """
-    state = dict(model.state_dict() if state_dict is None else state_dict)
-    if any(type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.is_meta for tensor in state.values()):
-        if required:
-            raise ValueError("Weights that are sharded or offloaded cannot be saved sparse; pass sparse=False.")
-        return None
-    tensors: dict[str, Stored] = {name: _popped(state, name, matrix) for name, matrix in _sparse_names(model).items()}
-    tensors |= {name: compressed(tensor) for name, tensor in state.items()}
-    order = [name.removesuffix(".values") for name, _ in model.named_parameters(remove_duplicate=False)]
-    tensors = {name: tensors.pop(name) for name in order if name in tensors} | tensors
-    if model.config.tie_word_embeddings and "transformer.wte.weight" in tensors:
-        tensors.pop("lm_head.weight", None)
-    return tensors
-
-
-def _names_saved(model: Any, state_dict: dict[str, Any] | None) -> dict[str, Any]:
-    """The weights that a save would write, by the names of the dense form."""
-    state = dict(model.state_dict() if state_dict is None else state_dict)
-    for name, matrix in _sparse_names(model).items():
-        values = state.pop(f"{name}.values", None)
-        state.pop(f"{name}.row_starts", None), state.pop(f"{name}.columns", None)
-        if values is not None:
-            state[name] = torch.empty(tuple(matrix.shape), device="meta")
-    return state
-
-
-def _much_smaller(tensors: dict[str, Stored]) -> bool:
-    # A table that was never trained would tip the scale, and tools would look in vain for model.safetensors.
-    tensors = {n: t for n, t in tensors.items() if not (n.endswith("bigram_table.logit_bias") and _is_zero(t))}
-    dense = sum(tensor.dtype.itemsize * torch.Size(tensor.shape).numel() for tensor in tensors.values())
-    return any(isinstance(t, Nonzeros) for t in tensors.values()) and stored_bytes(tensors) <= PAYS_BELOW * dense
-
-
-def _is_zero(tensor: Stored) -> bool:
-    return not bool((tensor.values if isinstance(tensor, Nonzeros) else tensor).any())
 
 
 # ------------------------------------------------------------------------------------------------------------- loading
+
+
+def _explained(path: Any) -> Any:
+    """With the package, errors while the block runs are one sentence that names the path."""
+    looks = package("checkpoints.fitting")
+    return contextlib.nullcontext() if looks is None else looks.explained(path)
+
+
+def _skeleton(cls: Any, config: Any, args: Any) -> Any:
+    with torch.device("meta"):
+        return cls(config, *args)
 
 
 def _find_sparse(path: Any, hub: dict[str, Any]) -> tuple[list[str | Path], dict[str, str] | None] | None:
@@ -384,7 +292,7 @@ def _load_sparse(cls: Any, config: Any, tensors: dict[str, Stored], args: Any, o
         raise ValueError(f"from_pretrained(..., sparse=True) does not take {odd[0]}; leave it out, or load dense.")
     if attention is not None:
         config._attn_implementation = attention
-    model = skeleton(cls, config, args)
+    model = _skeleton(cls, config, args)
     tensors = fitting(model, tensors, strict=True)
     wanted = None if dtype in (None, "auto") else getattr(torch, dtype) if isinstance(dtype, str) else dtype
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
@@ -434,29 +342,3 @@ def _one_device(device_map: Any) -> Any:
         raise ValueError(
             f"device_map={device_map!r} spreads a model over devices; one in sparse form goes onto one, such as 'cuda'."
         ) from None
-
-
-def _in_bytes(size: int | str) -> int:
-    """Bytes of a size such as 5_000_000 or "5GB"."""
-    if isinstance(size, int) and size > 0:
-        return size
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B", str(size).upper())
-    if match is None:
-        raise ValueError(f"max_shard_size={size!r} is no size; give bytes, or a string such as '5GB'.")
-    return max(1, int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " ")))
-
-
-def _upload(model: Any, folder: Path, options: dict[str, Any]) -> None:
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=options.pop("token", None) or None)
-    creation = {name: options[name] for name in ("private", "exist_ok") if name in options}
-    repo_id = api.create_repo(options.get("repo_id") or folder.resolve().name, **{"exist_ok": True, **creation}).repo_id
-    api.upload_folder(
-        repo_id=repo_id,
-        folder_path=str(folder),
-        commit_message=options.get("commit_message") or f"Upload {type(model).__name__}",
-        create_pr=options.get("create_pr") or None,
-        revision=options.get("revision"),
-        ignore_patterns=[".saving-*"],
-    )

@@ -20,7 +20,7 @@ import transformers
 from sparse_circuits import CSPConfig, CSPForCausalLM
 from sparse_circuits.bridges import BridgeConfig, Bridges, bridge_losses, side_of
 from sparse_circuits.bridges.hybrids import next_token_loss, plain_passes
-from sparse_circuits.configuration_csp import NODE_LOCATIONS
+from sparse_circuits.wiring_csp import NODE_LOCATIONS
 
 
 def seconds(step: Callable[[], None]) -> float:

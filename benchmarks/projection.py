@@ -20,7 +20,7 @@ from sparse import yolo2
 
 import sparse_circuits.training.selection as selection
 from sparse_circuits import CSPForCausalLM
-from sparse_circuits.sparse_csp import kernels_serve
+from sparse_circuits.kernels.run import serve as kernels_serve
 from sparse_circuits.training import normalize_gradients_, project_tensors_, sparse_tensors
 from sparse_circuits.training.recipes import make_recipe
 

@@ -21,8 +21,8 @@ from sparse_circuits.circuits import PruneConfig, load_task, mean_activations, p
 from sparse_circuits.circuits.masks import Masks
 from sparse_circuits.circuits.scoring import task_loss
 from sparse_circuits.circuits.tasks import Pairs
-from sparse_circuits.configuration_csp import NODE_LOCATIONS
-from sparse_circuits.training.corpora import mix
+from sparse_circuits.corpora.mixture import mix
+from sparse_circuits.wiring_csp import NODE_LOCATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = [(256, 4, 1 / 32), (1024, 4, 1 / 256), (2048, 2, 1 / 512)]  # width, layers, density

@@ -32,10 +32,12 @@ from torch.nn import functional as F
 
 import sparse_circuits.attention_csp as attention_csp
 import sparse_circuits.modeling_csp as modeling_csp
-import sparse_circuits.sparse_csp as sparse_csp
+import sparse_circuits.nonzeros_csp as nonzeros_csp
+import sparse_circuits.topk_csp as topk_csp
 from sparse_circuits import CSPConfig, CSPForCausalLM
-from sparse_circuits.configuration_csp import NODE_LOCATIONS
-from sparse_circuits.sparse_csp import SparseMatrix
+from sparse_circuits.kernels.run import available
+from sparse_circuits.nonzeros_csp import SparseMatrix
+from sparse_circuits.wiring_csp import NODE_LOCATIONS
 
 PROMPT, NEW_TOKENS, TOKENS = 256, 64, 512
 
@@ -119,7 +121,7 @@ class Plain:
 @contextlib.contextmanager
 def breakdown(seconds: dict[str, float]) -> Iterator[None]:
     """Times the parts of our own model, module by module (a hook on one site of each block keeps it from running fused)."""
-    originals = (sparse_csp.sparse_product, modeling_csp.abs_topk, attention_csp.sdpa_attention_forward, F.linear)
+    originals = (nonzeros_csp.sparse_product, topk_csp.abs_topk, attention_csp.sdpa_attention_forward, F.linear)
 
     def timed(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -130,8 +132,8 @@ def breakdown(seconds: dict[str, float]) -> Iterator[None]:
 
         return run
 
-    sparse_csp.sparse_product = timed("products", originals[0])
-    modeling_csp.abs_topk = timed("AbsTopK", originals[1])
+    nonzeros_csp.sparse_product = timed("products", originals[0])
+    topk_csp.abs_topk = timed("AbsTopK", originals[1])
     attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"] = timed("attention", originals[2])
     F.linear = timed("products", originals[3])
     begun = time.perf_counter()
@@ -139,7 +141,7 @@ def breakdown(seconds: dict[str, float]) -> Iterator[None]:
         yield
     finally:
         seconds["rest"] += time.perf_counter() - begun - sum(seconds.values())
-        sparse_csp.sparse_product, modeling_csp.abs_topk, _, F.linear = originals
+        nonzeros_csp.sparse_product, topk_csp.abs_topk, _, F.linear = originals
         attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"] = originals[2]
 
 
@@ -266,20 +268,20 @@ def decode(plain: Plain, dense: CSPForCausalLM, sparse: CSPForCausalLM, rounds: 
 
 
 def decode_parts(sparse: CSPForCausalLM, ids: torch.Tensor, per_token: float) -> None:
-    import sparse_circuits.fused_csp as fused_csp
+    import sparse_circuits.kernels.fused as fused
 
-    seconds, original, runs = defaultdict(float), fused_csp.run, 32
+    seconds, original, runs = defaultdict(float), fused.run, 32
 
-    def timed(name: str, *args: int) -> None:
+    def timed(kernel: Callable[..., None], *args: Any) -> None:
         begun = time.perf_counter()
-        original(name, *args)
-        seconds[name] += time.perf_counter() - begun
+        original(kernel, *args)
+        seconds[kernel.__name__.removesuffix("_kernel").replace("_", " ")] += time.perf_counter() - begun
 
     cache = sparse(ids, use_cache=True).past_key_values
-    fused_csp.run = timed
+    fused.run = timed
     for _ in range(runs):
         sparse(ids[:, :1], past_key_values=cache)
-    fused_csp.run = original
+    fused.run = original
     parts = {name: value / runs * 1e3 for name, value in seconds.items()}
     rest = per_token * 1e3 - sum(parts.values())
     print(
@@ -314,7 +316,7 @@ def sorted_abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
 def abs_topk_rows(rounds: int) -> None:
     for rows, width in ((512, 8192), (512, 2048), (1, 8192), (1, 2048)):
         x, repeats = torch.randn(rows, width), max(1, 100_000 // (rows * width))
-        functions = {"topk sorted": sorted_abs_topk, "topk unsorted": plain_abs_topk, "sparse": sparse_csp.abs_topk}
+        functions = {"topk sorted": sorted_abs_topk, "topk unsorted": plain_abs_topk, "sparse": topk_csp.abs_topk}
         times = rounds_of(
             {name: repeated(function, repeats, x, width // 4) for name, function in functions.items()}, 3 * rounds
         )
@@ -325,7 +327,7 @@ _LOAD = """
 import sys, time, json
 import torch, transformers, numba
 from sparse_circuits import CSPForCausalLM
-import sparse_circuits.block_kernels_csp
+import sparse_circuits.kernels.fused
 def peak():
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) / 1024
 before = peak()
@@ -397,7 +399,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, "
           f"{platform.machine()}, {os.cpu_count()} cores; seed 0, {options.layers} layers, {options.rounds} rounds: "
           f"medians, and the range of the ratios")  # fmt: skip
-    if sparse_csp.kernels() is None:
+    if not available():
         raise SystemExit("Numba is not installed: pip install 'sparse-circuits[fast]'")
 
     def wanted(name: str) -> bool:

@@ -21,7 +21,7 @@ from sparse import plain_abs_topk
 from torch.nn import functional as F
 
 import sparse_circuits.attention_csp as attention_csp
-import sparse_circuits.modeling_csp as modeling_csp
+import sparse_circuits.topk_csp as topk_csp
 from sparse_circuits import CSPConfig, CSPForCausalLM, SparsityConfig
 from sparse_circuits.training import normalize_gradients_, project_tensors_, sparse_tensors
 from sparse_circuits.training.recipes import make_recipe
@@ -48,9 +48,9 @@ class Run:
         self.densities = SparsityConfig(**recipe.sparsity).densities_at(25, 100)
 
     def step(self, batch: torch.Tensor) -> float:
-        ours = modeling_csp.abs_topk, attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"]
+        ours = topk_csp.abs_topk, attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"]
         if self.plain:
-            modeling_csp.abs_topk = plain_abs_topk
+            topk_csp.abs_topk = plain_abs_topk
             attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"] = plain_attention
         try:
             begun = time.perf_counter()
@@ -63,7 +63,7 @@ class Run:
             self.loss = loss.item()
             return time.perf_counter() - begun
         finally:
-            modeling_csp.abs_topk, attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"] = ours
+            topk_csp.abs_topk, attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"] = ours
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..sparse_csp import abs_topk
+from ..topk_csp import abs_topk
 
 
 @dataclass(frozen=True)

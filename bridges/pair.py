@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from ..circuits.hub import hub_errors, upload
+from ..checkpoints.models import load_model, load_tokenizer, require_fit
+from ..checkpoints.tensors import read_tensors, tensors_with_sha256
 from ..circuits.identity import tokenizer_sha256
-from ..files import fresh_folder, read_object, read_tensors, tensors_with_sha256
-from ..loading import load_model, load_tokenizer, require_fit
+from ..files import fresh_folder, read_object
+from ..hub import hub_errors, upload
 from .bridge import BridgeConfig, Bridges
 from .sides import Side, side_of
 

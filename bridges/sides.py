@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ..inputs_csp import causal_mask
+from ..attention_csp import causal_mask
 
 
 class Side(Protocol):

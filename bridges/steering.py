@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..circuits.hooks import hooks
 from ..circuits.means import watching
 from ..circuits.reading import parse_node
-from ..circuits.sites import evaluating, reads_residual
+from ..circuits.sites import evaluating
 from ..circuits.tasks import Pairs
-from ..hooks import hooks
+from ..wiring_csp import reads_residual
 from .hybrids import stream
 from .pair import BridgedPair
 from .sides import Side

@@ -11,15 +11,15 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, default_data_collator, set_seed
 
+from ..corpora.blocks import BLOCKS, TokenBlocks
+from ..corpora.mixture import check_source
+from ..corpora.ngrams import bigram_log_probabilities
 from ..files import require_writable, write_whole
 from ..modeling_csp import CSPForCausalLM
 from ..training.callback import WeightSparsityCallback
 from ..training.checks import check_run
-from ..training.corpora import check_source
-from ..training.corpus import BLOCKS, TokenBlocks
 from ..training.demo import start_from_bigrams_
 from ..training.metrics import RunMetrics
-from ..training.ngrams import bigram_log_probabilities
 from ..training.projection import csp_rule
 from ..training.recipes import Recipe
 from ..training.schedules import SparsityConfig

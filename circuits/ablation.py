@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..hooks import hooks
+from .hooks import hooks
 from .sites import EdgeMap, edge_maps, norms, require_csp
 
 Change = Callable[[torch.Tensor], torch.Tensor]

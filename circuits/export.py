@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..files import write_whole
+from ..wiring_csp import reads_residual
 from .circuit import Circuit, Edges, edges_in
 from .identity import refuse_other_model, versions
 from .means import watching
-from .sites import EdgeMap, dense, edge_maps, reads_residual
+from .sites import EdgeMap, dense, edge_maps
 
 if TYPE_CHECKING:
     import networkx

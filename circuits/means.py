@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..hooks import hooks
+from .hooks import hooks
 from .sites import evaluating, require_csp, y_name
 
 

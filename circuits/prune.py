@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..hooks import hooks
 from .ablation import ablated
 from .calibration import calibrate
 from .circuit import Circuit, Edges, edges_in, removed_edges, within
+from .hooks import hooks
 from .identity import identify, tokenizer_sha256, versions
 from .masks import (
     Masks,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from ..training.idioms import LETTERS, NOUNS, VERBS, WORDS
+from ..corpora.idioms import LETTERS, NOUNS, VERBS, WORDS
 
 Example = tuple[str, str]
 SPLITS = ("train", "validation", "test")

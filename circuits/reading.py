@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from ..wiring_csp import reads_residual
 from .ablation import ablated, holding
 from .means import watching
-from .sites import dense, edge_maps, reads_residual, require_csp
+from .sites import dense, edge_maps, require_csp
 
 BEFORE, AFTER = 12, 4  # tokens of a context around the one that it is about
 

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..extras import require
+from ..hub import require
 from .circuit import Circuit
 from .identity import weights_sha256
 from .masks import PruneConfig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# source site -> target site, within one layer; the module between them; which third of its rows
-_KINDS = (
-    ("attn.act_in", "attn.q", "attn.c_attn", 0),
-    ("attn.act_in", "attn.k", "attn.c_attn", 1),
-    ("attn.act_in", "attn.v", "attn.c_attn", 2),
-    ("attn.v", "attn.resid_delta", "attn.c_proj", None),
-    ("mlp.act_in", "mlp.post_act", "mlp.c_fc", None),
-    ("mlp.post_act", "mlp.resid_delta", "mlp.c_proj", None),
-)
+from ..wiring_csp import MATRICES, located, location_width, site
 
 
 def require_csp(model: Any) -> Any:
@@ -87,43 +79,27 @@ class EdgeMap:
         return sources[at[:, 1]], targets[at[:, 0]]
 
 
-def reads_residual(site: str) -> bool:
-    """Whether the nodes of a site are channels of the residual stream, read through a norm or by the unembedding."""
-    return site.endswith("act_in") or site == "final_resid"
-
-
 def edge_names(source: str) -> list[str]:
     """Names of the maps out of a site."""
-    layer, _, site = source.partition(".")
-    return [f"{layer}.{s}->{layer}.{t}" for s, t, _, _ in _KINDS if s == site]
-
-
-_ORDER = ("attn.act_in", "attn.q", "attn.k", "attn.v", "attn.resid_delta", "mlp.act_in", "mlp.post_act", "mlp.resid_delta")
-
-
-def ordered(names: Iterable[str]) -> list[str]:
-    """Node sites in forward order."""
-    return sorted(
-        names,
-        key=lambda name: (
-            (1 << 30, 0) if name == "final_resid" else (int(name.partition(".")[0]), _ORDER.index(name.partition(".")[2]))
-        ),
-    )
+    layer, location = located(source)
+    return [
+        f"{source}->{site(str(layer), target)}" for matrix in MATRICES if matrix.reads == location for target in matrix.writes
+    ]
 
 
 def edge_maps(model: Any) -> dict[str, EdgeMap]:
     """Name -> map, in forward order."""
     config = require_csp(model).config
-    width = config.n_head * config.d_head
     found = {}
     for i, block in enumerate(model.transformer.h):
-        for source, target, path, third in _KINDS:
-            module = block.get_submodule(path)
-            rows = slice(0, config.d_mlp if target == "mlp.post_act" else config.d_model)
-            rows = rows if third is None else slice(third * width, (third + 1) * width)
-            mean_name = y_name(i) if source == "attn.v" else f"{i}.{source}"
-            name = f"{i}.{source}->{i}.{target}"
-            found[name] = EdgeMap(name, f"{i}.{source}", f"{i}.{target}", module, rows, mean_name)
+        for matrix in MATRICES:
+            source, first = site(i, matrix.reads), 0
+            means = y_name(i) if matrix.means == "attn_y" else site(i, matrix.means)
+            for location in matrix.writes:
+                target, rows = site(i, location), slice(first, first + location_width(config, location))
+                first = rows.stop
+                name = f"{source}->{target}"
+                found[name] = EdgeMap(name, source, target, block.get_submodule(matrix.path), rows, means)
     return found
 
 

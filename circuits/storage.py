@@ -18,14 +18,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 
-from ..files import read_json
-from ..storage_csp import scratch_prefix, sweep
+from ..files import read_json, scratch_prefix, sweep
+from ..hub import upload
+from ..wiring_csp import ordered
 from .circuit import Circuit, Edges
-from .hub import upload
 from .identity import circuit_sha256
 from .masks import PruneConfig
 from .python_tasks import FORMS
-from .sites import edge_names, ordered
+from .sites import edge_names
 from .tasks import NAME
 
 JSON, TENSORS, REPORT = "circuit.json", "circuit.safetensors", "report.json"

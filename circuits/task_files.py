@@ -14,8 +14,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from ..corpora.blocks import plain_text
 from ..files import parse_json, read_text
-from ..training.corpus import plain_text
 from .python_tasks import SPLITS, Example, Generator, Values
 
 # Names of (prompt, answer, prompt, answer): ours, and those of the task files that the community publishes.

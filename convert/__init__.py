@@ -1,8 +1,8 @@
 """In: OpenAI's checkpoints and circuits. Out: self-contained folders, and the Hub."""
 
+from ..publishing.publish import Plan, publish
 from .openai import config_from_openai, convert_openai_checkpoint, read_openai_checkpoint
 from .openai_circuit import convert_openai_circuit
-from .publish import Plan, publish
 
 __all__ = [
     "Plan",

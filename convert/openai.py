@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from ..archive import read_archive
+from ..checkpoints.archive import read_archive
 from ..configuration_csp import CSPConfig
 from ..files import file_sha256, fresh_folder, read_json
 from ..modeling_csp import CSPForCausalLM
 from ..tokenization_csp import CSPTokenizer
-from ..training.folder import write_card
+from ..training.card import write_card
 from .download import download, file_url, folder_name, is_url
 
 logger = logging.get_logger(__name__)

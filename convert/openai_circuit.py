@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..archive import read_archive
+from ..checkpoints.archive import read_archive
 from ..circuits.circuit import Circuit
 from ..circuits.identity import identify, tokenizer_sha256, versions
 from ..circuits.means import Means

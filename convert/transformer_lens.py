@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..circuits.sites import require_csp
-from ..extras import require
+from ..hub import require
 
 try:
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES

@@ -7,15 +7,14 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # two workers whose idle threads spin take each other's cores: 2.5 times slower
+# Two workers whose idle threads spin take each other's cores: 2.5 times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if not Path("/dev/nvidiactl").exists():  # Triton reads it when it is imported, which torch may do
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 
-from tiny import FEATURES, REFERENCE
+from tiny import FEATURES, REFERENCE, without_kernels
 
 
 @pytest.fixture(scope="session")
@@ -32,10 +31,10 @@ def features(request) -> dict:
 @pytest.fixture(params=["kernels", "torch"])
 def path(request, monkeypatch):
     """The fast path and PyTorch's in turn; the second by making the first unavailable."""
-    import sparse_circuits.sparse_csp as sparse
+    from sparse_circuits.kernels.run import available
 
     if request.param == "torch":
-        monkeypatch.setattr(sparse, "kernels", lambda: None)
+        without_kernels(monkeypatch)
     else:
-        assert sparse.kernels() is not None, "Numba is part of the test environment"
+        assert available(), "Numba is part of the test environment"
     return request.param

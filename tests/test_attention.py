@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sparse_circuits.attention_csp as attention
-import sparse_circuits.sparse_csp as sparse
-from sparse_circuits.attention_csp import _FastAttention, eager_attention_forward, sdpa_attention_forward
-from tiny import ALL_SITES, tiny_ids, tiny_model
+import sparse_circuits.kernels.attention as kernel
+from sparse_circuits.attention_csp import eager_attention_forward, sdpa_attention_forward
+from sparse_circuits.kernels.attention import attention
+from tiny import ALL_SITES, tiny_ids, tiny_model, without_kernels
 
 
 class Module:
@@ -48,7 +48,7 @@ def test_values_and_gradients(batch, heads, tokens, d_head, share, with_sink):
     sink = torch.randn(heads, generator=generator).requires_grad_() if with_sink else None
     upstream = torch.randn(batch, tokens, heads, d_head, generator=generator)
     results = []
-    for attend in (lambda *a: _FastAttention.apply(*a), reference):
+    for attend in (attention, reference):
         out = attend(*(x.transpose(1, 2) for x in leaves), sink, d_head**-0.5)
         wanted = [*leaves, sink] if with_sink else leaves
         results.append([out, *torch.autograd.grad((out * upstream).sum(), wanted)])
@@ -60,29 +60,29 @@ def test_keys_and_values_of_any_stride():
     generator = torch.Generator().manual_seed(0)
     q, k, v = (random((2, 3, 70, 16), 0.3, generator) for _ in range(3))
     by_channel = k.transpose(2, 3).contiguous().transpose(2, 3)
-    out, _ = attention.fast_attention(q, by_channel, v.expand(2, 3, 70, 16), None, 0.25, lse=False)
+    out = attention(q, by_channel, v.expand(2, 3, 70, 16), None, 0.25)
     torch.testing.assert_close(out.double(), reference(q, k, v, None, 0.25), atol=1e-5, rtol=0)
 
 
 def test_large_logits_and_nan():
     q = torch.full((1, 1, 20, 4), 60.0)
-    out = _FastAttention.apply(q, q, q, torch.tensor([-80.0]), 1.0)
+    out = attention(q, q, q, torch.tensor([-80.0]), 1.0)
     torch.testing.assert_close(out, torch.full_like(out, 60.0))
     k = torch.randn(1, 1, 20, 4)
     k[0, 0, 10, 1] = torch.nan
-    out = _FastAttention.apply(k, k, k, None, 1.0)
+    out = attention(k, k, k, None, 1.0)
     assert out[0, 10:].isnan().any(dim=-1).all()
 
 
 @pytest.mark.parametrize("kept", [1.0, 0.25])
 def test_the_model_uses_the_kernel_on_cpu(monkeypatch, kept):
-    calls = []
-    monkeypatch.setattr(attention, "run", lambda name, *a: calls.append(name) or sparse.run(name, *a))
+    calls, run = [], kernel.run
+    monkeypatch.setattr(kernel, "run", lambda function, *a: calls.append(function.__name__) or run(function, *a))
     model = tiny_model(afrac=dict.fromkeys(ALL_SITES, kept), sink=True)
     ids = tiny_ids(2, 20)
     loss = model(ids, labels=ids).loss
     loss.backward()
-    assert (calls.count("attention"), calls.count("attention_gradient")) == (2, 2)
+    assert (calls.count("attention_kernel"), calls.count("attention_gradient_kernel")) == (2, 2)
     gradient = model.transformer.h[0].attn.sink_bias.grad.clone()
     model.zero_grad()
     model.set_attn_implementation("eager")
@@ -93,7 +93,7 @@ def test_the_model_uses_the_kernel_on_cpu(monkeypatch, kept):
 
 
 def test_where_the_kernel_is_not_used(monkeypatch):
-    monkeypatch.setattr(attention, "run", lambda *a: pytest.fail("the kernel ran"))
+    monkeypatch.setattr(kernel, "run", lambda *a: pytest.fail("the kernel ran"))
     q = torch.randn(1, 2, 20, 16)
     common = {"scaling": 0.25, "s_aux": torch.zeros(2)}
     sdpa_attention_forward(Module, q, q, q, torch.ones(1, 1, 20, 20, dtype=torch.bool), **common)
@@ -103,5 +103,5 @@ def test_where_the_kernel_is_not_used(monkeypatch):
     sdpa_attention_forward(Module, q, q, q, None, is_causal=False, **common)
     wide = torch.randn(1, 2, 20, 64)
     sdpa_attention_forward(Module, wide, wide, wide, None, **common)
-    monkeypatch.setattr(sparse, "kernels", lambda: None)
+    without_kernels(monkeypatch)
     sdpa_attention_forward(Module, q, q, q, None, **common)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sparse_circuits.cli import app
+from sparse_circuits.cli.app import app
 from sparse_circuits.training.demo import DemoRecipe, run_demo
 from tiny import ROOT, tiny_model
 
@@ -186,7 +186,7 @@ def test_the_demo_ends_with_a_circuit_or_says_why_not(tmp_path, monkeypatch):
 
 def process(words, **environment):
     """The command in a process of its own, where arguments are bytes."""
-    words = [sys.executable, "-W", "ignore", "-c", "from sparse_circuits.cli import app; app()", *words]
+    words = [sys.executable, "-W", "ignore", "-c", "from sparse_circuits.cli.app import app; app()", *words]
     return subprocess.run(words, capture_output=True, env={**os.environ, **environment}, cwd=ROOT)
 
 

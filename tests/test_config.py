@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparse_circuits import CSPConfig, CSPForCausalLM
-from sparse_circuits.configuration_csp import LOCATIONS
 from sparse_circuits.convert import config_from_openai
+from sparse_circuits.wiring_csp import LOCATIONS
 from tiny import FEATURES, REFERENCE, tiny_config
 
 

@@ -11,10 +11,10 @@ from transformers import AutoModel, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from sparse_circuits import CSPConfig, CSPForCausalLM, CSPModel, CSPTokenizer
+from sparse_circuits.checkpoints.models import load_model, load_tokenizer, require_fit
 from sparse_circuits.circuits import score
-from sparse_circuits.cli import app
-from sparse_circuits.loading import load_model, load_tokenizer, require_fit
-from sparse_circuits.storage_csp import WEIGHTS_NAME
+from sparse_circuits.cli.app import app
+from sparse_circuits.sparse_file_csp import WEIGHTS_NAME
 from tiny import ROOT, tiny_ids, tiny_model
 
 
@@ -320,7 +320,7 @@ def test_other_models_are_whole_or_refused_too(tmp_path):
 def test_a_foreign_config_that_its_class_cannot_use_is_one_sentence(tmp_path):
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from sparse_circuits.loading import load_model
+    from sparse_circuits.checkpoints.models import load_model
 
     GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=16, n_positions=8)).save_pretrained(tmp_path)
     text = (tmp_path / "config.json").read_text()

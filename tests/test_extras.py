@@ -12,8 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 import sparse_circuits.modeling_csp as modeling
-from sparse_circuits import extras
-from sparse_circuits.cli import app
+from sparse_circuits import hub as extras
+from sparse_circuits.cli.app import app
 from tiny import ROOT
 
 RUNNER = CliRunner()
@@ -166,7 +166,7 @@ def test_the_version():
     ("error", "code"), [(KeyboardInterrupt(), 130), (FloatingPointError("x"), 2), (extras.MissingExtra("x"), 2)]
 )
 def test_every_end_has_its_exit_code(error, code):
-    from sparse_circuits.cli import command
+    from sparse_circuits.cli.app import command
 
     own = typer.Typer()
     own.command("other")(lambda: None)
@@ -182,7 +182,7 @@ def test_every_end_has_its_exit_code(error, code):
 
 def test_threads_that_wait_sleep_under_the_command():
     """benchmarks/busy.py measures why; it must be said before PyTorch is loaded, and a user's own setting stands."""
-    code = "import sys, os, sparse_circuits.cli; assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    code = "import sys, os, sparse_circuits.cli.app; assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
     for given, wanted in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
         environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | given
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -15,10 +15,19 @@ from typer.testing import CliRunner
 from sparse_circuits import CSPForCausalLM
 from sparse_circuits.circuits import mean_activations
 from sparse_circuits.circuits.export import save_graphml
-from sparse_circuits.cli import app
-from sparse_circuits.files import appearing, fresh_folder, is_empty, parse_json, parse_yaml, read_text, write_whole
-from sparse_circuits.storage_csp import scratch_prefix, sweep
-from sparse_circuits.training.folder import write_card
+from sparse_circuits.cli.app import app
+from sparse_circuits.files import (
+    appearing,
+    fresh_folder,
+    is_empty,
+    parse_json,
+    parse_yaml,
+    read_text,
+    scratch_prefix,
+    sweep,
+    write_whole,
+)
+from sparse_circuits.training.card import write_card
 from sparse_circuits.training.metrics import write_curves
 from tiny import ROOT, tiny_model
 
@@ -140,7 +149,7 @@ def test_a_kill_inside_the_first_save_of_a_circuit_does_not_lock_its_folder(move
 
 def test_sigterm_ends_a_command_with_one_line_and_no_leftovers(tmp_path):
     out = tmp_path / "demo"
-    command = [sys.executable, "-m", "sparse_circuits.cli", "demo", "--out", str(out), "--steps", "100000"]
+    command = [sys.executable, "-m", "sparse_circuits.cli.app", "demo", "--out", str(out), "--steps", "100000"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 120
     while time.time() < deadline and not any(tmp_path.iterdir()):

@@ -5,8 +5,9 @@ import warnings
 import pytest
 import torch
 
-from sparse_circuits import sparse_csp
-from sparse_circuits.sparse_csp import SparseMatrix, abs_topk_mask
+from sparse_circuits.kernels import dispatch
+from sparse_circuits.nonzeros_csp import SparseMatrix
+from sparse_circuits.topk_csp import abs_topk_mask
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -14,7 +15,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 @pytest.fixture
 def gpu():
     pytest.importorskip("triton", reason="needs Triton, which comes with PyTorch for GPUs")
-    import sparse_circuits.gpu_kernels_csp as module
+    import sparse_circuits.kernels.gpu as module
 
     return module
 
@@ -27,7 +28,7 @@ def test_abs_topk(gpu, dtype, shape, k):
     x[..., ::3] = x[..., ::3].round()  # ties, among them zeros
     x[..., 1], x[..., 2] = float("nan"), float("inf")
     expected = abs_topk_mask(x, k)
-    out, kept = gpu.abs_topk(x.to(DEVICE), k)
+    out, kept = gpu.selected(x.to(DEVICE), k)
     assert torch.equal(kept.cpu(), expected)
     assert torch.equal(torch.nan_to_num(out.cpu()), torch.nan_to_num(torch.where(expected, x, 0)))
 
@@ -51,18 +52,18 @@ def test_a_device_is_tried_before_it_is_used(gpu, monkeypatch):
         warnings.simplefilter("error")
         assert gpu.ready(DEVICE)
     gpu.ready.cache_clear()
-    monkeypatch.setattr(gpu, "abs_topk", lambda x, k: (x, torch.ones_like(x, dtype=torch.bool)))
+    monkeypatch.setattr(gpu, "selected", lambda x, k: (x, torch.ones_like(x, dtype=torch.bool)))
     with pytest.warns(UserWarning, match="AbsTopK differs.*PyTorch serves instead"):
         assert not gpu.ready(DEVICE)
     gpu.ready.cache_clear()
-    monkeypatch.setattr(gpu, "abs_topk", lambda x, k: 1 / 0)
+    monkeypatch.setattr(gpu, "selected", lambda x, k: 1 / 0)
     with pytest.warns(UserWarning, match="ZeroDivisionError"):
         assert not gpu.ready(DEVICE)
     gpu.ready.cache_clear()
 
 
 def test_no_gpu_kernels_without_a_gpu():
-    assert sparse_csp.gpu_kernels(torch.zeros(3)) is None
+    assert dispatch.gpu(torch.zeros(3)) is None
 
 
 @pytest.mark.gpu

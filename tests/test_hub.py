@@ -13,26 +13,14 @@ import transformers.utils.hub as hub
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from sparse_circuits import CSPForCausalLM, CSPModel
+from sparse_circuits.corpora.blocks import read_sources, split_blocks
+from sparse_circuits.corpora.ngrams import ngram_losses
 from sparse_circuits.training import sparse_tensors
-from sparse_circuits.training.corpus import read_sources, split_blocks
-from sparse_circuits.training.ngrams import ngram_losses
 from tiny import ROOT, tiny_ids, tiny_model
 
-CODE = {
-    f"{name}_csp.py"
-    for name in (
-        "configuration",
-        "modeling",
-        "attention",
-        "fused",
-        "kernels",
-        "block_kernels",
-        "gpu_kernels",
-        "sparse",
-        "sparse_form",
-        "storage",
-    )
-}
+CODE = {f"{name}_csp.py" for name in (
+    "configuration", "modeling", "attention", "topk", "nonzeros", "sparse_form", "sparse_file", "wiring",
+)}  # fmt: skip
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import socket
 def refuse(*args, **kwargs):
     raise AssertionError("network at import")
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
-import sparse_circuits, sparse_circuits.cli, sparse_circuits.training, sparse_circuits.convert
+import sparse_circuits, sparse_circuits.cli.app, sparse_circuits.training, sparse_circuits.convert
 from transformers import AutoConfig
 assert AutoConfig.for_model("csp").model_type == "csp"
 sparse_circuits.CSPForCausalLM, sparse_circuits.CSPTokenizer
@@ -26,7 +26,7 @@ def test_no_network_at_import():
 
 
 def test_import_leaves_torch_alone():
-    out = run("import sys, sparse_circuits, sparse_circuits.cli; print(any(m in sys.modules for m in ('torch', 'numpy')))")
+    out = run("import sys, sparse_circuits, sparse_circuits.cli.app; print(any(m in sys.modules for m in ('torch', 'numpy')))")
     assert out.strip() == "False"
 
 

@@ -47,7 +47,7 @@ def test_commands_run(line, tmp_path):
 
 def run(line, folder):
     words = [word.replace("runs/", f"{folder}/") for word in shlex.split(line, comments=True)]
-    program = [] if words[0].endswith("python") else ["-m", "sparse_circuits.cli"]
+    program = [] if words[0].endswith("python") else ["-m", "sparse_circuits.cli.app"]
     command = [sys.executable, *program, *words[1:]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -9,8 +9,8 @@ import pytest
 
 from sparse_circuits import CSPForCausalLM, CSPTokenizer
 from sparse_circuits.convert import convert_openai_checkpoint
-from sparse_circuits.convert.card import model_card
-from sparse_circuits.training.folder import HERE, write_card
+from sparse_circuits.publishing.card import model_card
+from sparse_circuits.training.card import HERE, write_card
 from tiny import ROOT
 
 PROGRESS = re.compile(r"^(Loading weights|.*\d+%\|.*it/s\]|)$")

@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sparse_circuits.sparse_csp as sparse
-from sparse_circuits.sparse_csp import abs_topk, abs_topk_mask
-from tiny import ALL_SITES, tiny_ids, tiny_model
+from sparse_circuits.topk_csp import abs_topk, abs_topk_mask
+from tiny import ALL_SITES, tiny_ids, tiny_model, without_kernels
 
 INF, NAN = float("inf"), float("nan")
 VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, INF, -INF, NAN, 1e-45, -1e-45]) | st.floats(width=16)
@@ -46,7 +45,7 @@ def test_brute_force(numba, data):
     dtype = data.draw(st.sampled_from([torch.float32] if numba else [torch.float32, torch.bfloat16, torch.float16]))
     with pytest.MonkeyPatch.context() as patch:
         if not numba:
-            patch.setattr(sparse, "kernels", lambda: None)
+            without_kernels(patch)
         check(rows, data.draw(st.integers(0, width)), dtype)
 
 
@@ -60,7 +59,7 @@ def test_paths_agree_in_values_and_gradients(shape, share):
     for disabled in (False, True):
         with pytest.MonkeyPatch.context() as patch:
             if disabled:
-                patch.setattr(sparse, "kernels", lambda: None)
+                without_kernels(patch)
             leaf = x.clone().requires_grad_()
             out = abs_topk(leaf, k)
             out.backward(torch.arange(x.numel(), dtype=torch.float32).view(shape) + 1)
@@ -102,7 +101,7 @@ def test_a_model_is_the_same_on_both_paths():
     for disabled in (False, True):
         with pytest.MonkeyPatch.context() as patch:
             if disabled:
-                patch.setattr(sparse, "kernels", lambda: None)
+                without_kernels(patch)
             model = tiny_model(afrac=dict.fromkeys(ALL_SITES, 0.25), sink=True)
             loss = model(ids, labels=ids).loss
             loss.backward()
@@ -120,9 +119,10 @@ def test_half_precision_selects_as_pytorch_does():
 _WITHOUT = """
 import sys, torch
 {prepare}
-import sparse_circuits.sparse_csp as sparse
-assert sparse.abs_topk(torch.tensor([1.0, -3.0, 2.0]), 1).tolist() == [0.0, -3.0, 0.0]
-print(sparse.kernels() is None)
+from sparse_circuits.kernels.run import available
+from sparse_circuits.topk_csp import abs_topk, kernels
+assert abs_topk(torch.tensor([1.0, -3.0, 2.0]), 1).tolist() == [0.0, -3.0, 0.0]
+print(kernels() is None or not available())
 """
 
 

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments, default_data_collator, pipeline
 
-import sparse_circuits.fused_csp as fused
-import sparse_circuits.sparse_csp as sparse
+import sparse_circuits.kernels.fused as fused
+import sparse_circuits.kernels.run as running
 from sparse_circuits import CSPForCausalLM, SparsityConfig, WeightSparsityCallback
-from sparse_circuits.sparse_csp import SparseEmbedding, SparseLinear, SparseMatrix, Support, sparse_product
-from sparse_circuits.training.corpus import TokenBlocks
-from tiny import ALL_SITES, ROOT, tiny_ids, tiny_model
+from sparse_circuits.corpora.blocks import TokenBlocks
+from sparse_circuits.nonzeros_csp import SparseEmbedding, SparseLinear, SparseMatrix, Support, sparse_product
+from sparse_circuits.topk_csp import abs_topk
+from tiny import ALL_SITES, ROOT, tiny_ids, tiny_model, without_kernels
 
 
 def sparse_pair(share=0.3, seed=0, **features):
@@ -57,7 +58,7 @@ def test_products_and_their_gradients(kernels, data):
     upstream = torch.randn(tokens, rows, generator=generator)
     with pytest.MonkeyPatch.context() as patch:
         if not kernels:
-            patch.setattr(sparse, "kernels", lambda: None)
+            without_kernels(patch)
         out = sparse_product(x, matrix.values, matrix.support, bias)
         wanted = [x, matrix.values] + ([bias] if bias is not None else [])
         ours = [out, *torch.autograd.grad((out * upstream).sum(), wanted)]
@@ -292,7 +293,7 @@ def test_the_crossover_and_its_replacement(monkeypatch):
     form = copy.deepcopy(dense).to_sparse()
     assert [name for name, m in form.named_modules() if isinstance(m, SparseLinear)] == ["transformer.h.0.mlp.c_fc"]
     assert not copy.deepcopy(dense).to_sparse(max_density=0.0).is_sparse
-    monkeypatch.setattr(sparse, "kernels", lambda: None)
+    without_kernels(monkeypatch)
     assert not copy.deepcopy(dense).to_sparse().is_sparse  # too small for PyTorch alone
     with pytest.raises(ValueError, match=r"max_density is 2; it must be a density in \[0, 1\]"):
         dense.to_sparse(max_density=2)
@@ -524,9 +525,9 @@ def test_whoever_looks_at_a_module_sees_it_run():
 
 
 def test_a_kernel_without_memory_says_so(monkeypatch):
-    monkeypatch.setattr(sparse, "_entry", lambda name: (lambda job: None, 0))  # as one does that could not take its memory
+    monkeypatch.setattr(running, "_entry", lambda kernel: (lambda job: None, 0))  # as one does that could not take its memory
     with pytest.raises(MemoryError, match="scratch space of a kernel"):
-        sparse.abs_topk(torch.randn(3, 8), 2)
+        abs_topk(torch.randn(3, 8), 2)
 
 
 def test_dense_weights_are_freed():
@@ -562,7 +563,7 @@ def test_numba_that_cannot_be_imported_is_no_numba():
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'numba' and path is None and sys._getframe(1).f_code.co_name != 'find_spec':\n"
         "            raise ImportError('Numba needs NumPy 2.2 or less')\n"
-        "import sparse_circuits.sparse_csp as s\n"
+        "import sparse_circuits.topk_csp as s\n"
         "sys.modules['numba'] = None\n"
         "importlib.util.find_spec = lambda name, *a: object()\n"
         "with warnings.catch_warnings(record=True) as seen:\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from sparse_circuits import CSPConfig, CSPForCausalLM
-from sparse_circuits.configuration_csp import NODE_LOCATIONS as ALL_SITES
+from sparse_circuits.wiring_csp import NODE_LOCATIONS as ALL_SITES
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "tests" / "reference"
@@ -71,3 +71,23 @@ def recorded(model, ids):
     for handle in handles:
         handle.remove()
     return logits, seen
+
+
+def without_kernels(patch) -> None:
+    """Leaves PyTorch alone to serve, as where Numba is not installed; patch: pytest's monkeypatch."""
+    import sparse_circuits.kernels.run as run
+    import sparse_circuits.topk_csp as topk
+
+    patch.setattr(topk, "kernels_wanted", lambda: False)
+    patch.setattr(run, "available", lambda: False)
+
+
+def thinned(share=0.1, **features):
+    model = tiny_model(**features)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and "bigram" not in name and parameter.requires_grad:
+                parameter.mul_((torch.rand(parameter.shape, generator=generator) < share).float().add(0.0))
+                parameter[parameter == 0] = 0.0
+    return model

@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerState
 
-from ..archive import require_archive
+from ..checkpoints.archive import require_archive
+from ..checkpoints.fitting import headers
 from ..files import file_sha256, read_object, write_whole
-from ..fitting_csp import headers
 
 SUMS = "sha256.json"
 _STATE = "trainer_state.json"

@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments, default_data_collator, set_seed
 
-from ..configuration_csp import NODE_LOCATIONS, CSPConfig
+from ..configuration_csp import CSPConfig
+from ..corpora.blocks import TokenBlocks, read_sources, split_blocks
+from ..corpora.ngrams import bigram_log_probabilities, ngram_losses
 from ..files import fresh_folder
 from ..modeling_csp import CSPForCausalLM
 from ..tokenization_csp import CSPTokenizer
+from ..wiring_csp import NODE_LOCATIONS
 from .callback import WeightSparsityCallback, measured
-from .corpus import TokenBlocks, read_sources, split_blocks
-from .folder import write_card
-from .ngrams import bigram_log_probabilities, ngram_losses
+from .card import write_card
 from .projection import sparse_tensors
 from .schedules import GROUPS, SparsityConfig
 

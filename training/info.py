@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from ..sparse_csp import pays
-from ..sparse_form_csp import stored_tensors
-from ..storage_csp import Nonzeros, stored_bytes
+from ..checkpoints.writing import stored_bytes, stored_tensors
+from ..nonzeros_csp import pays
+from ..sparse_file_csp import Nonzeros
+from ..wiring_csp import LOCATIONS, MATRICES, reading, writing
 from .projection import csp_rule
 
 
@@ -100,37 +101,42 @@ def model_info(model: Any) -> ModelInfo:
     return ModelInfo(tensors, degrees, dead, neurons, sum(t.dense_bytes for t in tensors), memory_sparse, cache, groups)
 
 
+_UNITS = {"neurons": "neuron", "heads": "attention channel", "wide": "residual channel", "stream": "residual channel"}
+
+
 def _degrees(stored: dict[str, Any], config: Any) -> tuple[dict[str, Degrees], int, int]:
+    """Weights per unit of each kind, over all layers; dead neurons (nothing in, or nothing out); neurons."""
     counts: dict[str, list[torch.Tensor]] = {}
     dead = neurons = 0
-
-    def per_row_and_column(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        tensor = stored[name]
-        if isinstance(tensor, Nonzeros):
-            real = tensor.values != 0
-            rows = torch.arange(tensor.shape[0]).repeat_interleave(tensor.starts.diff().long())[real]
-            return torch.bincount(rows, minlength=tensor.shape[0]), torch.bincount(
-                tensor.columns[real].long(), minlength=tensor.shape[1]
-            )
-        return tensor.count_nonzero(dim=1), tensor.count_nonzero(dim=0)
-
     for i in range(config.n_layer):
-        prefix = next(p for p in ("transformer.", "") if f"{p}h.{i}.mlp.c_fc.weight" in stored) + f"h.{i}."
-        c_attn, c_proj, c_fc, mlp_proj = (
-            per_row_and_column(f"{prefix}{name}.weight") for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-        )
-        for kind, count in {
-            "neuron, incoming": c_fc[0],
-            "neuron, outgoing": mlp_proj[1],
-            "attention channel, incoming": c_attn[0],
-            "attention channel, outgoing": c_proj[1],
-            "residual channel, reads": c_attn[1][: config.d_model] + c_fc[1][: config.d_model],
-            "residual channel, writes": c_proj[0] + mlp_proj[0],
-        }.items():
+        prefix = next(p for p in ("transformer.", "") if f"{p}h.{i}.{MATRICES[0].path}.weight" in stored) + f"h.{i}."
+        by_path = {matrix.path: _per_row_and_column(stored[f"{prefix}{matrix.path}.weight"]) for matrix in MATRICES}
+        own: dict[str, torch.Tensor] = {}
+        for matrix in MATRICES:
+            rows, columns = by_path[matrix.path]
+            into, out_of = (_UNITS[LOCATIONS[location].width] for location in (matrix.writes[0], matrix.reads))
+            for kind, count in (
+                (f"{into}, writes" if LOCATIONS[matrix.writes[0]].writes else f"{into}, incoming", rows),
+                (f"{out_of}, reads" if LOCATIONS[matrix.reads].reads else f"{out_of}, outgoing", columns),
+            ):
+                count = count[: config.d_model] if kind.startswith("residual") else count
+                own[kind] = own[kind] + count if kind in own else count
+        for kind, count in own.items():
             counts.setdefault(kind, []).append(count)
-        dead += int(((c_fc[0] == 0) | (mlp_proj[1] == 0)).sum())
-        neurons += config.d_mlp
+        incoming, outgoing = by_path[writing("mlp_neuron").path][0], by_path[reading("mlp_neuron").path][1]
+        dead += int(((incoming == 0) | (outgoing == 0)).sum())
+        neurons += len(incoming)
     return {kind: Degrees.of(each) for kind, each in counts.items()}, dead, neurons
+
+
+def _per_row_and_column(tensor: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nonzeros in each row, and in each column."""
+    if not isinstance(tensor, Nonzeros):
+        return tensor.count_nonzero(dim=1), tensor.count_nonzero(dim=0)
+    real = tensor.values != 0
+    rows = torch.arange(tensor.shape[0]).repeat_interleave(tensor.starts.diff().long())[real]
+    columns = torch.bincount(tensor.columns[real].long(), minlength=tensor.shape[1])
+    return torch.bincount(rows, minlength=tensor.shape[0]), columns
 
 
 def info_text(info: ModelInfo) -> str:

@@ -9,29 +9,35 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from ..circuits.hooks import hooks
 from ..files import save_figure
-from ..hooks import hooks
+from ..wiring_csp import FINAL, MATRICES, Matrix, part, reading, writing
 from .projection import SparseTensor, local_part, sparse_tensors
-
-LAYER = ".h."
 
 
 def alive(tensors: list[SparseTensor]) -> dict[str, float]:
-    """`alive_neurons/<layer>`: MLP neurons with both an incoming and an outgoing weight; `dead_qk/<layer>`: channels of q and k, which
-    are the first two thirds of c_attn's rows, without any incoming weight."""
+    """`alive_neurons/<layer>`: MLP neurons with both an incoming and an outgoing weight; `dead_qk/<layer>`: channels of q and k without any
+    incoming weight."""
     found: dict[str, float] = {}
-    own = {tensor.name: tensor.parameter for tensor in tensors}
-    for name in own:
-        if not name.endswith(".mlp.c_fc.weight") or LAYER not in name:
-            continue
-        prefix = name.removesuffix("mlp.c_fc.weight")
-        layer = prefix.rstrip(".").rpartition(".")[2]
-        incoming = _nonzero_by(own[name], 1)
-        outgoing = _nonzero_by(own[f"{prefix}mlp.c_proj.weight"], 0)
-        attention = _nonzero_by(own[f"{prefix}attn.c_attn.weight"], 1)
-        found[f"alive_neurons/{layer}"] = int((incoming & outgoing).sum())
-        found[f"dead_qk/{layer}"] = int((~attention[: len(attention) * 2 // 3]).sum())
+    into, out_of, to_qk = writing("mlp_neuron"), reading("mlp_neuron"), writing("attn_q")
+    for prefix, own in _layers(tensors).items():
+        layer = prefix.rpartition(".")[2]
+        neurons = _nonzero_by(own[into.path], 1) & _nonzero_by(own[out_of.path], 0)
+        rows = _nonzero_by(own[to_qk.path], 1).chunk(len(to_qk.writes))
+        found[f"alive_neurons/{layer}"] = int(neurons.sum())
+        dead = [~part for part, location in zip(rows, to_qk.writes) if location in ("attn_q", "attn_k")]
+        found[f"dead_qk/{layer}"] = int(torch.cat(dead).sum())
     return found
+
+
+def _layers(tensors: list[SparseTensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Where a layer begins -> path in the block -> weight, for the layers of our own models."""
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for tensor in tensors:
+        kind, what = part(tensor.name)
+        if kind == "weight" and isinstance(what, Matrix):
+            found.setdefault(tensor.name.removesuffix(f".{what.path}.weight"), {})[what.path] = tensor.parameter
+    return {prefix: own for prefix, own in found.items() if len(own) == len(MATRICES)}
 
 
 def _nonzero_by(parameter: torch.Tensor, over: int) -> torch.Tensor:
@@ -54,7 +60,7 @@ def residual_kurtosis(model: Any, batch: dict[str, torch.Tensor]) -> float:
     rises with weight sparsity (paper, appendix)."""
     seen: list[torch.Tensor] = []
     with hooks() as handles:
-        site = model.node_sites()["final_resid"]
+        site = model.node_sites()[FINAL]
         handles.append(site.register_forward_hook(lambda module, args, out: seen.append(out.detach())))
         model(**{name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"})
     x = seen[0].double().flatten(0, -2)

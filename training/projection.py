@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from ..configuration_csp import CSPConfig
-from ..sparse_csp import magnitude_bits
+from ..topk_csp import magnitude_bits
+from ..wiring_csp import EMBEDDING, MATRICES, POSITIONS, UNEMBEDDING, Matrix, part
 from .schedules import SparsityConfig
 from .selection import Shards, select_in_place, top_mask
 
@@ -49,13 +50,12 @@ def csp_rule(config: CSPConfig) -> Rule:
     added = config.position_embedding_type == "added"
 
     def rule(name: str, parameter: nn.Parameter) -> tuple[str, int | None] | None:
-        owner, _, kind = name.rpartition(".")
-        layer = owner.rpartition(".")[2]
-        if layer in ("c_attn", "c_fc", "c_proj"):
-            return ("biases", None) if kind == "bias" else ("weights", 1 if layer == "c_proj" else 0)
-        if layer in ("wte", "lm_head"):
+        kind, what = part(name)
+        if isinstance(what, Matrix):
+            return ("biases", None) if kind == "bias" else ("weights", what.neuron_dim)
+        if what in (EMBEDDING, UNEMBEDDING):
             return "embeddings", None
-        return ("weights", None) if layer == "wpe" and added and parameter.requires_grad else None
+        return ("weights", None) if what == POSITIONS and added and parameter.requires_grad else None
 
     return rule
 
@@ -140,13 +140,14 @@ def sparse_tensors(model: nn.Module, rule: Rule | None = None) -> list[SparseTen
     return found
 
 
-_OURS = re.compile(r"(^|\.)(h\.\d+\.(attn\.(c_attn|c_proj)|mlp\.(c_fc|c_proj))|wte|lm_head)$")
+_PATHS = "|".join(re.escape(matrix.path) for matrix in MATRICES)
+_OURS = re.compile(rf"(^|\.)(h\.\d+\.({_PATHS})|{EMBEDDING}|{UNEMBEDDING})$")
 
 
 def _require_whole(model: nn.Module, found: set[str]) -> None:
     """Raises ValueError for a matrix of ours that goes by another name than its own: behind an adapter, a parametrization, a pruning mask."""
     config: Any = getattr(model, "config", None)
-    heads = [module for name, module in model.named_modules() if name.endswith("lm_head")]
+    heads = [module for name, module in model.named_modules() if name.endswith(UNEMBEDDING)]
     tied = heads if getattr(config, "tie_word_embeddings", False) else []  # whose weight is the embedding's
     for name, module in model.named_modules():
         if not _OURS.search(name) or f"{name}.weight" in found or any(module is other for other in tied):

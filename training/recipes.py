@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..configuration_csp import NODE_LOCATIONS
 from ..files import parse_yaml, read_text
+from ..wiring_csp import NODE_LOCATIONS
 from .checks import check_settings
 
 LARGEST_RECIPE = 1 << 20  # bytes

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ..sparse_csp import kernels_serve, largest_mask, magnitude_bits, run
+from ..kernels.run import run, serve
+from ..topk_csp import largest_mask, magnitude_bits
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class _Found:
 
 
 def _collect(weight: torch.Tensor, low: int, high: int, neuron_dim: int | None) -> _Found:
-    if not kernels_serve(weight):
+    if not serve(weight):
         return _collect_by_torch(weight, low, high, neuron_dim)
     if neuron_dim is None:
         rows, width = -(-weight.numel() // _ENTRIES_PER_CHUNK), _ENTRIES_PER_CHUNK  # the last row is short
@@ -192,10 +193,12 @@ def _collect(weight: torch.Tensor, low: int, high: int, neuron_dim: int | None) 
     by_row = torch.zeros(rows, dtype=torch.int32)
     by_column = torch.zeros((chunks, width) if neuron_dim == 1 else (0, 0), dtype=torch.int32)
     collected = torch.zeros(chunks, dtype=torch.int64)
-    run(
-        _kernel("collect"), chunks, weight.data_ptr(), weight.numel(), rows, width, per_chunk, low, high, room, by_row.data_ptr(),
+    kernels = _kernels()
+    job = kernels.CollectJob(
+        weight.data_ptr(), weight.numel(), rows, width, per_chunk, low, high, room, by_row.data_ptr(),
         by_column.data_ptr() if neuron_dim == 1 else 0, keys.data_ptr(), index.data_ptr(), collected.data_ptr(),
     )  # fmt: skip
+    run(kernels.collect_kernel, chunks, job)
     sizes = [min(size, room) for size in collected.tolist()]
     # Indices are counted from their chunk's first entry.
     flat = torch.cat([index[i, :size].long() + i * per_chunk * width for i, size in enumerate(sizes)])
@@ -218,10 +221,10 @@ def _neurons(flat: torch.Tensor, weight: torch.Tensor, neuron_dim: int | None) -
     return flat // weight.shape[1] if neuron_dim == 0 else flat % weight.shape[1]
 
 
-def _kernel(name: str) -> Any:
-    from .selection_kernels import SELECTION_KERNELS
+def _kernels() -> Any:
+    from ..kernels import selection  # which needs Numba
 
-    return SELECTION_KERNELS[name]
+    return selection
 
 
 def _apply(weight: torch.Tensor, k: int, minimum: int, neuron_dim: int | None, found: _Found) -> None:
@@ -242,9 +245,14 @@ def _apply(weight: torch.Tensor, k: int, minimum: int, neuron_dim: int | None, f
     kept = torch.cat([forced, tied.sort().values[:room]])
     flat = weight.view(-1)
     values = flat[kept]
-    if kernels_serve(weight):
+    if serve(weight):
         chunks = -(-weight.numel() // _ENTRIES_PER_CHUNK)
-        run(_kernel("zero_up_to"), chunks, weight.data_ptr(), weight.numel(), _ENTRIES_PER_CHUNK, threshold)
+        kernels = _kernels()
+        run(
+            kernels.zero_up_to_kernel,
+            chunks,
+            kernels.ZeroUpToJob(weight.data_ptr(), weight.numel(), _ENTRIES_PER_CHUNK, threshold),
+        )
     else:
         weight.masked_fill_(magnitude_bits(weight) <= threshold, 0)
     flat[kept] = values

@@ -17,20 +17,21 @@ import yaml
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, default_data_collator, set_seed
 
+from ..checkpoints.tensors import read_tensors, tensors_with_sha256
 from ..configuration_csp import CSPConfig
-from ..extras import missing
-from ..files import read_tensors, require_fresh, require_writable, tensors_with_sha256, write_whole
+from ..corpora.blocks import BLOCKS, TokenBlocks, require_blocks
+from ..corpora.mixture import check_source, mix
+from ..corpora.ngrams import bigram_log_probabilities, ngram_losses
+from ..files import require_fresh, require_writable, write_whole
+from ..hub import missing
 from ..modeling_csp import CSPForCausalLM
 from ..tokenization_csp import CSPTokenizer
 from .callback import WeightSparsityCallback, measured
+from .card import write_card
 from .checkpoints import SumCheckpoints, is_whole
 from .checks import check_run
-from .corpora import check_source, mix
-from .corpus import BLOCKS, TokenBlocks, require_blocks
 from .demo import start_from_bigrams_
-from .folder import write_card
 from .metrics import RunMetrics, write_curves
-from .ngrams import bigram_log_probabilities, ngram_losses
 from .projection import sparse_tensors
 from .recipes import Recipe, read_yaml
 from .schedules import SparsityConfig

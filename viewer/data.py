@@ -19,8 +19,9 @@ from ..circuits.masks import opened
 from ..circuits.reading import read_weights
 from ..circuits.report import Report
 from ..circuits.scoring import answer_logits, losses
-from ..circuits.sites import dense, evaluating, reads_residual
+from ..circuits.sites import dense, evaluating
 from ..circuits.tasks import Pairs, Task
+from ..wiring_csp import reads_residual
 from .contexts import Contexts, find_contexts
 from .contract import VERSION, check
 from .steering import node_steering

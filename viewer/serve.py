@@ -22,7 +22,7 @@ from ..circuits.circuit import Circuit, within
 from ..circuits.export import observed
 from ..circuits.reading import parse_node
 from ..circuits.sites import require_csp
-from ..extras import require
+from ..hub import require
 from .data import MAX_ANSWERS, Subject, page_data, shown_pairs
 from .labels import set_labels
 from .page import render

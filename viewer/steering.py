@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..bridges.steering import Steering
-from ..circuits.sites import reads_residual
+from ..wiring_csp import reads_residual
 
 STRENGTHS = (0.0, 0.5, 1.0, 2.0, 4.0)
 RANDOM = 10  # directions

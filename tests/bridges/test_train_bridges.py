@@ -9,8 +9,8 @@ from hub_server import Hub
 from typer.testing import CliRunner
 
 from sparse_circuits.bridges import BridgedPair
-from sparse_circuits.cli import app
-from sparse_circuits.cli_bridges import bridge_config
+from sparse_circuits.cli.app import app
+from sparse_circuits.cli.bridges import bridge_config
 from sparse_circuits.training.recipes import make_recipe, read_yaml
 
 SMALL = [

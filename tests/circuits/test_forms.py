@@ -23,7 +23,7 @@ from sparse_circuits.circuits import (
 )
 from sparse_circuits.circuits.python_tasks import FORMS, GENERATORS, PUBLISHED
 from sparse_circuits.circuits.search import search
-from sparse_circuits.cli import app
+from sparse_circuits.cli.app import app
 from sparse_circuits.convert import convert_openai_circuit
 from tiny import ROOT, tiny_model
 

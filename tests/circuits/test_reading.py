@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
 from sparse_circuits.circuits.reading import read_node
-from sparse_circuits.cli import app
-from sparse_circuits.cli_circuits import prune_config
+from sparse_circuits.cli.app import app
+from sparse_circuits.cli.circuits import prune_config
 from tiny import ROOT
 from toy import ToyTokenizer, toy_blocks, toy_model
 

@@ -23,7 +23,7 @@ from sparse_circuits.circuits.identity import weights_sha256
 from sparse_circuits.circuits.prune import _Search
 from sparse_circuits.circuits.search import search
 from sparse_circuits.circuits.verify import _Look
-from sparse_circuits.cli_circuits import prune_config
+from sparse_circuits.cli.circuits import prune_config
 from tiny import ROOT, tiny_ids, tiny_model
 from toy import NODES, ToyTokenizer, toy_blocks, toy_model, toy_task
 

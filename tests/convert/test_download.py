@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sparse_circuits.convert.download as downloads
-from sparse_circuits.archive import read_archive
+from sparse_circuits.checkpoints.archive import read_archive
 from sparse_circuits.convert import convert_openai_checkpoint
 from sparse_circuits.convert.download import download, file_url, folder_name, shown
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from sparse_circuits import Circuit, CSPForCausalLM
 from sparse_circuits.circuits import mean_activations
-from sparse_circuits.cli import app
+from sparse_circuits.cli.app import app
 from sparse_circuits.convert import convert_openai_circuit
 from tiny import ROOT, tiny_ids, tiny_model
 

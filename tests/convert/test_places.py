@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from sparse_circuits import CSPTokenizer
 from sparse_circuits.convert import publish
-from sparse_circuits.convert.places import scratch_folder, sweep
-from sparse_circuits.convert.publish import CIRCUIT_FILES, _blocks, _stage, _stage_pair
+from sparse_circuits.publishing.places import scratch_folder, sweep
+from sparse_circuits.publishing.publish import CIRCUIT_FILES, _blocks, _stage, _stage_pair
 from tiny import ROOT
 
 TASK = "single_double_quote"
@@ -285,7 +285,7 @@ def aged(path, days):
 
 
 def test_scratch_folders_of_killed_runs_are_swept(scratch, tmp_path, monkeypatch):
-    code = "import os, tempfile\nfrom sparse_circuits.convert.places import scratch_folder\nwith scratch_folder() as place:\n    print(place, flush=True)\n    os.kill(os.getpid(), 9)"
+    code = "import os, tempfile\nfrom sparse_circuits.publishing.places import scratch_folder\nwith scratch_folder() as place:\n    print(place, flush=True)\n    os.kill(os.getpid(), 9)"
     killed = Path(
         subprocess.run(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(scratch)}
@@ -340,8 +340,8 @@ def test_the_message_of_the_commit_is_searched(folder):
 def test_a_missing_scanner_is_said_before_any_work(folder, monkeypatch, tmp_path):
     from typer.testing import CliRunner
 
-    from sparse_circuits.cli import app
-    from sparse_circuits.extras import MissingExtra
+    from sparse_circuits.cli.app import app
+    from sparse_circuits.hub import MissingExtra
 
     monkeypatch.setitem(sys.modules, "detect_secrets", None)
     with pytest.raises(MissingExtra, match=r'pip install "sparse-circuits\[publish\]"'):

@@ -19,8 +19,8 @@ from sparse_circuits.bridges.evaluate import constant_bridges
 from sparse_circuits.circuits import load_task, mean_activations, prune, verify
 from sparse_circuits.circuits.masks import PruneConfig
 from sparse_circuits.convert import publish
-from sparse_circuits.convert.card import model_card
-from sparse_circuits.training.folder import write_card
+from sparse_circuits.publishing.card import model_card
+from sparse_circuits.training.card import write_card
 from tiny import ROOT
 
 TASK = "single_double_quote"
@@ -65,7 +65,7 @@ def client(hub, cache, *words, code=None, token=True):
         "OMP_NUM_THREADS": "1",
     }
     environment |= {"HF_TOKEN": hub.token} if token else {}
-    command = ["-c", code] if code else ["-m", "sparse_circuits.cli", *map(str, words)]
+    command = ["-c", code] if code else ["-m", "sparse_circuits.cli.app", *map(str, words)]
     return subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, timeout=600, env=environment, cwd=cache.parent
     )
@@ -169,7 +169,7 @@ def test_killed_in_the_middle_and_run_again(hub, cache, folder):
     }
     environment.pop("HF_HUB_OFFLINE", None)
     process = subprocess.Popen(
-        [sys.executable, "-m", "sparse_circuits.cli", "publish", str(folder), "--repo-id", "user/model"],
+        [sys.executable, "-m", "sparse_circuits.cli.app", "publish", str(folder), "--repo-id", "user/model"],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     running["process"] = process
@@ -341,7 +341,7 @@ def test_text_with_secrets_does_not_get_onto_pages(folder, tmp_path, hub, monkey
     blocks = torch.randint(0, len(tokenizer), (4, 64), generator=torch.Generator().manual_seed(1)).int()
     blocks[2, : len(secret)] = torch.tensor(secret)
     copy, said, seen = damaged(folder, tmp_path, lambda c: save_file({"train": blocks}, c / "blocks.safetensors")), [], []
-    module = importlib.import_module("sparse_circuits.convert.publish")
+    module = importlib.import_module("sparse_circuits.publishing.publish")
     original = module.write_page
     monkeypatch.setattr(
         module, "write_page", lambda subjects, out: (seen.append(subjects[0].blocks), original(subjects, out))[1]
@@ -371,7 +371,7 @@ def test_a_report_on_another_circuit_is_not_believed(folder, tmp_path, monkeypat
         circuit.save_pretrained(copy / "circuits" / TASK)
 
     seen = []
-    module = importlib.import_module("sparse_circuits.convert.publish")
+    module = importlib.import_module("sparse_circuits.publishing.publish")
     monkeypatch.setattr(module, "model_card", lambda *args: (seen.append(args[3]), model_card(*args))[1])
     publish(damaged(folder, tmp_path, swap), "user/model", dry_run=True)
     assert seen == [[(TASK, "0", seen[0][0][2], "not verified")]]

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 
 from sparse_circuits.convert import secrets
-from sparse_circuits.convert.local_paths import find_path, is_path
-from sparse_circuits.convert.publish import _refuse_private
+from sparse_circuits.publishing.local_paths import find_path, is_path
+from sparse_circuits.publishing.publish import _refuse_private
 from tiny import ROOT
 
 MARKS = random.Random(7)

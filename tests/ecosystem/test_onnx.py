@@ -4,7 +4,7 @@ import onnxruntime
 import pytest
 import torch
 
-from sparse_circuits.sparse_csp import abs_topk
+from sparse_circuits.topk_csp import abs_topk
 from tiny import tiny_ids, tiny_model
 
 

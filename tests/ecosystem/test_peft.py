@@ -6,8 +6,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer, default_data_collator
 
 from sparse_circuits import SparsityConfig, WeightSparsityCallback
+from sparse_circuits.corpora.blocks import TokenBlocks
 from sparse_circuits.training import measured, merge_and_project, project_, sparse_tensors
-from sparse_circuits.training.corpus import TokenBlocks
 from tiny import tiny_ids, tiny_model
 
 MODULES = ["c_attn", "c_fc", "c_proj"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparse_circuits.cli import app
+from sparse_circuits.cli.app import app
 
 pytest.importorskip("wandb", reason="the extra `ecosystem` is part of make test")
 

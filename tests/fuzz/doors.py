@@ -56,7 +56,7 @@ def csp(*words: Any) -> str:
     """What the command prints; ValueError for a clean refusal."""
     from typer.testing import CliRunner
 
-    from sparse_circuits.cli import app
+    from sparse_circuits.cli.app import app
 
     done = CliRunner().invoke(app, [str(word) for word in words])
     if done.exit_code == 0:
@@ -145,7 +145,7 @@ def what_a_tokenizer_is(found: Any) -> str:
 
 
 def open_tokenizer(folder: Path) -> str:
-    from sparse_circuits.loading import load_tokenizer
+    from sparse_circuits.checkpoints.models import load_tokenizer
 
     return what_a_tokenizer_is(load_tokenizer(folder))
 
@@ -335,14 +335,14 @@ def open_settings(folder: Path) -> str:
 
 
 def make_blocks(folder: Path) -> None:
-    from sparse_circuits.files import tensors_with_sha256
+    from sparse_circuits.checkpoints.tensors import tensors_with_sha256
 
     blocks = {"train": tiny_ids(6, 16).int(), "held_out": tiny_ids(2, 16).int()}
     (folder / "blocks.safetensors").write_bytes(tensors_with_sha256(blocks))
 
 
 def open_blocks(folder: Path) -> str:
-    from sparse_circuits.training.corpus import saved_blocks
+    from sparse_circuits.corpora.blocks import saved_blocks
 
     found = saved_blocks(folder)
     return "none" if found is None else digest(found)

@@ -365,7 +365,7 @@ def tensors_edit(r: Random, data: bytes, other: bytes) -> Damaged:
     """A well-formed file with other tensors; where it knows a sha256, with the old one, or with that of the new content."""
     from safetensors.torch import load, save
 
-    from sparse_circuits.storage_csp import _digest
+    from sparse_circuits.sparse_file_csp import digest as _digest
 
     tensors = dict(load(data))
     metadata = dict(parsed(data)[0].get("__metadata__") or {})
@@ -401,7 +401,7 @@ def table_edit(r: Random, data: bytes, other: bytes) -> Damaged:
     """The table of a sparse checkpoint, with a sha256 that fits it."""
     from safetensors.torch import load, save
 
-    from sparse_circuits.storage_csp import _digest
+    from sparse_circuits.sparse_file_csp import digest as _digest
 
     metadata = dict(parsed(data)[0].get("__metadata__") or {})
     if "tensors" not in metadata:

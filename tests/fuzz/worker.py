@@ -173,7 +173,7 @@ def donors() -> list[bytes]:
         import torch
         from safetensors.torch import save
 
-        from sparse_circuits.files import tensors_with_sha256
+        from sparse_circuits.checkpoints.tensors import tensors_with_sha256
 
         out, archive = io.BytesIO(), io.BytesIO()
         torch.save({"a": torch.ones(3)}, out)

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from transformers import Trainer, TrainingArguments, default_data_collator
 
 from sparse_circuits import CSPForCausalLM, SparsityConfig, WeightSparsityCallback
-from sparse_circuits.training.corpus import TokenBlocks
+from sparse_circuits.corpora.blocks import TokenBlocks
 from sparse_circuits.training.train import gathered
 
 mode, source, out, dtype = sys.argv[1:5]

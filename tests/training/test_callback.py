@@ -9,6 +9,7 @@ from transformers import Trainer, TrainerState, TrainingArguments, default_data_
 from transformers.trainer_utils import get_last_checkpoint
 
 from sparse_circuits import SparsityConfig, WeightSparsityCallback
+from sparse_circuits.corpora.blocks import TokenBlocks
 from sparse_circuits.training import (
     adamw_groups,
     normalize_gradients_,
@@ -16,7 +17,6 @@ from sparse_circuits.training import (
     sharkfin_lr,
     sparse_tensors,
 )
-from sparse_circuits.training.corpus import TokenBlocks
 from tiny import ALL_SITES, tiny_model
 
 STEPS, BATCH = 20, 4

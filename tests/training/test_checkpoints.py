@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from sparse_circuits import CSPForCausalLM
-from sparse_circuits.cli import app
+from sparse_circuits.cli.app import app
 from sparse_circuits.training.checkpoints import SUMS, is_whole
 from sparse_circuits.training.recipes import make_recipe
 from sparse_circuits.training.train import last_complete, train

@@ -8,8 +8,8 @@ import re
 import pytest
 
 from sparse_circuits import CSPTokenizer
-from sparse_circuits.training.corpora import load_corpus, mix
-from sparse_circuits.training.idioms import IDIOMS, program, programs
+from sparse_circuits.corpora.idioms import IDIOMS, program, programs
+from sparse_circuits.corpora.mixture import load_corpus, mix
 from tiny import ROOT
 
 TOKENIZER = CSPTokenizer.from_pretrained(ROOT)

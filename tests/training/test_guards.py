@@ -10,8 +10,8 @@ from transformers import EarlyStoppingCallback, GPT2Config, GPT2LMHeadModel, Tra
 from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
 
 from sparse_circuits import CSPForCausalLM, SparsityConfig, WeightSparsityCallback
+from sparse_circuits.corpora.blocks import TokenBlocks
 from sparse_circuits.training import measured, module_rule, project_, sparse_tensors
-from sparse_circuits.training.corpus import TokenBlocks
 from tiny import tiny_model
 
 HELD = SparsityConfig(density=0.25, min_alive=2, anneal_start=0.0, anneal_stop=0.0)

@@ -13,8 +13,8 @@ from transformers import (
 )
 
 from sparse_circuits import SparsityConfig, WeightSparsityCallback, project_
+from sparse_circuits.corpora.blocks import TokenBlocks
 from sparse_circuits.training import module_rule, sparse_tensors
-from sparse_circuits.training.corpus import TokenBlocks
 from tiny import tiny_ids
 
 GPT2_NEURONS = {"mlp.c_fc": "outputs", "attn.c_attn": "outputs", "c_proj": "inputs"}

@@ -13,10 +13,10 @@ from test_projection import brute_force
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-import sparse_circuits.sparse_csp as sparse
 import sparse_circuits.training.projection as projection
 import sparse_circuits.training.selection as selection
-from sparse_circuits.sparse_csp import largest_mask, magnitude_bits
+from sparse_circuits.kernels.run import available
+from sparse_circuits.topk_csp import largest_mask, magnitude_bits
 from sparse_circuits.training import normalize_gradients_, project_tensor_, project_tensors_, sparse_tensors
 from sparse_circuits.training.metrics import alive
 from sparse_circuits.training.projection import nonzero_count
@@ -48,13 +48,13 @@ def test_every_path_selects_the_same(path, kind, monkeypatch):
     monkeypatch.setattr(selection, "SAMPLE", 1 << 10)
     taken = []
     if path == "torch":
-        monkeypatch.setattr(selection, "kernels_serve", lambda *a: False)
+        monkeypatch.setattr(selection, "serve", lambda *a: False)
     if path == "counting":
         monkeypatch.setattr(projection, "select_in_place", lambda *a: False)
     else:
         original = projection.select_in_place
         monkeypatch.setattr(projection, "select_in_place", lambda *a: taken.append(original(*a)) or taken[-1])
-        assert sparse.kernels() is not None
+        assert available()
     for shape in ((300, 200), (64, 1000), (2000, 30), (2, 9000)):
         weight = KINDS[kind](torch.randn(shape, generator=torch.Generator().manual_seed(0)))
         for density, neuron_dim, minimum in itertools.product((0.9, 0.5, 0.1, 0.02), (None, 0, 1), (0, 4)):

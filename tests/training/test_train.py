@@ -13,7 +13,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from sparse_circuits.cli import app
+from sparse_circuits.cli.app import app
 from sparse_circuits.training.recipes import PRESETS, make_recipe
 from sparse_circuits.training.train import last_complete, model_config, train, training_arguments
 from tiny import ROOT
@@ -154,7 +154,7 @@ def test_two_processes_train_as_one(whole, tmp_path):
         "--nproc_per_node",
         "2",
         "-m",
-        "sparse_circuits.cli",
+        "sparse_circuits.cli.app",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launcher, *words], capture_output=True, text=True, timeout=300, env=environment)

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sparse_circuits import Circuit
-from sparse_circuits.cli import app
+from sparse_circuits.cli.app import app
 from sparse_circuits.viewer import Subject, circuit_data, render, write_page
 from sparse_circuits.viewer.contract import check, records
 from toy import EDGES, NODES, TOKENS, ToyTokenizer, toy_circuit, toy_task

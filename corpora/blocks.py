@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ..files import read_tensors
+from ..checkpoints.tensors import read_tensors
 
 LARGEST_FILE = 1_000_000  # bytes; larger source files are data tables, or generated
 BLOCKS = "blocks.safetensors"  # of csp train: the run's own copy of its text

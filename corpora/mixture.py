@@ -17,8 +17,8 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ..extras import require
-from .corpus import LARGEST_FILE, SourceFiles, add_text, read_one, read_sources, split_blocks
+from ..hub import require
+from .blocks import LARGEST_FILE, SourceFiles, add_text, read_one, read_sources, split_blocks
 from .idioms import programs
 
 IDIOMS = 20_000

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from ..storage_csp import lives
+from ..files import lives
 
 SCRATCH = "csp-publish-"
 LEFT_OVER = 24 * 3600  # seconds after which the scratch folder of a killed run is taken away

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_given import (
+from ..hub import require
+from .given import (
     Corpus,
     Form,
     Model,
@@ -22,7 +23,6 @@ from .cli_given import (
     require_corpus,
     require_model,
 )
-from .extras import require
 
 
 def show_tasks(
@@ -36,9 +36,9 @@ def show_tasks(
 
     Example: csp tasks runs/tiny
     """
-    from .circuits import load_task, tasks
-    from .circuits.python_tasks import LINE_END
-    from .circuits.scoring import CHANCE, gates
+    from ..circuits import load_task, tasks
+    from ..circuits.python_tasks import LINE_END
+    from ..circuits.scoring import CHANCE, gates
 
     tokenizer = load_tokenizer(model)
     for name in task or ():
@@ -80,9 +80,9 @@ def prune_task(
 
     Example: csp prune runs/tiny single_double_quote --out runs/quotes
     """
-    from .circuits import load_task, mean_activations, prune, task_for
-    from .circuits.prune import METHODS
-    from .circuits.search import search
+    from ..circuits import load_task, mean_activations, prune, task_for
+    from ..circuits.prune import METHODS
+    from ..circuits.search import search
 
     config = prune_config(target, setting or [])
     if method not in METHODS:
@@ -115,9 +115,9 @@ def prune_task(
 
 def _require_circuit_place(out: Path) -> None:
     """A new folder, or that of a circuit to replace; what a killed save left there does not count."""
-    from .circuits.search import STUDY
-    from .circuits.storage import JSON, PREVIOUS, TENSORS
-    from .files import is_empty, require_writable
+    from ..circuits.search import STUDY
+    from ..circuits.storage import JSON, PREVIOUS, TENSORS
+    from ..files import is_empty, require_writable
 
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file; give a folder.")
@@ -129,8 +129,8 @@ def _require_circuit_place(out: Path) -> None:
 
 def page_of(folder: Path, model: Any, tokenizer: Any, task: Any, blocks: Any) -> Path:
     """Writes page.html into a circuit's folder, with the report that is there."""
-    from .circuits import Circuit, Report
-    from .viewer import Subject, write_page
+    from ..circuits import Circuit, Report
+    from ..viewer import Subject, write_page
 
     circuit = Circuit.from_pretrained(folder)
     return write_page([Subject(circuit, model, tokenizer, task, blocks, Report.of(folder, circuit))], folder / "page.html")
@@ -138,7 +138,7 @@ def page_of(folder: Path, model: Any, tokenizer: Any, task: Any, blocks: Any) ->
 
 def prune_config(target: float, settings: list[str]) -> Any:
     """A PruneConfig from name=value settings."""
-    from .circuits import PruneConfig
+    from ..circuits import PruneConfig
 
     return PruneConfig(**{"target_loss": target, **read_settings(PruneConfig, settings, "pruning")})
 
@@ -160,9 +160,9 @@ def verify_circuit(
 
     Example: csp verify runs/tiny runs/quotes
     """
-    from .circuits import Circuit, verify
-    from .circuits.report import REPORT
-    from .files import require_writable
+    from ..circuits import Circuit, verify
+    from ..circuits.report import REPORT
+    from ..files import require_writable
 
     require_model(model)
     require_corpus(corpus)
@@ -192,7 +192,7 @@ def show_node(
 
     Example: csp node runs/tiny 0.mlp.post_act:17
     """
-    from .circuits.reading import describe, parse_node, read_node
+    from ..circuits.reading import describe, parse_node, read_node
 
     require_corpus(corpus)
     loaded, tokenizer = load(model)
@@ -215,9 +215,9 @@ def export_circuit(
 
     Example: csp export runs/quotes --out quotes.graphml
     """
-    from .circuits import Circuit
-    from .circuits.export import save_graphml, save_json, to_attribution_graph, to_mib
-    from .files import require_writable
+    from ..circuits import Circuit
+    from ..circuits.export import save_graphml, save_json, to_attribution_graph, to_mib
+    from ..files import require_writable
 
     if to not in ("graphml", "mib", "neuronpedia"):
         raise ValueError(f"{to!r} is no format; choose graphml, mib or neuronpedia.")
@@ -246,9 +246,9 @@ def import_circuit(
     source: str, dest: Path, model: str, task: str, corpus: str | None, tokens: int, form: str = "published"
 ) -> Path:
     """A circuit of OpenAI's release, with means over a corpus, as a folder of ours."""
-    from .circuits import mean_activations
-    from .convert import convert_openai_circuit
-    from .files import fresh_folder, require_fresh
+    from ..circuits import mean_activations
+    from ..convert import convert_openai_circuit
+    from ..files import fresh_folder, require_fresh
 
     require_fresh(dest)
     require_corpus(corpus)

@@ -1,15 +1,19 @@
-"""Numba kernels of `selection.py`: one pass that counts and collects, one that writes. See `kernels_csp.py` for what a kernel is."""
+"""The selection of a projection (`training/selection.py`) on CPU: one pass that counts and collects, one that writes."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
+from numba import types
 from numba.extending import intrinsic
 
-from ..kernels_csp import LANES, bits_of, compiled, draw, floats, ints, longs
+from .jit import bits_of, compiled, draw, floats, ints, longs, words
+from .jobs import CHUNKS, positions
+from .run import LANES
+from .topk import MAX_BITS
 
-_MAX_BITS = 0x7FFFFFFF
 WIDE = 64  # entries that are compared together, to the bits of one word
 
 
@@ -26,7 +30,7 @@ def _reaching(typing, address, bound):
             one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(word, 0))
             return builder.shuffle_vector(one, one, every)
 
-        bounds, magnitude, mask = spread(bound), ir.Constant(vector, [_MAX_BITS] * LANES), context.get_constant(types.int64, 0)
+        bounds, magnitude, mask = spread(bound), ir.Constant(vector, [MAX_BITS] * LANES), context.get_constant(types.int64, 0)
         for part in range(WIDE // LANES):
             place = builder.add(address, context.get_constant(types.int64, 4 * LANES * part))
             bits = builder.load(builder.inttoptr(place, vector.as_pointer()), align=4, typ=vector)
@@ -59,7 +63,7 @@ def _lowest(typing, bits):
 @compiled
 def _take(weights, i, first, room, keys, index, count):
     if count < room:
-        keys[count] = bits_of(weights[i]) & np.int32(_MAX_BITS)
+        keys[count] = bits_of(weights[i]) & np.int32(MAX_BITS)
         index[count] = np.int32(first + i)
     return count + 1
 
@@ -76,29 +80,52 @@ def _collect_row(address, width, low, high, first, room, keys, index, count, col
             count = _take(weights, start + _lowest(inside), first, room, keys, index, count)
             inside &= inside - 1
     for i in range(whole, width):
-        key = bits_of(weights[i]) & np.int32(_MAX_BITS)
+        key = bits_of(weights[i]) & np.int32(MAX_BITS)
         above += np.int64(key >= high)
         if key >= low and key < high:
             count = _take(weights, i, first, room, keys, index, count)
     if by_column and above > 0:
         for i in range(width):
-            columns[i] = np.int32(columns[i] + np.int32((bits_of(weights[i]) & np.int32(_MAX_BITS)) >= high))
+            columns[i] = np.int32(columns[i] + np.int32((bits_of(weights[i]) & np.int32(MAX_BITS)) >= high))
     return above, count
 
 
+class CollectJob(NamedTuple):
+    """One pass over the weights, by rows: counts what is at or above `high`, and collects what is from `low` on and below it.
+
+    by_row: counts [rows]; by_column: counts [chunks, width], or 0 where they are not wanted; keys, index [chunks, room]; collected
+    [chunks] (more than room: some are missing).
+    """
+
+    weights: int
+    entries: int
+    rows: int
+    width: int
+    rows_per_chunk: int
+    low: int
+    high: int
+    room: int
+    by_row: int
+    by_column: int
+    keys: int
+    index: int
+    collected: int
+
+
+COLLECT = positions(CollectJob)
+
+
 def collect_kernel(job):
-    """weights, entries, rows, width, rows per chunk, low, high, room per chunk, counts by row, counts by chunk and column (0: not wanted),
-    keys and index [chunks, room], collected [chunks] (more than room: some are missing)."""
-    a = carray(job, (15,))
-    weights, entries, rows, width, per_chunk = a[2], a[3], a[4], a[5], a[6]
-    high = np.int32(a[8])
-    low, room, by_row, by_column = np.int32(a[7]), a[9], ints(a[10]), a[11] != 0
+    a = words(job)
+    weights, entries, rows, width = a[COLLECT.weights], a[COLLECT.entries], a[COLLECT.rows], a[COLLECT.width]
+    low, high, room, per_chunk = np.int32(a[COLLECT.low]), np.int32(a[COLLECT.high]), a[COLLECT.room], a[COLLECT.rows_per_chunk]
+    by_row, by_column = ints(a[COLLECT.by_row]), a[COLLECT.by_column] != 0
     while True:
         chunk = draw(job)
-        if chunk >= a[1]:
+        if chunk >= a[CHUNKS]:
             return
-        keys, index = ints(a[12] + 4 * chunk * room), ints(a[13] + 4 * chunk * room)
-        columns = ints(a[11] + 4 * chunk * width)
+        keys, index = ints(a[COLLECT.keys] + 4 * chunk * room), ints(a[COLLECT.index] + 4 * chunk * room)
+        columns = ints(a[COLLECT.by_column] + 4 * chunk * width)
         count = np.int64(0)
         for r in range(chunk * per_chunk, min(rows, (chunk + 1) * per_chunk)):
             size = min(width, entries - r * width)
@@ -107,19 +134,27 @@ def collect_kernel(job):
                 weights + 4 * r * width, size, low, high, first, room, keys, index, count, columns, by_column
             )
             by_row[r] = np.int32(above)
-        longs(a[14])[chunk] = count
+        longs(a[COLLECT.collected])[chunk] = count
+
+
+class ZeroUpToJob(NamedTuple):
+    """Zeroes every entry whose magnitude, as bits, is at most the threshold."""
+
+    weights: int
+    entries: int
+    per_chunk: int
+    threshold: int
+
+
+ZERO_UP_TO = positions(ZeroUpToJob)
 
 
 def zero_up_to_kernel(job):
-    """weights, entries, entries per chunk, threshold: zeroes every entry whose magnitude, as bits, is at most the threshold."""
-    a = carray(job, (6,))
-    weights, threshold = floats(a[2]), np.int32(a[5])
+    a = words(job)
+    weights, threshold, per_chunk = floats(a[ZERO_UP_TO.weights]), np.int32(a[ZERO_UP_TO.threshold]), a[ZERO_UP_TO.per_chunk]
     while True:
         chunk = draw(job)
-        if chunk >= a[1]:
+        if chunk >= a[CHUNKS]:
             return
-        for i in range(chunk * a[4], min(a[3], (chunk + 1) * a[4])):
-            weights[i] = weights[i] if (bits_of(weights[i]) & np.int32(_MAX_BITS)) > threshold else np.float32(0)
-
-
-SELECTION_KERNELS = {"collect": collect_kernel, "zero_up_to": zero_up_to_kernel}
+        for i in range(chunk * per_chunk, min(a[ZERO_UP_TO.entries], (chunk + 1) * per_chunk)):
+            weights[i] = weights[i] if (bits_of(weights[i]) & np.int32(MAX_BITS)) > threshold else np.float32(0)

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_given import Corpus, Tokens, circuit_folder, corpus_blocks, load, require_corpus, require_model
-from .extras import require
+from ..hub import require
+from .given import Corpus, Tokens, circuit_folder, corpus_blocks, load, require_corpus, require_model
 
 Circuits = Annotated[list[str], typer.Argument(help="Folders of circuits of the model, or names under its circuits/ folder.")]
 
@@ -36,7 +36,7 @@ def view_circuits(
 
     Example: csp view runs/tiny runs/quotes --out quotes.html
     """
-    from .viewer import write_page
+    from ..viewer import write_page
 
     pairs = [(model, name) for name in circuits] + ([beside] if beside is not None else [])
     for name in dict(pairs):
@@ -51,7 +51,7 @@ def view_circuits(
     }
     subjects = [subject_of(folder, *loaded[name], texts[name], contexts, task) for (name, _), folder in zip(pairs, folders)]
     if serve:
-        from .viewer.serve import serve as run_server
+        from ..viewer.serve import serve as run_server
 
         run_server(subjects, folders, port=port, say=typer.echo)
         return
@@ -69,7 +69,7 @@ def _page_file(model: str, folders: list[Path], out: Path | None, serve: bool) -
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder; name a file.")
     if not serve:
-        from .files import require_writable
+        from ..files import require_writable
 
         require_writable(target.parent)
     return target
@@ -77,7 +77,7 @@ def _page_file(model: str, folders: list[Path], out: Path | None, serve: bool) -
 
 def load_shown(model: str) -> tuple[Any, Any, Any]:
     """A model and its tokenizer; of a bridged pair its sparse model and the tokenizer, with the pair."""
-    from .bridges.pair import BridgedPair, is_pair
+    from ..bridges.pair import BridgedPair, is_pair
 
     if not is_pair(model):
         return (*load(model), None)
@@ -89,8 +89,8 @@ def subject_of(
     folder: Path, model: Any, tokenizer: Any, pair: Any, blocks: Any, contexts: int = 5, task: str | None = None
 ) -> Any:
     """What the page shows of the circuit in a folder: with its task, if it is built in or its file is given, and its report, if it has been verified."""
-    from .circuits import Circuit, Report
-    from .viewer import Subject
+    from ..circuits import Circuit, Report
+    from ..viewer import Subject
 
     circuit = Circuit.from_pretrained(folder)
     found = circuit.find_task(tokenizer, task)
@@ -110,8 +110,8 @@ def label_nodes(
 
     Example: csp label runs/quotes quotes.labels.json
     """
-    from .circuits import Circuit
-    from .viewer.labels import read_labels, set_labels
+    from ..circuits import Circuit
+    from ..viewer.labels import read_labels, set_labels
 
     found = Circuit.from_pretrained(circuit)
     given = read_labels(labels, found)
@@ -132,7 +132,7 @@ def publish_folder(
 
     Example: csp publish runs/tiny --repo-id me/tiny --dry-run
     """
-    from .convert import publish
+    from ..convert import publish
 
     plan = publish(folder, repo_id, private=private or None, revision=revision, space=space, dry_run=dry_run, say=typer.echo)
     typer.echo(str(plan))

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .reading_csp import read_object
-from .tokenization_csp import one_sentence, require_tokenizer_json
+from ..files import read_object
+from .tokenizers import one_sentence, require_tokenizer_json
 
 _TOKENIZER_DOCUMENTS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
@@ -78,7 +78,7 @@ def model_type(source: str | Path, **options: Any) -> str:
     """The type of the model in a folder or Hub id, whose config can be read."""
     from transformers import AutoConfig
 
-    from .fitting_csp import require_settings
+    from .checkpoints import require_settings
 
     if Path(source).is_dir():
         require_settings(Path(source))
@@ -95,8 +95,8 @@ def _require_possible(folder: Path) -> None:
         return
     from transformers import AutoConfig
 
-    from .configuration_csp import LARGEST, CSPConfig
-    from .fitting_csp import explained, headers, require_generation, require_layers, weight_files
+    from ..configuration_csp import LARGEST, CSPConfig
+    from .checkpoints import explained, headers, require_generation, require_layers, weight_files
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if config.model_type == "csp":  # which looks for itself
@@ -120,7 +120,7 @@ def load_model(source: str | Path, **options: Any) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    from .fitting_csp import explained
+    from .checkpoints import explained
 
     model_type(source, **{name: options[name] for name in ("trust_remote_code", "local_files_only") if name in options})
     _require_possible(Path(source))

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..bridges.pair import PARTS, BridgedPair
 from ..circuits.identity import versions
-from ..training.folder import CITATION, HERE, front_matter, write_card
+from ..training.card import CITATION, HERE, front_matter, write_card
 
 BEGIN, END = "<!-- circuits -->", "<!-- /circuits -->"
 

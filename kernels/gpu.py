@@ -13,12 +13,8 @@ import warnings
 from typing import Any
 
 import torch
-
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # transformers refuses remote code whose imports may fail, unless they stand in a try block
-    raise
+import triton
+import triton.language as tl
 
 MAX_WIDTH = 1 << 15  # a row of AbsTopK is held in registers
 TOKENS = 64  # tokens that a product handles side by side
@@ -75,7 +71,24 @@ def _on(device: torch.device) -> Any:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def abs_topk(x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
+    """AbsTopK over the last dimension, differentiable; as `selected` takes it."""
+    return _AbsTopK.apply(x, k) if x.requires_grad and torch.is_grad_enabled() else selected(x, k)[0]
+
+
+class _AbsTopK(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, k: int) -> torch.Tensor:
+        out, kept = selected(x, k)
+        ctx.save_for_backward(kept)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return torch.where(ctx.saved_tensors[0], gradients[0], 0), None
+
+
+def selected(x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(AbsTopK over the last dimension, bool mask of what it keeps); float32, float16 or bfloat16, 0 < k < width <= MAX_WIDTH."""
     x, width = x.contiguous(), x.shape[-1]
     out, kept = torch.empty_like(x), torch.empty(x.shape, dtype=torch.bool, device=x.device)
@@ -118,7 +131,7 @@ def _fault(device: torch.device) -> str:
         magnitude = x.abs()
         order = magnitude.argsort(dim=-1, descending=True, stable=True)[:, :50]
         expected = torch.zeros_like(x, dtype=torch.bool).scatter_(-1, order, True)
-        out, kept = abs_topk(x, 50)
+        out, kept = selected(x, 50)
         if not torch.equal(kept, expected) or not torch.equal(out, torch.where(expected, x, 0)):
             return "AbsTopK differs"
         dense = torch.where(magnitude > 1.5, x, 0)

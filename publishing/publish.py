@@ -18,16 +18,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..bridges.pair import PARTS, BridgedPair, is_pair
+from ..checkpoints.models import load_tokenizer
 from ..circuits.circuit import Circuit
-from ..circuits.hub import upload
 from ..circuits.identity import refuse_other_model, tokenizer_sha256
 from ..circuits.report import REPORT, Report
 from ..circuits.storage import JSON, TENSORS
 from ..circuits.storage import load as load_circuit
-from ..extras import require
-from ..loading import load_tokenizer
+from ..corpora.blocks import BLOCKS, saved_blocks
+from ..hub import require, upload
 from ..modeling_csp import CSPForCausalLM
-from ..training.corpus import BLOCKS, saved_blocks
 from ..viewer import Subject, write_page
 from .card import model_card
 from .places import is_own_file, is_own_folder, scratch_folder, sweep

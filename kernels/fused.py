@@ -3,39 +3,59 @@
 This is no second model: `CSPBlock.forward` asks here first, and where the kernels cannot do exactly what its modules would do (a
 gradient is wanted, a hook sits on one of them, a matrix is dense, the mask is not plainly causal, ...), the modules run one by one.
 The tests hold both to the same results for every feature of the config.
+
+Modules are known by their classes' names: those of remote code are other objects than the package's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from .attention_csp import float_bits, sdpa_attention_forward
-from .sparse_csp import LANES, SparseLinear, kernels_serve, run
+from ..wiring_csp import LOCATIONS
+from .attention import AttentionOfOneJob, attention_of_one_kernel
+from .block import (
+    GELU,
+    LAYER_NORM,
+    RELU,
+    RMS_NORM,
+    BlockCall,
+    BlockPlan,
+    Kept,
+    Norm,
+    after_attention_kernel,
+    before_attention_kernel,
+)
+from .jit import float_bits
+from .jobs import flat
+from .products import Matrix
+from .run import LANES, run, serve
 
-_ACTIVATIONS = {"gelu": 1, "relu": 2}
-# The kernels' order of the ten AbsTopK locations.
-_SITES = (
-    "attn.act_in", "attn.q", "attn.k", "attn.v", "attn.resid_delta",
-    "resid_mid", "mlp.act_in", "mlp.post_act", "mlp.resid_delta", "resid_post",
-)  # fmt: skip
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MODULES = ("NodeSite", "CSPAttention", "CSPMLP", "SparseLinear", "SparseMatrix", "RMSNorm", "LayerNorm", "Dropout")
+_Attend = Callable[..., tuple[torch.Tensor, Any]]
 
 
 def fused_block(
-    block: Any, x: torch.Tensor, positions: torch.Tensor | None, attention_mask: Any, cache: Any, options: dict[str, Any]
+    block: Any,
+    x: torch.Tensor,
+    positions: torch.Tensor | None,
+    attention_mask: Any,
+    cache: Any,
+    options: dict[str, Any],
+    attend: _Attend,
 ) -> torch.Tensor | None:
-    """The block's output [batch, tokens, d_model], or None where its modules must run one by one."""
+    """The block's output [batch, tokens, d_model], or None where its modules must run one by one; attend: SDPA with a sink."""
     if torch.is_grad_enabled() or block.training or attention_mask is not None or options.get("is_causal") is False:
         return None
-    if not kernels_serve(x) or block.attn.config._attn_implementation != "sdpa" or torch.is_autocast_enabled("cpu"):
+    if not serve(x) or block.attn.config._attn_implementation != "sdpa" or torch.is_autocast_enabled("cpu"):
         return None
     attn = block.attn
-    if not isinstance(attn.c_attn, SparseLinear) or not _positions_fit(block, x, positions):
+    if type(attn.c_attn).__name__ != "SparseLinear" or not _positions_fit(block, x, positions):
         return None
     past = 0 if cache is None else cache.get_seq_length(attn.layer_idx)
     if not isinstance(past, int) or (past and x.shape[1] != 1):
@@ -45,19 +65,21 @@ def fused_block(
     plan = block.__dict__.get("_fused_plan")
     if plan is None or not plan.is_current():
         plan = block.__dict__["_fused_plan"] = _Plan(block)
-    if plan.words is None or plan.is_observed():
+    if plan.record is None or plan.is_observed():
         return None
-    return _run(attn, plan, x.contiguous(), positions, cache, past)
+    return _run(attn, plan, x.contiguous(), positions, cache, past, attend)
 
 
 def _positions_fit(block: Any, x: torch.Tensor, positions: torch.Tensor | None) -> bool:
     if positions is None or block.attn_pos_norm is None:
         return positions is None and block.attn_pos_norm is None
-    fits = positions.shape[:-1] in ((1, x.shape[1]), (x.shape[0], x.shape[1])) and kernels_serve(positions)
+    fits = positions.shape[:-1] in ((1, x.shape[1]), (x.shape[0], x.shape[1])) and serve(positions)
     return fits and positions.shape[-1] == block.attn_pos_norm.weight.shape[0]
 
 
-def _run(attn: Any, plan: _Plan, x: torch.Tensor, positions: torch.Tensor | None, cache: Any, past: int) -> torch.Tensor:
+def _run(
+    attn: Any, plan: _Plan, x: torch.Tensor, positions: torch.Tensor | None, cache: Any, past: int, attend: _Attend
+) -> torch.Tensor:
     batch, tokens, _ = x.shape
     rows, chunks = batch * tokens, -(-batch * tokens // LANES)
     heads, d_head = attn.c_attn.out_features // 3 // attn.d_head, attn.d_head
@@ -65,10 +87,10 @@ def _run(attn: Any, plan: _Plan, x: torch.Tensor, positions: torch.Tensor | None
     if positions is not None:
         positions = positions.expand(batch, -1, -1).contiguous()
         stride = positions.shape[-1]
-    words = [*plan.sizes, *(site.k for site in plan.sites), *(plan.words or ())]
-    call = [x.data_ptr(), 0 if positions is None else positions.data_ptr(), stride, rows]
+    place = 0 if positions is None else positions.data_ptr()
     qkv = torch.empty(rows, 3 * heads * d_head, dtype=torch.float32)
-    run("before_attention", chunks, *words, *call, 0, qkv.data_ptr())
+    words = plan.words()
+    run(before_attention_kernel, chunks, (*words, *BlockCall(x.data_ptr(), place, stride, rows, 0, qkv.data_ptr())))
     layer = _dynamic_layer(cache, attn.layer_idx, (batch, heads, past, d_head)) if past else None
     if layer is not None:
         y = _attention_of_one(attn, qkv, layer, heads, past)
@@ -76,9 +98,9 @@ def _run(attn: Any, plan: _Plan, x: torch.Tensor, positions: torch.Tensor | None
         q, k, v = qkv.view(batch, tokens, 3, heads, d_head).permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, d_head)
         if cache is not None:
             k, v = cache.update(k, v, attn.layer_idx, {"cache_position": None})
-        y, _ = sdpa_attention_forward(attn, q, k, v, None, scaling=attn.scaling, s_aux=attn.sink_bias)
+        y, _ = attend(attn, q, k, v, None, scaling=attn.scaling, s_aux=attn.sink_bias)
     out = torch.empty_like(x)
-    run("after_attention", chunks, *words, *call, y.data_ptr(), out.data_ptr())
+    run(after_attention_kernel, chunks, (*words, *BlockCall(x.data_ptr(), place, stride, rows, y.data_ptr(), out.data_ptr())))
     return out
 
 
@@ -97,8 +119,16 @@ class _Plan:
         self._forwards = {type(m): type(m).forward for m in modules}
         self._norms = [n for n in (block.attn_norm, block.attn_pos_norm, block.mlp_norm, block.mlp_pos_norm) if n is not None]
         self._block, self._settings = block, self._settings_of(block)
-        self.sites = [block.get_submodule(name) for name in _SITES]
-        self.sizes, self.words = self._describe(block, modules)
+        self._sites = [block.get_submodule(location.path) for location in LOCATIONS.values()]
+        self.record = self._describe(block, modules)
+        self._kept: tuple[int, ...] | None = None
+
+    def words(self) -> tuple[int, ...]:
+        """The record, flat, with each location's k as it is now."""
+        kept = tuple(site.k for site in self._sites)
+        if kept != self._kept:
+            self._kept, self._words = kept, tuple(flat(self.record._replace(kept=Kept(*kept))))
+        return self._words
 
     def is_current(self) -> bool:
         """Whether the block still has the modules, tensors and settings that the plan was made for."""
@@ -132,38 +162,46 @@ class _Plan:
         return bool(nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks)
 
     @staticmethod
-    def _describe(block: Any, modules: list[nn.Module]) -> tuple[list[int], list[int] | None]:
+    def _describe(block: Any, modules: list[nn.Module]) -> BlockPlan | None:
+        """None where the kernels cannot do what the block's modules do."""
         attn, mlp = block.attn, block.mlp
         matrices = [attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj]
         if any(type(module).__name__ not in _MODULES for module in modules):
-            return [], None
+            return None
         for cls in {type(module) for module in modules if type(module).__name__ != "SparseMatrix"}:  # which has no forward
             if cls.forward.__qualname__ != f"{cls.__name__}.forward" or hasattr(cls.forward, "__wrapped__"):
-                return [], None  # patched for the whole class
-        if not all(isinstance(matrix, SparseLinear) for matrix in matrices) or block.resid_in.k < block.resid_in.width:
-            return [], None
+                return None  # patched for the whole class
+        sparse = all(type(matrix).__name__ == "SparseLinear" for matrix in matrices)
+        if not sparse or block.resid_in.k < block.resid_in.width:
+            return None
         tensors = [p for m in modules for p in m._parameters.values() if p is not None]
-        if not all(kernels_serve(p) or p.numel() == 0 for p in tensors) or not all(p.is_contiguous() for p in tensors):
-            return [], None
-        d_model, d_pos = block.resid_in.width, 0 if block.attn_pos_norm is None else block.attn_pos_norm.weight.shape[0]
-        sizes = [d_model, d_pos, attn.c_attn.out_features // 3, mlp.c_fc.out_features]
-        sizes += [int(block.residual_activation_type == "relu"), _ACTIVATIONS.get(mlp.activation_type, 0)]
-        words: list[int] = []
-        for norm in (block.attn_norm, block.attn_pos_norm, block.mlp_norm, block.mlp_pos_norm):
-            words += _norm_words(norm)
-        for matrix in matrices:
-            weight = matrix.weight
-            words += [weight.row_starts.data_ptr(), weight.columns.data_ptr(), weight.values.data_ptr()]
-            words += [0 if matrix.bias is None else matrix.bias.data_ptr()]
-        return sizes, words
+        if not all(serve(p) or p.numel() == 0 for p in tensors) or not all(p.is_contiguous() for p in tensors):
+            return None
+        d_pos = 0 if block.attn_pos_norm is None else block.attn_pos_norm.weight.shape[0]
+        activation = {"gelu": GELU, "relu": RELU}.get(mlp.activation_type, 0)
+        norms = (_norm(n) for n in (block.attn_norm, block.attn_pos_norm, block.mlp_norm, block.mlp_pos_norm))
+        return BlockPlan(
+            block.resid_in.width, d_pos, attn.c_attn.out_features // 3, mlp.c_fc.out_features, int(block.residual_activation_type == "relu"),
+            activation, Kept(*(0 for _ in LOCATIONS)), *norms, *map(_matrix, matrices),
+        )  # fmt: skip
 
 
-def _norm_words(norm: Any) -> list[int]:
+def _norm(norm: Any) -> Norm:
     if norm is None:
-        return [0, 0, 0, 0]
+        return Norm(0, 0, 0, 0)
     bias = getattr(norm, "bias", None)
-    kind = 1 if isinstance(norm, nn.RMSNorm) else 2
-    return [kind, float_bits(norm.eps), norm.weight.data_ptr(), 0 if bias is None else bias.data_ptr()]
+    kind = RMS_NORM if isinstance(norm, nn.RMSNorm) else LAYER_NORM
+    return Norm(kind, float_bits(norm.eps), norm.weight.data_ptr(), 0 if bias is None else bias.data_ptr())
+
+
+def _matrix(linear: Any) -> Matrix:
+    weight, bias = linear.weight, linear.bias
+    return Matrix(
+        weight.row_starts.data_ptr(),
+        weight.columns.data_ptr(),
+        weight.values.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+    )
 
 
 # --------------------------------------------------------------------------------------------------- a cache with room to grow
@@ -175,7 +213,7 @@ _rooms: WeakKeyDictionary[Any, _Room] = WeakKeyDictionary()
 def _dynamic_layer(cache: Any, layer_idx: int, shape: tuple[int, ...]) -> Any:
     """The layer, if its keys and values are of this model and batch; else its own `update` has to say what is wrong."""
     layer = cache.layers[layer_idx]
-    if type(layer).__name__ != "DynamicLayer" or not kernels_serve(layer.keys, layer.values):
+    if type(layer).__name__ != "DynamicLayer" or not serve(layer.keys, layer.values):
         return None
     return layer if tuple(layer.keys.shape) == tuple(layer.values.shape) == shape else None
 
@@ -188,10 +226,11 @@ def _attention_of_one(attn: Any, qkv: torch.Tensor, layer: Any, heads: int, past
     total = batch * heads
     per_chunk = -(-total // 8) if total * seen * d_head > 1 << 17 else total
     sink = 0 if attn.sink_bias is None else attn.sink_bias.data_ptr()
-    run(
-        "attention_of_one", -(-total // per_chunk), qkv.data_ptr(), keys.data_ptr(), values.data_ptr(), y.data_ptr(), sink,
-        batch, heads, seen, keys.shape[-1], d_head, float_bits(attn.scaling), per_chunk,
+    job = AttentionOfOneJob(
+        qkv.data_ptr(), keys.data_ptr(), values.data_ptr(), y.data_ptr(), sink, batch, heads, seen, keys.shape[-1], d_head,
+        float_bits(attn.scaling), per_chunk,
     )  # fmt: skip
+    run(attention_of_one_kernel, -(-total // per_chunk), job)
     layer.keys, layer.values = keys[..., :seen].transpose(2, 3), values[:, :, :seen]
     return y
 

@@ -22,11 +22,11 @@ import typer
 # (benchmarks/busy.py). Read by OpenMP when PyTorch is loaded, which nothing here has done yet.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from .cli_bridges import bridge_evaluate, bridge_steer, bridge_train
-from .cli_circuits import export_circuit, import_circuit, prune_task, show_node, show_tasks, verify_circuit
-from .cli_given import Corpus, Tokens, given_text, require_model
-from .cli_viewer import label_nodes, publish_folder, view_circuits
-from .extras import MissingExtra
+from ..hub import MissingExtra
+from .bridges import bridge_evaluate, bridge_steer, bridge_train
+from .circuits import export_circuit, import_circuit, prune_task, show_node, show_tasks, verify_circuit
+from .given import Corpus, Tokens, given_text, require_model
+from .pages import label_nodes, publish_folder, view_circuits
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 DEMO_TASK = "single_double_quote"
@@ -38,7 +38,7 @@ app.add_typer(bridge_app, name="bridge")
 
 def _say_version(wanted: bool) -> None:
     if wanted:
-        from . import __version__
+        from .. import __version__
 
         typer.echo(f"sparse_circuits {__version__}")
         raise typer.Exit()
@@ -128,7 +128,7 @@ def generate(
     """
     from transformers import TextStreamer, set_seed
 
-    from .loading import load_model, load_tokenizer
+    from ..checkpoints.models import load_model, load_tokenizer
 
     text = given_text(prompt)
     if not text:
@@ -158,8 +158,8 @@ def info(
     """
     from json import dumps
 
-    from .loading import load_model
-    from .training.info import info_text, model_info
+    from ..checkpoints.models import load_model
+    from ..training.info import info_text, model_info
 
     require_model(model)
     network = load_model(model, trust_remote_code=trust_remote_code, sparse=True)
@@ -177,10 +177,10 @@ def tokenize_train(
 
     Example: csp tokenize train --corpus stdlib --out runs/tokenizer
     """
-    from .files import fresh_folder
-    from .tokenization_csp import CSPTokenizer
-    from .training.corpora import check_source
-    from .training.corpus import held_out, read_sources
+    from ..corpora.blocks import held_out, read_sources
+    from ..corpora.mixture import check_source
+    from ..files import fresh_folder
+    from ..tokenization_csp import CSPTokenizer
 
     check_source(corpus)
     with fresh_folder(out) as folder:
@@ -203,7 +203,7 @@ def tokenize_show(
 
     Example: csp tokenize show . "print('hello')"
     """
-    from .loading import load_tokenizer
+    from ..checkpoints.models import load_tokenizer
 
     require_model(model)
     tokenizer = load_tokenizer(model)
@@ -231,9 +231,9 @@ def convert(
 
     Example: csp convert downloads/viz_data.pt runs/quotes --model runs/csp_yolo2 --task single_double_quote
     """
-    from .convert import convert_openai_checkpoint
-    from .convert.publish import require_repo_id
-    from .extras import require
+    from ..convert import convert_openai_checkpoint
+    from ..hub import require
+    from ..publishing.publish import require_repo_id
 
     if source.endswith("viz_data.pt"):
         if publish is not None:
@@ -267,8 +267,8 @@ def train(
 
     Example: csp train --preset tiny --corpus idioms --out runs/tiny
     """
-    from .training.recipes import corpus_setting, make_recipe
-    from .training.train import train as run
+    from ..training.recipes import corpus_setting, make_recipe
+    from ..training.train import train as run
 
     given = [*(settings or []), *corpus_setting(corpus)]
     if steps is not None:
@@ -286,8 +286,8 @@ def demo(
 
     Example: csp demo --out runs/demo
     """
-    from .circuits import CannotDo
-    from .training.demo import DemoRecipe, run_demo
+    from ..circuits import CannotDo
+    from ..training.demo import DemoRecipe, run_demo
 
     defaults = DemoRecipe()
     run_demo(out, DemoRecipe(steps=steps or defaults.steps, seed=seed), say=typer.echo)

@@ -32,7 +32,7 @@ def given_text(text: str) -> str:
     Raises:
         ValueError: if it is not UTF-8.
     """
-    from .training.corpus import plain_text
+    from ..corpora.blocks import plain_text
 
     buffer = getattr(sys.stdin, "buffer", None) if text == "-" else None
     try:
@@ -56,7 +56,7 @@ def require_model(model: str, pairs: bool = False) -> None:
     if not path.is_dir():
         if _looks_local(model):
             raise FileNotFoundError(f"{model} is no folder; give a checkpoint folder, or a Hub id such as user/name.")
-        from .circuits.hub import require_on_hub
+        from ..hub import require_on_hub
 
         require_on_hub(model)
         return
@@ -76,7 +76,7 @@ def _looks_local(model: str) -> bool:
 
 def load_tokenizer(model: str) -> Any:
     """The tokenizer of a CSP model: what tasks and circuits need, before the model itself is loaded."""
-    from . import loading
+    from .. import loading
 
     require_model(model)
     kind = loading.model_type(model)
@@ -95,8 +95,8 @@ def load(model: str) -> tuple[Any, Any]:
     """The model in float32, and its tokenizer."""
     import torch
 
-    from .loading import require_fit
-    from .modeling_csp import CSPForCausalLM
+    from ..checkpoints.models import require_fit
+    from ..modeling_csp import CSPForCausalLM
 
     tokenizer = load_tokenizer(model)
     loaded = CSPForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
@@ -107,14 +107,14 @@ def load(model: str) -> tuple[Any, Any]:
 def require_corpus(corpus: str | None) -> None:
     """Refuses a corpus that cannot be, before anything else is done."""
     if corpus is not None:
-        from .training.corpora import check_source
+        from ..corpora.mixture import check_source
 
         check_source(corpus)
 
 
 def circuit_folder(model: str | None, circuit: str) -> Path:
     """The folder of a circuit that is named by its own folder, or by its task under the model's circuits/, here or on the Hub."""
-    from .circuits.storage import find
+    from ..circuits.storage import find
 
     if (Path(circuit) / "circuit.json").is_file():
         return Path(circuit)
@@ -127,7 +127,7 @@ def circuit_folder(model: str | None, circuit: str) -> Path:
 
 def corpus_blocks(model: str, corpus: str | None, tokenizer: Any, tokens: int) -> Any:
     """Token ids [blocks, tokens] of training text: the model's own training blocks, or a corpus."""
-    from .training.corpus import sample_blocks, saved_blocks
+    from ..corpora.blocks import sample_blocks, saved_blocks
 
     folder = (
         Path(model).parent if (Path(model).parent / "bridges.json").is_file() else Path(model)
@@ -135,7 +135,7 @@ def corpus_blocks(model: str, corpus: str | None, tokenizer: Any, tokens: int) -
     own = saved_blocks(folder) if corpus is None else None
     if own is not None:
         return own[: max(1, tokens // own.shape[1])]
-    from .training.corpora import load_corpus
+    from ..corpora.mixture import load_corpus
 
     return sample_blocks(load_corpus(corpus or "stdlib"), tokenizer, 128, tokens)
 

@@ -1,7 +1,8 @@
-"""What the Hub's client says, in one sentence that names the cause and the fix."""
+"""What is not on this machine: the Hub, and the packages that extras bring. Asked for in one way, refused in one sentence that names the fix."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,8 +102,38 @@ def upload(
 
     api = HfApi(token=token)
     with hub_errors(repo_id, "published to"):
-        api.create_repo(
-            repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk="static" if kind == "space" else None
-        )
-        done = api.upload_folder(repo_id=repo_id, repo_type=kind, folder_path=folder, **how)
+        space = "static" if kind == "space" else None
+        made = api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=space)
+        done = api.upload_folder(repo_id=made.repo_id, repo_type=kind, folder_path=folder, **how)
     return str(done.commit_url)
+
+
+# -------------------------------------------------------------------------------------------------------------- extras
+
+_EXTRA_OF = {
+    "datasets": "train",
+    "detect_secrets": "publish",
+    "matplotlib": "train",
+    "optuna": "search",
+    "starlette": "serve",
+    "transformer_lens": "lens",
+    "uvicorn": "serve",
+}
+
+
+class MissingExtra(ImportError):
+    """A package that an extra brings is not installed."""
+
+
+def missing(module: str) -> str | None:
+    """What to install for a package that is not there, as a command; None if it is."""
+    if importlib.util.find_spec(module) is not None:
+        return None
+    return f'pip install "sparse-circuits[{_EXTRA_OF[module]}]"'
+
+
+def require(module: str, what: str) -> None:
+    """Raises MissingExtra, in one sentence, if a package is not installed; what: for which it is needed, such as "corpora of the Hub"."""
+    command = missing(module)
+    if command is not None:
+        raise MissingExtra(f"{module} is missing, which {what} need: {command}")

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_given import circuit_folder, read_settings, require_corpus, require_model
-from .extras import missing
+from ..hub import missing
+from .given import circuit_folder, read_settings, require_corpus, require_model
 
 
 def load_dense(model: str) -> tuple[Any, Any]:
     """A model that can be bridged, in float32, and its tokenizer."""
     import torch
 
-    from .bridges import side_of
-    from .loading import load_model, load_tokenizer
+    from ..bridges import side_of
+    from ..checkpoints.models import load_model, load_tokenizer
 
     require_model(model)
     network = load_model(model, dtype=torch.float32)
@@ -44,8 +44,8 @@ def bridge_train(
 
     Example: csp bridge train runs/dense-tiny --sparse-preset tiny --out runs/bridged
     """
-    from .bridges.train import train_bridges
-    from .training.recipes import corpus_setting, make_recipe, read_yaml
+    from ..bridges.train import train_bridges
+    from ..training.recipes import corpus_setting, make_recipe, read_yaml
 
     given = [*(settings or []), *corpus_setting(corpus)]
     values = {} if recipe is None else read_yaml(recipe)
@@ -61,7 +61,7 @@ def bridge_train(
 
 def bridge_config(section: Any, settings: list[str]) -> Any:
     """A BridgeConfig from a recipe's section, and over it name=value settings."""
-    from .bridges import BridgeConfig
+    from ..bridges import BridgeConfig
 
     known = set(BridgeConfig().to_dict())
     if not isinstance(section, dict) or (unknown := set(section) - known):
@@ -83,11 +83,11 @@ def bridge_evaluate(
 
     Example: csp bridge evaluate runs/bridged/pair --apart runs/tiny
     """
-    from .bridges import BridgedPair, evaluate_bridges, ridge_bridges, side_of
-    from .bridges.evaluate import constant_bridges
-    from .bridges.pair import require_match
-    from .cli_given import load
-    from .training.corpora import mix
+    from ..bridges import BridgedPair, evaluate_bridges, ridge_bridges, side_of
+    from ..bridges.evaluate import constant_bridges
+    from ..bridges.pair import require_match
+    from ..corpora.mixture import mix
+    from .given import load
 
     require_model(pair, pairs=True)
     require_corpus(corpus)
@@ -149,11 +149,11 @@ def bridge_steer(
     """
     import random
 
-    from .bridges import BridgedPair, Steering, steer
-    from .bridges.steering import best_nodes, read_nodes
-    from .circuits import task_for
-    from .files import require_writable, write_whole
-    from .training.corpora import mix
+    from ..bridges import BridgedPair, Steering, steer
+    from ..bridges.steering import best_nodes, read_nodes
+    from ..circuits import task_for
+    from ..corpora.mixture import mix
+    from ..files import require_writable, write_whole
 
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file; name a folder for steering.json and steering.png.")
@@ -190,9 +190,9 @@ def bridge_steer(
 
 def circuit_reads(pair: str, name: str, sparse: Any) -> list[str]:
     """The nodes of a circuit of the sparse model that read the residual stream."""
-    from .bridges.steering import read_nodes
-    from .circuits import Circuit
-    from .circuits.identity import refuse_other_model
+    from ..bridges.steering import read_nodes
+    from ..circuits import Circuit
+    from ..circuits.identity import refuse_other_model
 
     circuit = Circuit.from_pretrained(circuit_folder(pair, name))
     refuse_other_model(circuit, sparse)
@@ -233,7 +233,7 @@ def steering_text(report: dict[str, Any]) -> str:
 def draw(report: dict[str, Any], path: Path) -> Path:
     import matplotlib
 
-    from .files import save_figure
+    from ..files import save_figure
 
     matplotlib.use("Agg")
     from matplotlib import pyplot

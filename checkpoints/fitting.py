@@ -10,37 +10,32 @@ import copy
 import json
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 from transformers import GenerationConfig, PretrainedConfig
-from transformers.utils import logging
 
-from .configuration_csp import DECISIVE
-from .reading_csp import read_object
-
-logger = logging.get_logger(__name__)
+from ..configuration_csp import CSPConfig
+from ..files import read_object
+from ..sparse_file_csp import NOT_ONE, NotOneModel, fitting, require_layers
 
 INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"[\w.-]{1,200}\.safetensors")
-_LAYER = re.compile(r"(?:transformer\.)?h\.(\d{1,9})\.")
-_BASE_PARTS = ("h", "wte", "wpe", "final_norm")  # of the base model
 _TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
     "BOOL": torch.bool,
 }  # fmt: skip
-_NOT_ONE = "config.json and the weights are not of one model"
+# What decides what a model computes and is not seen in the shapes of its weights, or not alone: a config.json beside weights must have it.
+DECISIVE = (
+    "n_layer", "n_head", "d_head", "d_model", "activation_type", "residual_activation_type", "norm_type", "position_embedding_type",
+    "sinusoidal_positions", "sink", "afrac", "enable_bigram_table",
+)  # fmt: skip
 # Options of from_pretrained that make other weights of a checkpoint's.
 _TRANSLATED = ("quantization_config", "gguf_file", "key_mapping", "variant", "state_dict")
-
-
-class NotOneModel(ValueError):
-    """A checkpoint and a config that do not fit."""
 
 
 class Described(NamedTuple):
@@ -56,52 +51,6 @@ class Described(NamedTuple):
 def skeleton(cls: Any, config: Any, args: Any = ()) -> Any:
     with torch.device("meta"):
         return cls(config, *args)
-
-
-def require_layers(config: Any, names: Any) -> None:
-    """Raises if the tensors are of more or fewer layers than the config asks for, which would be slow to build."""
-    found = {int(match[1]) for name in names if (match := _LAYER.match(name))}
-    if found and found != set(range(config.n_layer)):
-        raise NotOneModel(
-            f"The checkpoint has {len(found)} layers{'' if max(found) < len(found) else f', numbered up to {max(found)}'}, its config asks for {config.n_layer}; {_NOT_ONE}."
-        )
-
-
-def fitting(model: Any, tensors: Mapping[str, Any], strict: bool = False, any_shape: bool = False) -> dict[str, Any]:
-    """A checkpoint's tensors for a model that is only a skeleton, before anything of their size is made.
-
-    What belongs to the base model must be there, exactly; so must the head, if the model is of the class that was saved, or if `strict`.
-    Otherwise the head is transformers' to make anew, as ever when a task changes.
-
-    Raises:
-        ValueError: naming a tensor that is missing, not asked for, or of another shape (unless `any_shape`) or kind than the config's.
-    """
-    expected, prefix = model.state_dict(), model.base_model_prefix + "."
-    is_base = not hasattr(model, model.base_model_prefix)
-    tensors = dict(tensors)
-    if is_base and any(name.startswith(prefix) for name in tensors):  # saved with a head
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    elif not is_base and not any(name.startswith(prefix) for name in tensors):  # saved without one
-        tensors = {prefix + name: tensor for name, tensor in tensors.items()}
-    if model.config.tie_word_embeddings and "lm_head.weight" in expected and f"{prefix}wte.weight" in tensors:
-        tensors["lm_head.weight"] = tensors[f"{prefix}wte.weight"]
-    strict = strict or is_base or type(model).__name__ in (model.config.architectures or ())
-    for name in sorted(set(expected) ^ set(tensors)):
-        if strict or name.startswith(prefix):
-            raise NotOneModel(
-                f"The checkpoint {'lacks ' + name if name in expected else f'holds {name:.200}, which its config does not ask for'}; {_NOT_ONE}."
-            )
-    unused = sorted(set(tensors) - set(expected))
-    if unused:
-        logger.warning(f"{type(model).__name__} does not use {', '.join(unused)} of the checkpoint, which is of another head.")
-    for name in sorted(set(expected) & set(tensors)):
-        if tuple(tensors[name].shape) != tuple(expected[name].shape) and not any_shape:
-            raise NotOneModel(
-                f"{name} is {tuple(tensors[name].shape)} in the checkpoint and {tuple(expected[name].shape)} by its config; {_NOT_ONE}."
-            )
-        if not getattr(tensors[name].dtype, "is_floating_point", False):
-            raise NotOneModel(f"{name} is {tensors[name].dtype} in the checkpoint, which no weights are.")
-    return {name: tensor for name, tensor in tensors.items() if name in expected}
 
 
 def require_ordinary(cls: Any, path: Any, args: Any, options: dict[str, Any]) -> None:
@@ -181,7 +130,7 @@ def headers(files: list[Path]) -> dict[str, Described]:
                     n: Described(tuple(s.get_shape()), _TYPES.get(s.get_dtype(), s.get_dtype())) for n, s in own.items()
                 }
         except _DAMAGE as error:
-            raise ValueError(f"{path} is damaged or truncated ({_first(error)}); get it again.") from None
+            raise ValueError(f"{path} is damaged or truncated ({first_line(error)}); get it again.") from None
         again = sorted(set(described) & set(found))
         if again:
             raise ValueError(f"{path} holds {again[0]:.200} again, which another file holds; get the checkpoint again.")
@@ -211,8 +160,6 @@ def require_settings(folder: Path) -> None:
             raise ValueError(f"{path} sets {name} to {found[name]!r:.40}, which weights cannot be; get the file again.")
     aliases: dict[str, str] = {}
     if found.get("model_type") == "csp":
-        from .configuration_csp import CSPConfig
-
         aliases = {own: alias for alias, own in CSPConfig.attribute_map.items()}
     for name in DECISIVE if aliases else ():
         if name not in found and aliases.get(name) not in found:
@@ -254,7 +201,7 @@ def require_generation(folder: Path, config: Any) -> None:
     try:
         GenerationConfig(**found)
     except Exception as error:  # each of its dozens of settings is used in its own way
-        raise ValueError(f"{path} cannot be used ({_first(error)}); correct it, or get the file again.") from None
+        raise ValueError(f"{path} cannot be used ({first_line(error)}); correct it, or get the file again.") from None
 
 
 def _is_whole(value: Any) -> bool:
@@ -280,79 +227,16 @@ def explained(path: Any) -> Iterator[None]:
     except NotOneModel as error:
         raise ValueError(f"{path}: {error}") from None
     except (SafetensorError, pickle.UnpicklingError, EOFError, RecursionError, json.JSONDecodeError, UnicodeError) as error:
-        raise ValueError(f"{path} holds damaged or truncated weights ({_first(error)}); get them again.") from error
+        raise ValueError(f"{path} holds damaged or truncated weights ({first_line(error)}); get them again.") from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "allocate memory" in str(error) or "not enough memory" in str(error):
             raise OSError(f"The weights in {path} need more memory than there is; load them on a larger machine.") from error
         if "size mismatch" in str(error) or "mismatched" in str(error) or "ignore_mismatched_sizes" in str(error):
             raise ValueError(
-                f"{path} holds weights of other shapes than its config asks for; {_NOT_ONE} (ignore_mismatched_sizes=True makes those anew)."
+                f"{path} holds weights of other shapes than its config asks for; {NOT_ONE} (ignore_mismatched_sizes=True makes those anew)."
             ) from error
         raise
 
 
-def require_complete(model: Any, info: dict[str, Any], path: Any) -> None:
-    """Raises if transformers had to make weights of a checkpoint anew, by what it says after loading."""
-    prefix = model.base_model_prefix + "."
-    strict = type(model).__name__ in (model.config.architectures or ())
-    is_base = not hasattr(model, model.base_model_prefix)
-    for kind, said in (("missing_keys", "lack"), ("unexpected_keys", "hold")):
-        for name in sorted(info.get(kind) or ()):
-            ours = name.removeprefix(prefix).split(".")[0] in _BASE_PARTS
-            if ours or (strict and not is_base) or (is_base and kind == "missing_keys"):
-                extra = "" if said == "lack" else ", which its config does not ask for"
-                raise ValueError(f"The weights in {path} {said} {name:.200}{extra}; {_NOT_ONE}.")
-
-
-def _first(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "")[:120] or type(error).__name__
-
-
-# -------------------------------------------------------------------------------------------------------------- saving
-
-_FIXES = (
-    (re.compile(r"_(orig|mask)$"), "pruned by torch.nn.utils.prune: call prune.remove(module, 'weight') first"),
-    (re.compile(r"\.parametrizations\."), "parametrized: call torch.nn.utils.parametrize.remove_parametrizations(module, 'weight') first"),
-    (re.compile(r"\.weight_[gv]$"), "under weight_norm: call torch.nn.utils.remove_weight_norm(module) first"),
-    (re.compile(r"(^|\.)_orig_mod\."), "compiled: save the model, or the state dict of the model, that torch.compile was given"),
-    (re.compile(r"^module\."), "wrapped: save the model inside of the wrapper"),
-)  # fmt: skip
-
-
-def require_loadable(model: Any, tensors: Mapping[str, Any], folder: Any) -> None:
-    """Raises if tensors that are to be saved are not those that a model of this class and config loads; before an older save is replaced.
-
-    Raises:
-        ValueError: naming a tensor and what made it what it is.
-    """
-    if getattr(model, "_hf_peft_config_loaded", False) or getattr(model, "hf_quantizer", None) is not None:
-        return  # adapters and quantized weights have names of their own
-    try:
-        expected = skeleton(type(model), copy.deepcopy(model.config)).state_dict()
-    except TypeError:  # a class of one's own, which is made in another way
-        return
-    lost = [name for name in expected if name not in tensors and name != "lm_head.weight"]
-    if "lm_head.weight" in expected and "lm_head.weight" not in tensors and not model.config.tie_word_embeddings:
-        lost.append("lm_head.weight")
-    for name in (*sorted(set(tensors) - set(expected)), *lost):
-        why = next((fix for pattern, fix in _FIXES if pattern.search(name)), None)
-        said = f"{name} is no weight of a {type(model).__name__}" if name in tensors else f"{name} is not among the weights"
-        fix = f"it is {why}" if why else "give the state dict of this model, or save the model that it belongs to"
-        raise ValueError(f"Not saved to {folder}: {said}, so that nothing could load it again; {fix}.")
-    for name, tensor in tensors.items():
-        plain = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.numel()
-        if plain and tuple(tensor.shape) != tuple(expected[name].shape):
-            raise ValueError(
-                f"Not saved to {folder}: {name} is {tuple(tensor.shape)} and {tuple(expected[name].shape)} by the config; change the config along with it."
-            )
-
-
-@contextlib.contextmanager
-def written(folder: Any) -> Iterator[None]:
-    """Makes an OSError in one sentence of a write that failed, as safetensors says it of a full disk."""
-    try:
-        yield
-    except SafetensorError as error:
-        raise OSError(
-            f"The weights could not be written to {folder} ({_first(error)}); free some disk space, or choose another folder."
-        ) from error

@@ -1,0 +1,10 @@
+"""Kernels: what makes AbsTopK, sparse products, attention with a sink and whole blocks fast, on CPU (Numba) and on GPUs (Triton).
+
+Nothing here is needed for correct results. The remote code (`*_csp.py`) is PyTorch alone; where this package is installed beside it, it
+finds these functions. Each gives None where it cannot serve (no Numba, another dtype or device, a tensor that is not plain) or does not
+pay, and else the result of the PyTorch path, up to the order of float32 sums.
+"""
+
+from .dispatch import abs_topk, causal_attention, embedding, fused_block, pays, product, value_gradient
+
+__all__ = ["abs_topk", "causal_attention", "embedding", "fused_block", "pays", "product", "value_gradient"]

@@ -1,0 +1,97 @@
+"""Which kernel serves a call, if any. The modules of the CPU kernels need Numba, that of the GPU kernels Triton: loaded by the first call."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+from typing import Any
+
+import torch
+
+from .run import available, serve
+
+__all__ = ["abs_topk", "causal_attention", "embedding", "fused_block", "gpu", "pays", "product", "value_gradient"]
+
+# Up to how many nonzero channels of a head's keys and values, on average, attention here beats PyTorch's: measured, `benchmarks/sparse.py`.
+ATTENTION_CHANNELS = 24
+ATTENTION_QUERIES = 16  # and from how many queries on
+# Up to which density, or, for one matrix, up to how many nonzeros, whose time is less than what a fused block saves, products here beat
+# dense ones: by `benchmarks/sparse.py` on 2 cores (AVX-512).
+PRODUCT_DENSITY, PRODUCT_NONZEROS = 1 / 16, 1 << 14
+
+
+@functools.cache
+def _module(name: str) -> Any:
+    return importlib.import_module(f".{name}", __package__)
+
+
+def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor | None:
+    """AbsTopK over the last dimension, 0 < k < width."""
+    if serve(x):
+        return _module("topk").abs_topk(x, k)
+    triton = gpu(x)
+    return None if triton is None or x.shape[-1] > triton.MAX_WIDTH else triton.abs_topk(x, k)
+
+
+def product(x: torch.Tensor, values: torch.Tensor, support: Any, bias: torch.Tensor | None) -> torch.Tensor | None:
+    """x [tokens, width] @ W.T + bias -> [tokens, rows], for W by its nonzeros."""
+    if serve(x, values):
+        return _module("products").product(x, values, support, bias)
+    triton = gpu(x) if values.numel() and x.dtype == torch.float32 else None
+    if triton is None:
+        return None
+    out = triton.product(x, support.starts, support.columns, values)
+    return out if bias is None else out + bias
+
+
+def value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Any) -> torch.Tensor | None:
+    """The entries of dy.T @ x at the nonzeros, [nonzeros]."""
+    return _module("products").value_gradient(dy, x, support) if serve(dy, x) else None
+
+
+def embedding(ids: torch.Tensor, values: torch.Tensor, support: Any) -> torch.Tensor | None:
+    """Rows [tokens, width] of a matrix by its nonzeros; ids [tokens], all of them in range."""
+    return _module("products").embedding(ids, values, support) if ids.numel() and serve(values) else None
+
+
+def causal_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sink: torch.Tensor | None, scaling: float, kept: float
+) -> torch.Tensor | None:
+    """Causal attention [batch, heads, tokens, d_head] -> [batch, tokens, heads, d_head].
+
+    Args:
+        kept: the share of the channels of keys and values that AbsTopK leaves.
+    """
+    queries = query.shape[2]
+    if queries < ATTENTION_QUERIES or key.shape[1] != query.shape[1] or kept * query.shape[-1] > ATTENTION_CHANNELS:
+        return None
+    if not serve(query, key, value):
+        return None
+    return _module("attention").attention(query, key[:, :, :queries], value[:, :, :queries], sink, scaling)
+
+
+def fused_block(block: Any, x: torch.Tensor, *rest: Any) -> torch.Tensor | None:
+    """A whole block for inference: see `fused.fused_block`."""
+    return _module("fused").fused_block(block, x, *rest) if not torch.is_grad_enabled() and serve(x) else None
+
+
+def pays(entries: int, count: int) -> bool:
+    """Whether a matrix of so many entries, `count` of them nonzeros, is faster as nonzeros on CPU."""
+    return available() and (count <= PRODUCT_DENSITY * entries or (count <= PRODUCT_NONZEROS and count <= entries / 4))
+
+
+def gpu(x: torch.Tensor) -> Any:
+    """The GPU kernels' module for a tensor that it can take, or None. (Tested in Triton's interpreter only.)"""
+    if x.device.type != "cuda" or x.dtype not in (torch.float32, torch.float16, torch.bfloat16) or x.numel() == 0:
+        return None
+    module = _triton()
+    return module if module is not None and module.ready(x.device) else None
+
+
+@functools.lru_cache(maxsize=1)
+def _triton() -> Any:
+    if os.environ.get("CSP_KERNELS", "auto") == "torch" or importlib.util.find_spec("triton") is None:
+        return None
+    return _module("gpu")

@@ -1,0 +1,251 @@
+"""Products with sparse matrices on CPU, and what belongs to them: the gradient of their values, embeddings. The kernels and the calls."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from .jit import compiled, draw, floats, ints, summing, transpose_block, weighted_rows_of_four, weighted_rows_of_one, words
+from .jobs import CHUNKS, flat, positions
+from .run import LANES, run
+
+
+class Matrix(NamedTuple):
+    """A matrix [rows, width] by its nonzeros (CSR): int32 row starts and columns, float32 values and, or 0, a bias [rows]."""
+
+    row_starts: int
+    columns: int
+    values: int
+    bias: int
+
+
+M = positions(Matrix, first=0)
+
+
+@compiled
+def _to_lanes(x, stride, tokens, width, lanes, lane, count):
+    """lanes[channel * count + lane + token] = x[token, channel], for up to LANES tokens; absent tokens give zeros. By addresses."""
+    whole = width // LANES * LANES if tokens == LANES else 0
+    for c in range(0, whole, LANES):
+        transpose_block(x + 4 * c, stride, lanes + 4 * (c * count + lane), count)
+    source, target = floats(x), floats(lanes)
+    for c in range(whole, width):
+        for t in range(LANES):
+            target[c * count + lane + t] = source[t * stride + c] if t < tokens else np.float32(0)
+
+
+@compiled
+def _product_of_one(x, starts, columns, values, bias, biased, rows, out):
+    for r in range(rows):
+        total = bias[r] if biased else np.float32(0)
+        n, last = np.int64(starts[r]), np.int64(starts[r + 1])
+        if last - n >= 8:  # four sums, so that each addition need not wait for the one before
+            a, b, c, d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+            while n + 4 <= last:
+                a += values[n] * x[columns[n]]
+                b += values[n + 1] * x[columns[n + 1]]
+                c += values[n + 2] * x[columns[n + 2]]
+                d += values[n + 3] * x[columns[n + 3]]
+                n += 4
+            total += (a + b) + (c + d)
+        while n < last:
+            total += values[n] * x[columns[n]]
+            n += 1
+        out[r] = total
+
+
+@compiled
+def _product_of_lanes(lanes, count, matrix, rows, out, stride, tokens, sums):
+    """out[token, row] for up to `count` tokens (LANES, or four times as many), LANES rows at a time. By addresses, but for sums."""
+    starts, bias, biased, block = ints(matrix[M.row_starts]), floats(matrix[M.bias]), matrix[M.bias] != 0, floats(sums)
+    target = floats(out)
+    for first in range(0, rows, LANES):
+        last = min(rows, first + LANES)
+        for r in range(first, last):
+            start = bias[r] if biased else np.float32(0)
+            place = sums + 4 * (r - first) * count
+            if count == LANES:
+                weighted_rows_of_one(
+                    matrix[M.values], matrix[M.columns], np.int64(starts[r]), np.int64(starts[r + 1]), lanes, start, place
+                )
+            else:
+                weighted_rows_of_four(
+                    matrix[M.values], matrix[M.columns], np.int64(starts[r]), np.int64(starts[r + 1]), lanes, start, place
+                )
+        for lane in range(0, tokens, LANES):
+            if last - first == LANES and tokens - lane >= LANES:
+                transpose_block(sums + 4 * lane, count, out + 4 * (lane * stride + first), stride)
+            else:
+                for t in range(lane, min(tokens, lane + LANES)):
+                    for r in range(first, last):
+                        target[t * stride + r] = block[(r - first) * count + t]
+
+
+@compiled
+def product_rows(x, tokens, width, matrix, rows, out, out_stride, lanes, count, sums):
+    """out = x @ W.T + bias for up to `count` tokens; matrix = addresses of (row starts, columns, values, bias or 0)."""
+    if tokens == 1:
+        starts, columns, values, bias = (
+            ints(matrix[M.row_starts]),
+            ints(matrix[M.columns]),
+            floats(matrix[M.values]),
+            floats(matrix[M.bias]),
+        )
+        _product_of_one(floats(x), starts, columns, values, bias, matrix[M.bias] != 0, rows, floats(out))
+        return
+    for lane in range(0, count, LANES):
+        present = max(0, min(LANES, tokens - lane))
+        _to_lanes(x + 4 * lane * width, width, present, width, lanes, lane, count)
+    _product_of_lanes(lanes, count, matrix, rows, out, out_stride, tokens, sums)
+
+
+class ProductJob(NamedTuple):
+    """x [tokens, width] -> out [tokens, rows]."""
+
+    x: int
+    out: int
+    tokens: int
+    width: int
+    rows: int
+    matrix: Matrix
+    tokens_per_chunk: int  # LANES, or four times as many
+
+
+PRODUCT = positions(ProductJob)
+
+
+def product_kernel(job):
+    a = words(job)
+    x, out, count = a[PRODUCT.x], a[PRODUCT.out], a[PRODUCT.tokens_per_chunk]
+    tokens, width, rows = a[PRODUCT.tokens], a[PRODUCT.width], a[PRODUCT.rows]
+    lanes, sums = np.empty(width * count, np.float32), np.empty(LANES * count, np.float32)
+    while True:
+        chunk = draw(job)
+        if chunk >= a[CHUNKS]:
+            return
+        first = chunk * count
+        product_rows(
+            x + 4 * first * width, min(count, tokens - first), width, a[PRODUCT.matrix :], rows, out + 4 * first * rows, rows,
+            lanes.ctypes.data, count, sums.ctypes.data,
+        )  # fmt: skip
+
+
+class ValueGradientJob(NamedTuple):
+    """dy [tokens, rows], x [tokens, width] -> partial sums [chunks, nonzeros] of dy.T @ x at the nonzeros."""
+
+    dy: int
+    x: int
+    partial: int
+    tokens: int
+    rows: int
+    width: int
+    row_of: int
+    columns: int
+    nonzeros: int
+    tokens_per_chunk: int
+
+
+VALUE_GRADIENT = positions(ValueGradientJob)
+
+
+def value_gradient_kernel(job):
+    a = words(job)
+    dy, x, partial = a[VALUE_GRADIENT.dy], a[VALUE_GRADIENT.x], floats(a[VALUE_GRADIENT.partial])
+    tokens, rows, width = a[VALUE_GRADIENT.tokens], a[VALUE_GRADIENT.rows], a[VALUE_GRADIENT.width]
+    row_of, columns = ints(a[VALUE_GRADIENT.row_of]), ints(a[VALUE_GRADIENT.columns])
+    nonzeros, per_chunk = a[VALUE_GRADIENT.nonzeros], a[VALUE_GRADIENT.tokens_per_chunk]
+    left, right = np.empty((rows, LANES), np.float32), np.empty((width, LANES), np.float32)
+    while True:
+        chunk = draw(job)
+        if chunk >= a[CHUNKS]:
+            return
+        sums = partial[chunk * nonzeros : (chunk + 1) * nonzeros]
+        for n in range(nonzeros):
+            sums[n] = np.float32(0)
+        for first in range(chunk * per_chunk, min(tokens, (chunk + 1) * per_chunk), LANES):
+            count = min(LANES, tokens - first)
+            _to_lanes(dy + 4 * first * rows, rows, count, rows, left.ctypes.data, 0, LANES)
+            _to_lanes(x + 4 * first * width, width, count, width, right.ctypes.data, 0, LANES)
+            for n in range(nonzeros):
+                sums[n] += _dot(left[row_of[n]], right[columns[n]])
+
+
+@summing
+def _dot(left, right):
+    total = np.float32(0)
+    for t in range(LANES):
+        total += left[t] * right[t]
+    return total
+
+
+class EmbeddingJob(NamedTuple):
+    """ids: int32 [tokens] -> out [tokens, width], rows of the matrix; a chunk is a token."""
+
+    ids: int
+    out: int
+    width: int
+    matrix: Matrix
+
+
+EMBEDDING = positions(EmbeddingJob)
+
+
+def embedding_kernel(job):
+    a = words(job)
+    ids, out, width, matrix = ints(a[EMBEDDING.ids]), floats(a[EMBEDDING.out]), a[EMBEDDING.width], a[EMBEDDING.matrix :]
+    starts, columns, values = ints(matrix[M.row_starts]), ints(matrix[M.columns]), floats(matrix[M.values])
+    while True:
+        t = draw(job)
+        if t >= a[CHUNKS]:
+            return
+        row = out[t * width : (t + 1) * width]
+        for c in range(width):
+            row[c] = np.float32(0)
+        for n in range(starts[ids[t]], starts[ids[t] + 1]):
+            row[columns[n]] = values[n]
+
+
+# --------------------------------------------------------------------------------------------------------------- the calls
+
+
+def product(x: torch.Tensor, values: torch.Tensor, support: Any, bias: torch.Tensor | None) -> torch.Tensor:
+    """x [tokens, width] @ W.T + bias -> [tokens, rows], for W by its nonzeros; x and values as `serve` takes them."""
+    rows, width = support.shape
+    x, values = x.contiguous(), values.contiguous()
+    out = torch.empty(x.shape[0], rows, dtype=torch.float32)  # whatever the default dtype is meanwhile
+    kept_alive = None if bias is None else bias.to(torch.float32).contiguous()
+    # Four groups of lanes share each weight that is read, as long as their inputs fit the second-level cache.
+    per_chunk = 4 * LANES if x.shape[0] >= 8 * LANES and width <= 4096 else LANES
+    matrix = Matrix(
+        support.starts.data_ptr(),
+        support.columns.data_ptr(),
+        values.data_ptr(),
+        0 if kept_alive is None else kept_alive.data_ptr(),
+    )
+    job = ProductJob(x.data_ptr(), out.data_ptr(), x.shape[0], width, rows, matrix, per_chunk)
+    run(product_kernel, -(-x.shape[0] // per_chunk), flat(job))
+    return out
+
+
+def value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Any) -> torch.Tensor:
+    """The entries of dy.T @ x at the nonzeros, [nonzeros]."""
+    dy, x, tokens, nonzeros = dy.contiguous(), x.contiguous(), x.shape[0], support.columns.shape[0]
+    per_chunk = -(-tokens // (16 * LANES)) * LANES  # at most 16 chunks, each with a row of partial sums
+    chunks = -(-tokens // per_chunk)
+    partial = torch.empty(chunks, nonzeros, dtype=torch.float32)
+    places = support.row_of.data_ptr(), support.columns.data_ptr()
+    job = ValueGradientJob(
+        dy.data_ptr(), x.data_ptr(), partial.data_ptr(), tokens, *support.shape, *places, nonzeros, per_chunk
+    )
+    run(value_gradient_kernel, chunks, job)
+    return partial.sum(0)
+
+
+def embedding(ids: torch.Tensor, values: torch.Tensor, support: Any) -> torch.Tensor:
+    """Rows [tokens, width] of a matrix by its nonzeros; ids [tokens], all of them in range, not none."""
+    out, small = torch.empty(ids.shape[0], support.shape[1], dtype=torch.float32), ids.to(torch.int32)
+    matrix = Matrix(support.starts.data_ptr(), support.columns.data_ptr(), values.data_ptr(), 0)
+    run(embedding_kernel, ids.shape[0], flat(EmbeddingJob(small.data_ptr(), out.data_ptr(), support.shape[1], matrix)))
+    return out

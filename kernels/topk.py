@@ -1,0 +1,226 @@
+"""AbsTopK on CPU: its kernels, and the call."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from .jit import bits_of, compiled, draw, flags, floats, summing, words
+from .jobs import CHUNKS, positions
+from .run import run, serve
+
+ENTRIES_PER_CHUNK = 1 << 16
+MAX_BITS = 0x7FFFFFFF
+NO_GUESS = -1
+
+# The k-th largest magnitude of a row is searched over the bits of the floats, which order as integers: each step counts the entries
+# at or above a candidate in one vectorised pass that writes nothing. Steps interpolate between the counts known so far, with a
+# bisection whenever that gains too little; the search starts at the threshold of the row before, or where it would be if magnitudes
+# were distributed exponentially.
+
+
+@summing
+def _mean_magnitude(row, width):
+    total = np.float32(0)
+    for i in range(width):
+        total += abs(row[i])
+    return total / np.float32(width)
+
+
+@compiled
+def _first_guess(row, width, k):
+    guess = _mean_magnitude(row, width) * np.float32(np.log(np.float64(width) / np.float64(k)))
+    return np.int64(bits_of(guess)) if guess < np.float32(np.inf) else np.int64(bits_of(np.float32(1)))
+
+
+@compiled
+def _count_at_least(magnitudes, width, candidate):
+    count = np.int32(0)
+    for i in range(width):
+        count = np.int32(count + np.int32(magnitudes[i] >= candidate))  # stays 32 bits wide, which halves the time
+    return np.int64(count)
+
+
+@compiled
+def _threshold(magnitudes, width, k, guess):
+    """(t, entries >= t): the largest t with at least k entries >= t, or any t with exactly k."""
+    low, count_low = np.int64(0), np.int64(width)  # at least k entries are >= low
+    high, count_high = np.int64(MAX_BITS) + 1, np.int64(0)  # fewer than k are >= high
+    step, candidate = np.int64(1 << 20), np.int64(guess)
+    bisect = False
+    while high - low > 1:
+        if candidate <= low or candidate >= high:
+            candidate = low + (high - low) // 2
+        count = _count_at_least(magnitudes, width, np.int32(candidate))
+        if count == k:
+            return candidate, count
+        before = high - low
+        if count > k:
+            low, count_low = candidate, count
+        else:
+            high, count_high = candidate, count
+        if high > MAX_BITS:
+            candidate, step = low + step, step * 4
+        elif low == 0:
+            candidate, step = high - step, step * 4
+        elif bisect:
+            candidate, bisect = low + (high - low) // 2, False
+        else:
+            share = (np.float64(count_low - k) + 0.5) / np.float64(count_low - count_high)
+            candidate = low + np.int64(np.float64(high - low) * share)
+            bisect = (high - low) * 2 > before
+    return low, count_low
+
+
+@compiled
+def _select(row, width, k, magnitudes, guess):
+    """AbsTopK of one row in place, given its magnitudes; 0 < k < width. Returns the threshold, the next row's guess."""
+    if guess < 0:
+        guess = _first_guess(row, width, k)
+    guess, count = _threshold(magnitudes, width, k, guess)
+    t = np.int32(guess)
+    if count == k:
+        for i in range(width):
+            row[i] = row[i] if magnitudes[i] >= t else np.float32(0)
+        return guess
+    room = np.int64(k)  # for entries tied at the threshold, from the left
+    for i in range(width):
+        room -= np.int64(magnitudes[i] > t)
+    for i in range(width):
+        tied = magnitudes[i] == t and room > 0
+        room -= np.int64(tied)
+        row[i] = row[i] if tied or magnitudes[i] > t else np.float32(0)
+    return guess
+
+
+@compiled
+def top_k_in_place(row, width, k, magnitudes, guess):
+    """AbsTopK of one row in place, 0 <= k <= width; returns the threshold, the next row's guess. `magnitudes` is scratch."""
+    if k >= width:
+        return guess
+    if k == 0:
+        for i in range(width):
+            row[i] = np.float32(0)
+        return guess
+    for i in range(width):
+        magnitudes[i] = bits_of(row[i]) & np.int32(MAX_BITS)
+    return _select(row, width, k, magnitudes, guess)
+
+
+class AbsTopKJob(NamedTuple):
+    """x, out [rows, width]; kept: bool [rows, width], or 0 where it is not wanted; 0 < k < width."""
+
+    x: int
+    out: int
+    kept: int
+    rows: int
+    width: int
+    k: int
+    rows_per_chunk: int
+
+
+ABS_TOPK = positions(AbsTopKJob)
+
+
+def abs_topk_kernel(job):
+    a = words(job)
+    x, out, wanted, kept = floats(a[ABS_TOPK.x]), floats(a[ABS_TOPK.out]), a[ABS_TOPK.kept] != 0, flags(a[ABS_TOPK.kept])
+    rows, width, k, per_chunk = a[ABS_TOPK.rows], a[ABS_TOPK.width], a[ABS_TOPK.k], a[ABS_TOPK.rows_per_chunk]
+    magnitudes = np.empty(width, np.int32)
+    while True:
+        chunk = draw(job)
+        if chunk >= a[CHUNKS]:
+            return
+        guess = np.int64(NO_GUESS)
+        for r in range(chunk * per_chunk, min(rows, (chunk + 1) * per_chunk)):
+            source, row = x[r * width :], out[r * width :]
+            for i in range(width):
+                row[i] = source[i]
+                magnitudes[i] = bits_of(source[i]) & np.int32(MAX_BITS)
+            guess = _select(row, width, k, magnitudes, guess)
+            if wanted:
+                _mark_kept(magnitudes, width, k, guess, kept[r * width :])
+
+
+@compiled
+def _mark_kept(magnitudes, width, k, threshold, kept):
+    t, room = np.int32(threshold), np.int64(k)
+    for i in range(width):
+        room -= np.int64(magnitudes[i] > t)
+    tied = np.int64(0)
+    for i in range(width):
+        tied += np.int64(magnitudes[i] == t)
+    if tied <= room:
+        for i in range(width):
+            kept[i] = magnitudes[i] >= t
+        return
+    for i in range(width):
+        last = magnitudes[i] == t and room > 0
+        room -= np.int64(last)
+        kept[i] = last or magnitudes[i] > t
+
+
+class MaskedJob(NamedTuple):
+    """out = x where the bool mask is set, else 0."""
+
+    x: int
+    kept: int
+    out: int
+    entries: int
+    per_chunk: int
+
+
+MASKED = positions(MaskedJob)
+
+
+def masked_kernel(job):
+    a = words(job)
+    x, kept, out, per_chunk = floats(a[MASKED.x]), flags(a[MASKED.kept]), floats(a[MASKED.out]), a[MASKED.per_chunk]
+    while True:
+        chunk = draw(job)
+        if chunk >= a[CHUNKS]:
+            return
+        for i in range(chunk * per_chunk, min(a[MASKED.entries], (chunk + 1) * per_chunk)):
+            out[i] = x[i] if kept[i] != 0 else np.float32(0)
+
+
+def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
+    """AbsTopK over the last dimension; x as `serve` takes it, 0 < k < width."""
+    if x.requires_grad and torch.is_grad_enabled():
+        return _AbsTopK.apply(x, k)
+    return _selected(x, k, None)
+
+
+def _selected(x: torch.Tensor, k: int, kept: torch.Tensor | None) -> torch.Tensor:
+    x, width = x.contiguous(), x.shape[-1]
+    out, rows = torch.empty_like(x), x.numel() // x.shape[-1]
+    per_chunk = max(1, ENTRIES_PER_CHUNK // width)
+    job = AbsTopKJob(x.data_ptr(), out.data_ptr(), 0 if kept is None else kept.data_ptr(), rows, width, k, per_chunk)
+    run(abs_topk_kernel, -(-rows // per_chunk), job)
+    return out
+
+
+class _AbsTopK(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, k: int) -> torch.Tensor:
+        kept = torch.empty(x.shape, dtype=torch.bool)
+        out = _selected(x, k, kept)
+        ctx.save_for_backward(kept)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return masked(gradients[0], ctx.saved_tensors[0]), None
+
+
+def masked(gradient: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """The gradient where a bool mask of its shape is set, else 0."""
+    if torch.is_grad_enabled() or not serve(gradient):  # a second derivative is wanted, or it is no plain tensor
+        return torch.where(kept, gradient, 0)
+    gradient, count = gradient.contiguous(), gradient.numel()
+    out = torch.empty_like(gradient)
+    job = MaskedJob(gradient.data_ptr(), kept.data_ptr(), out.data_ptr(), count, ENTRIES_PER_CHUNK)
+    run(masked_kernel, -(-count // ENTRIES_PER_CHUNK), job)
+    return out
