@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-TYPED := .cli .cli_given .files .hooks .extras .training.checks .training.guards .training.adapters .circuits.task_files \
+TYPED := .cli .files .hooks .extras .training.checks .training.guards .training.adapters .circuits.task_files \
   .inputs_csp .fitting_csp .reading_csp .loading .modeling_csp .configuration_csp .tokenization_csp .sparse_csp .sparse_form_csp .storage_csp .fused_csp .attention_csp .training \
   .training.demo .training.info .training.train .convert .circuits .circuits.search .circuits.export .circuits.reading \
   .cli_circuits .cli_viewer .viewer .viewer.serve .viewer.labels .convert.publish .convert.secrets .convert.places .bridges \

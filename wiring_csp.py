@@ -16,7 +16,7 @@ class Location(NamedTuple):
     """Where AbsTopK can act.
 
     Args:
-        path: of the module within a block.
+        path: of the module within a block. title: what a page calls its row.
         width: how many channels there are: "wide" (residual stream and concatenated positions), "heads" (over all of them), "neurons", "stream".
         node: whether its entries are nodes. The residual stream after a sublayer is none: what it holds is nodes of others, added up.
         reads: whether its nodes are channels of the residual stream, read through a norm; writes: whether they are added to it.
@@ -24,21 +24,22 @@ class Location(NamedTuple):
 
     path: str
     width: str
+    title: str = ""
     node: bool = True
     reads: bool = False
     writes: bool = False
 
 
 LOCATIONS = {  # in forward order
-    "attn_in": Location("attn.act_in", "wide", reads=True),
-    "attn_q": Location("attn.q", "heads"),
-    "attn_k": Location("attn.k", "heads"),
-    "attn_v": Location("attn.v", "heads"),
-    "attn_out": Location("attn.resid_delta", "stream", writes=True),
+    "attn_in": Location("attn.act_in", "wide", "attention reads", reads=True),
+    "attn_q": Location("attn.q", "heads", "queries"),
+    "attn_k": Location("attn.k", "heads", "keys"),
+    "attn_v": Location("attn.v", "heads", "values"),
+    "attn_out": Location("attn.resid_delta", "stream", "attention writes", writes=True),
     "resid_post_attn": Location("resid_mid", "stream", node=False),
-    "mlp_in": Location("mlp.act_in", "wide", reads=True),
-    "mlp_neuron": Location("mlp.post_act", "neurons"),
-    "mlp_out": Location("mlp.resid_delta", "stream", writes=True),
+    "mlp_in": Location("mlp.act_in", "wide", "MLP reads", reads=True),
+    "mlp_neuron": Location("mlp.post_act", "neurons", "neurons"),
+    "mlp_out": Location("mlp.resid_delta", "stream", "MLP writes", writes=True),
     "resid_post_mlp": Location("resid_post", "stream", node=False),
 }
 NODE_LOCATIONS = tuple(name for name, location in LOCATIONS.items() if location.node)
@@ -110,7 +111,7 @@ def located(name: str) -> tuple[int | None, str]:
     found = next((key for key, location in LOCATIONS.items() if location.node and location.path == path), None)
     if name == FINAL:
         return None, FINAL
-    if found is None or not layer.isdigit():
+    if found is None or not re.fullmatch(r"[0-9]{1,4}", layer):
         raise ValueError(f"{name!r:.80} is no node site; they are called as in model.node_sites(), such as 0.mlp.post_act.")
     return int(layer), found
 
@@ -125,6 +126,12 @@ def writes_residual(name: str) -> bool:
     """Whether the nodes of a site are added to the residual stream."""
     location = located(name)[1]
     return location != FINAL and LOCATIONS[location].writes
+
+
+def by_head(name: str) -> bool:
+    """Whether the nodes of a site are channels of attention heads."""
+    location = located(name)[1]
+    return location != FINAL and LOCATIONS[location].width == "heads"
 
 
 def site_names(layers: int) -> list[str]:

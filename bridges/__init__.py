@@ -4,6 +4,7 @@ from .bridge import BridgeConfig, Bridges
 from .evaluate import evaluate_bridges, ridge_bridges
 from .losses import bridge_losses
 from .pair import BridgedPair
+from .protocols import evaluate_pair, steer_task
 from .sides import side_of
 from .steering import Steering, steer
 
@@ -14,7 +15,9 @@ __all__ = [
     "Steering",
     "bridge_losses",
     "evaluate_bridges",
+    "evaluate_pair",
     "ridge_bridges",
     "side_of",
     "steer",
+    "steer_task",
 ]

@@ -15,7 +15,7 @@ from ..circuits.means import watching
 from ..circuits.reading import parse_node
 from ..circuits.sites import evaluating
 from ..circuits.tasks import Pairs
-from ..wiring_csp import reads_residual
+from ..wiring_csp import FINAL, located, reads_residual
 from .hybrids import stream
 from .pair import BridgedPair
 from .sides import Side
@@ -91,7 +91,7 @@ class Steering:
         if isinstance(read, nn.LayerNorm):
             direction = direction - direction.mean()
         scale = 1 / self.dense_rms[point]
-        if not node.startswith("final_resid"):  # its nodes are the stream itself, the others are read after a norm
+        if not node.startswith(FINAL):  # its nodes are the stream itself, the others are read after a norm
             gain = float(self.pair.sparse.read(point).weight.detach()[channel]) if self.gains else 1.0  # type: ignore[index,operator]
             scale *= self.sparse_rms[point] / gain if gain else 0.0
         if self.gains:
@@ -200,7 +200,12 @@ def best_nodes(steering: Steering, candidates: Sequence[str], *, strength: float
 def read_nodes(model: Any) -> list[str]:
     """Every node of the sparse model that reads the residual stream through a norm, positions aside: the candidates for steering. Those of
     final_resid can be steered along too, but what they write is the logits themselves."""
-    return [f"{site}:{i}" for site in model.node_sites() if site.endswith("act_in") for i in range(model.config.d_model)]
+    return [
+        f"{site}:{i}"
+        for site in model.node_sites()
+        if site != FINAL and reads_residual(site)
+        for i in range(model.config.d_model)
+    ]
 
 
 def read_point(model: Any, node: str) -> tuple[int, int]:
@@ -212,10 +217,10 @@ def read_point(model: Any, node: str) -> tuple[int, int]:
     site, index = parse_node(model, node)
     if not reads_residual(site) or index >= model.config.d_model:
         raise ValueError(f"{node} does not read the residual stream; steer along a node such as 0.mlp.act_in:3.")
-    if site == "final_resid":
+    if site == FINAL:
         return 2 * model.config.n_layer, index
-    layer, _, kind = site.partition(".")
-    return 2 * int(layer) + kind.startswith("mlp"), index
+    layer, location = located(site)
+    return 2 * (layer or 0) + (location == "mlp_in"), index
 
 
 def stream_rms(pair: BridgedPair, reference: torch.Tensor, batch: int = 8) -> tuple[list[float], list[float]]:

@@ -18,7 +18,6 @@ from ..files import require_writable, write_whole
 from ..modeling_csp import CSPForCausalLM
 from ..training.callback import WeightSparsityCallback
 from ..training.checks import check_run
-from ..training.demo import start_from_bigrams_
 from ..training.metrics import RunMetrics
 from ..training.projection import csp_rule
 from ..training.recipes import Recipe
@@ -32,6 +31,7 @@ from ..training.train import (
     prepare_folder,
     run_blocks,
     run_to_end,
+    start_from_bigrams_,
     training_arguments,
 )
 from .bridge import BridgeConfig, Bridges

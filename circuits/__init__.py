@@ -1,7 +1,8 @@
 """Circuits: tasks, mean activations, ablation, pruning, the circuit file, verification, exports."""
 
 from .ablation import ablated
-from .circuit import Circuit, Edges, edges_in
+from .circuit import Circuit
+from .edges import Edges, edges_in
 from .masks import PruneConfig
 from .means import Means, mean_activations
 from .prune import CannotDo, prune

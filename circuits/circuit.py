@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from .ablation import ablated
+from .edges import Edges, removed_edges
+from .export import to_networkx
 from .identity import refuse_other_model
 from .masks import Nodes, opened
-from .sites import edge_maps, require_csp
-
-
-class Edges(NamedTuple):
-    """Edges of one map: source and target nodes (int64), weights (float32), one entry each, sorted by target, then source."""
-
-    source: torch.Tensor
-    target: torch.Tensor
-    weight: torch.Tensor
+from .storage import find, load, push, save
+from .tasks import load_task, tasks
 
 
 @dataclass
@@ -67,8 +62,6 @@ class Circuit:
         Raises:
             ValueError: if the file is another than the circuit was found with.
         """
-        from .tasks import load_task, tasks
-
         twin, origin = str(self.settings.get("twin") or ""), str(self.settings.get("task_origin") or "")
         name = self.task.removesuffix(f"_{twin}") if twin else self.task
         if file is None and (origin or name not in tasks()):
@@ -124,8 +117,6 @@ class Circuit:
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Writes circuit.json and circuit.safetensors (circuits/FORMAT.md), both or neither."""
-        from .storage import save
-
         return save(self, Path(folder))
 
     @classmethod
@@ -143,65 +134,17 @@ class Circuit:
         Raises:
             FileNotFoundError, ValueError: naming what is missing, damaged or of another version.
         """
-        from .storage import find, load
-
-        return load(find(source, f"circuits/{task}" if task is not None else subfolder, revision, hub))
+        return cls(**load(find(source, f"circuits/{task}" if task is not None else subfolder, revision, hub)))
 
     def push_to_hub(self, repo_id: str, *, subfolder: str | None = None, **hub: Any) -> str:
         """Uploads the circuit to a model repository, by default into circuits/<task>; returns the commit's address."""
-        from .storage import push
-
         return push(self, repo_id, subfolder or f"circuits/{self.task}", hub)
 
     def to_networkx(self, model: Any = None) -> Any:
         """A networkx.DiGraph: nodes "site:index" with site, index, layer; edges with weight. A circuit without edges of its own needs the model."""
-        from .export import to_networkx
-
         return to_networkx(self, model)
 
     def __repr__(self) -> str:
         size = "" if self.num_edges is None else f", {self.num_edges} edges"
         loss = self.metrics.get("circuit", {}).get("loss")
         return f"Circuit({self.task!r}, {self.num_nodes} nodes{size}" + (f", loss {loss:.3f})" if loss is not None else ")")
-
-
-def edges_in(model: Any, nodes: Mapping[str, torch.Tensor]) -> dict[str, Edges]:
-    """All edges between nodes: the nonzeros that connect two of them; maps without any are left out."""
-    found = {}
-    for name, part in edge_maps(require_csp(model)).items():
-        if part.source in nodes and part.target in nodes:
-            source, target = part.edges(nodes[part.source], nodes[part.target])
-            if len(source):
-                found[name] = Edges(source, target, part.entries(source, target).float().cpu())
-    return found
-
-
-def removed_edges(
-    model: Any, nodes: Mapping[str, torch.Tensor], kept: Mapping[str, Edges], every: Mapping[str, Edges] | None = None
-) -> dict[str, Edges]:
-    """Edges between `nodes` that are not among `kept`, as `ablated` takes them.
-
-    Args:
-        every: all edges between these nodes, if they are known; else they are looked up in the model.
-    """
-    removed = {}
-    for name, edges in (edges_in(model, nodes) if every is None else every).items():
-        stays = torch.zeros(len(edges.source), dtype=torch.bool)
-        if name in kept:
-            wide = int(max(edges.source.max(), kept[name].source.max())) + 1
-            stays = torch.isin(edges.target * wide + edges.source, kept[name].target * wide + kept[name].source)
-        if not bool(stays.all()):
-            removed[name] = Edges(*(part[~stays] for part in edges))
-    return removed
-
-
-def within(edges: Mapping[str, Edges], nodes: Mapping[str, torch.Tensor]) -> dict[str, Edges]:
-    """Those edges whose two nodes are among `nodes`."""
-    found = {}
-    for name, each in edges.items():
-        source, target = name.split("->")
-        if source in nodes and target in nodes:
-            stays = torch.isin(each.source, nodes[source]) & torch.isin(each.target, nodes[target])
-            if bool(stays.any()):
-                found[name] = Edges(*(part[stays] for part in each))
-    return found

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..wiring_csp import located, site
 from .ablation import ablated, gated, holding, scaled, surrogate
 from .scoring import task_loss
 from .sites import require_csp
@@ -94,8 +95,9 @@ class Masks:
             self.tau[name] = tau.to(model.device).requires_grad_()
         if config.tie_qk:
             for name in self.tau:
-                if name.endswith(".attn.k"):
-                    self.tau[name] = self.tau[name.removesuffix("k") + "q"]
+                layer, location = located(name)
+                if layer is not None and location == "attn_k":
+                    self.tau[name] = self.tau[site(layer, "attn_q")]
 
     def parameters(self) -> list[torch.Tensor]:
         return list({id(tau): tau for tau in self.tau.values()}.values())

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from .ablation import ablated
 from .calibration import calibrate
-from .circuit import Circuit, Edges, edges_in, removed_edges, within
+from .circuit import Circuit
+from .edges import Edges, edges_in, removed_edges, within
 from .hooks import hooks
 from .identity import identify, tokenizer_sha256, versions
 from .masks import (

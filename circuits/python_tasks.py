@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from ..corpora.idioms import LETTERS, NOUNS, VERBS, WORDS
+from ..corpora.words import LETTERS, NOUNS, VERBS, WORDS
 
 Example = tuple[str, str]
 SPLITS = ("train", "validation", "test")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..wiring_csp import reads_residual
+from ..wiring_csp import FINAL, reads_residual, writes_residual
 from .ablation import ablated, holding
 from .means import watching
 from .sites import dense, edge_maps, require_csp
+
+if TYPE_CHECKING:
+    from .circuit import Circuit
 
 BEFORE, AFTER = 12, 4  # tokens of a context around the one that it is about
 
@@ -44,7 +48,7 @@ def read_node(
     reads, writes = read_weights(model, site, index, edges)
     if reads_residual(site) and index < model.config.d_model:
         reads += _tokens(model, tokenizer, model.transformer.wte.weight, index, edges)
-    if site == "final_resid":
+    if site == FINAL:
         writes += _tokens(model, tokenizer, model.lm_head.weight, index, edges)
     return {
         "node": node, "reads": reads, "writes": writes,
@@ -68,7 +72,7 @@ def parse_node(model: Any, node: str, sites: Mapping[str, Any] | None = None) ->
     sites = require_csp(model).node_sites() if sites is None else sites
     if site not in sites:
         raise ValueError(
-            f"{node!r:.80} names no node: write SITE:INDEX with a site such as {', '.join(list(sites)[:3])}, final_resid."
+            f"{node!r:.80} names no node: write SITE:INDEX with a site such as {', '.join(list(sites)[:3])}, {FINAL}."
         )
     if not (number.isascii() and number.isdigit() and len(number) < 10) or int(number) >= sites[site].width:
         raise ValueError(f"{node!r:.80} names no node: {site} has the nodes 0 to {sites[site].width - 1}.")
@@ -121,9 +125,9 @@ def read_weights(model: Any, site: str, index: int, count: int) -> tuple[list[di
         if index >= model.config.d_model:
             reads.append({"node": f"position channel {index - model.config.d_model}", "weight": 1.0})
         else:
-            before = [name for name in names[: names.index(site)] if name.endswith("resid_delta")]
+            before = [name for name in names[: names.index(site)] if writes_residual(name)]
             reads += [{"node": f"{name}:{index}", "weight": 1.0} for name in before]
-    if site.endswith("resid_delta"):
+    if writes_residual(site):
         after = [name for name in names[names.index(site) + 1 :] if reads_residual(name)]
         writes += [{"node": f"{name}:{index}", "weight": 1.0} for name in after]
     return reads, sorted(writes, key=lambda each: -abs(each["weight"]))[:count]
@@ -142,6 +146,33 @@ def _context(tokenizer: Any, blocks: torch.Tensor, flat: torch.Tensor, at: int) 
         "token": tokenizer.decode([ids[column]]), "activation": float(flat[at]),
         "before": tokenizer.decode(ids[max(0, column - BEFORE) : column]), "after": tokenizer.decode(ids[column + 1 : column + 1 + AFTER]),
     }  # fmt: skip
+
+
+def observed(
+    model: Any, ids: torch.Tensor, circuit: Circuit | None = None
+) -> tuple[dict[str, torch.Tensor], list[torch.Tensor], torch.Tensor]:
+    """What the model, or the circuit in it, does on one prompt.
+
+    Args:
+        ids: [1, tokens].
+        circuit: of this model, which the caller has checked.
+
+    Returns:
+        site -> activations [tokens, width]; attention probabilities of each layer [heads, tokens, tokens]; logits of the last token.
+    """
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # the others keep the probabilities to themselves
+    applied = contextlib.nullcontext() if circuit is None else circuit.running(model)
+    try:
+        with applied, watching(model) as seen:
+            out = model(input_ids=ids.to(model.device), use_cache=False, output_attentions=True)
+    finally:
+        model.set_attn_implementation(before)
+    return (
+        {name: each[0].float().cpu() for name, each in seen.items()},
+        [a[0].float().cpu() for a in out.attentions],
+        out.logits[0, -1].float().cpu(),
+    )
 
 
 def describe(found: dict[str, Any]) -> str:

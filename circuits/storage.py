@@ -7,10 +7,10 @@ import hashlib
 import itertools
 import json
 import os
-import re
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,8 +20,8 @@ from safetensors.torch import save as to_safetensors
 
 from ..files import read_json, scratch_prefix, sweep
 from ..hub import upload
-from ..wiring_csp import ordered
-from .circuit import Circuit, Edges
+from ..wiring_csp import FINAL, located, ordered
+from .edges import Edges
 from .identity import circuit_sha256
 from .masks import PruneConfig
 from .python_tasks import FORMS
@@ -33,14 +33,13 @@ PREVIOUS = ".circuit.safetensors.previous"  # there only while a circuit is repl
 FORMAT, VERSION = "sparse_circuits.circuit", 1
 LARGEST_JSON, LARGEST_TENSORS = 64 << 20, 4 << 30  # bytes; far above what a circuit of the largest models takes
 _LARGEST_WIDTH = 1 << 24
-_SITE = re.compile(r"\d{1,4}\.(attn\.(act_in|q|k|v|resid_delta)|mlp\.(act_in|post_act|resid_delta))|final_resid")
 _KEYS = {
     "format": str, "version": int, "task": str, "model": dict, "tokenizer": str, "sites": dict, "edges": (dict, type(None)), "settings": dict,
     "calibration": dict, "metrics": dict, "labels": dict, "versions": dict, "tensors_sha256": str,
 }  # fmt: skip
 
 
-def save(circuit: Circuit, folder: Path) -> Path:
+def save(circuit: Any, folder: Path) -> Path:
     """Writes the two files. A kill at any moment leaves the older circuit or the new one."""
     if not NAME.fullmatch(circuit.task):
         raise ValueError(f"{circuit.task!r} cannot name a circuit; use letters, digits, '_', '-' and '.'.")
@@ -94,8 +93,8 @@ def _replace_folder(folder: Path, files: dict[str, bytes]) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def load(folder: Path) -> Circuit:
-    """Reads and checks both files.
+def load(folder: Path) -> dict[str, Any]:
+    """Reads and checks both files; returns the fields of a `Circuit`.
 
     Raises:
         FileNotFoundError, ValueError: in one sentence.
@@ -123,7 +122,7 @@ def _belonging(document: Any, data: bytes, previous: Path) -> bytes:
     return data
 
 
-def _parse(document: Any, data: bytes) -> Circuit:
+def _parse(document: Any, data: bytes) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT!r}.")
     if document.get("version") != VERSION:
@@ -162,18 +161,26 @@ def _parse(document: Any, data: bytes) -> Circuit:
     scores = _vectors("score", tensors, widths)
     if scores and set(scores) != set(widths):
         raise ValueError("there are scores of some sites only.")
-    circuit = Circuit(nodes=nodes, edges=edges, means=means, widths=widths, scores=scores, **{k: document[k] for k in keys})
-    if document.get("circuit_sha256") not in (None, circuit_sha256(circuit)):  # files of before it have none
+    fields = {
+        "nodes": nodes,
+        "edges": edges,
+        "means": means,
+        "widths": widths,
+        "scores": scores,
+        **{k: document[k] for k in keys},
+    }
+    if document.get("circuit_sha256") not in (None, circuit_sha256(SimpleNamespace(**fields))):  # files of before it have none
         raise ValueError(
             f"what {JSON} says of nodes and settings is not what was written (circuit_sha256 differs); copy both files again."
         )
-    return circuit
+    return fields
 
 
 def _sites(found: dict[str, Any]) -> tuple[dict[str, int], dict[str, torch.Tensor]]:
     widths, nodes = {}, {}
     for name, site in found.items():
-        if not _SITE.fullmatch(name) or not isinstance(site, dict):
+        layer, _ = located(name)
+        if not isinstance(site, dict) or (layer is not None and str(layer) != name.partition(".")[0]):
             raise ValueError(f"{name!r:.80} is no node site.")
         width, indices = site.get("width"), site.get("nodes")
         if not _is_int(width) or not 1 <= width <= _LARGEST_WIDTH:  # type: ignore[operator]
@@ -187,8 +194,8 @@ def _sites(found: dict[str, Any]) -> tuple[dict[str, int], dict[str, torch.Tenso
         widths[name] = width
         if indices:
             nodes[name] = torch.tensor(indices)
-    if "final_resid" not in widths:
-        raise ValueError("it has no final_resid among its sites.")
+    if FINAL not in widths:
+        raise ValueError(f"it has no {FINAL} among its sites.")
     order = ordered(widths)
     return {name: widths[name] for name in order}, {name: nodes[name] for name in order if name in nodes}  # type: ignore[misc]
 
@@ -308,7 +315,7 @@ def find(source: str | Path, subfolder: str | None, revision: str | None, hub: d
     return folder
 
 
-def push(circuit: Circuit, repo_id: str, subfolder: str, hub: dict[str, Any]) -> str:
+def push(circuit: Any, repo_id: str, subfolder: str, hub: dict[str, Any]) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         save(circuit, folder)

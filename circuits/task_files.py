@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from ..corpora.blocks import plain_text
+from ..corpora.sources import plain_text
 from ..files import parse_json, read_text
 from .python_tasks import SPLITS, Example, Generator, Values
 

@@ -18,7 +18,8 @@ import torch
 
 from .ablation import ablated, holding
 from .calibration import apply_calibration
-from .circuit import Circuit, edges_in, removed_edges
+from .circuit import Circuit
+from .edges import edges_in, removed_edges
 from .identity import circuit_sha256, refuse_other_model, refuse_other_task, tokenizer_sha256
 from .masks import PruneConfig, as_nodes, deciding_pairs, opened, ranked, training_pairs
 from .means import Means, mean_activations, sample_activations, watching

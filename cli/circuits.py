@@ -216,7 +216,9 @@ def export_circuit(
     Example: csp export runs/quotes --out quotes.graphml
     """
     from ..circuits import Circuit
-    from ..circuits.export import save_graphml, save_json, to_attribution_graph, to_mib
+    from ..circuits.export import save_graphml, save_json
+    from ..convert.mib import to_mib
+    from ..convert.neuronpedia import to_attribution_graph
     from ..files import require_writable
 
     if to not in ("graphml", "mib", "neuronpedia"):

@@ -32,7 +32,7 @@ def given_text(text: str) -> str:
     Raises:
         ValueError: if it is not UTF-8.
     """
-    from ..corpora.blocks import plain_text
+    from ..corpora.sources import plain_text
 
     buffer = getattr(sys.stdin, "buffer", None) if text == "-" else None
     try:
@@ -45,6 +45,11 @@ def given_text(text: str) -> str:
         raise ValueError(f"{where} is not UTF-8; give text in that encoding.") from None
     given = plain_text(given)
     return given if text == "-" else given.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def without_options(said: str) -> str:
+    """What a function says, without advice to pass an argument that the command at hand does not have."""
+    return re.sub(r",? or pass force=True| \(force=True [^)]*\)", "", said)
 
 
 def require_model(model: str, pairs: bool = False) -> None:
@@ -76,10 +81,11 @@ def _looks_local(model: str) -> bool:
 
 def load_tokenizer(model: str) -> Any:
     """The tokenizer of a CSP model: what tasks and circuits need, before the model itself is loaded."""
-    from .. import loading
+
+    from ..checkpoints import models
 
     require_model(model)
-    kind = loading.model_type(model)
+    kind = models.model_type(model)
     if kind != "csp":
         raise ValueError(
             f"{model} is a {kind} model; circuits are found in CSP models, such as csp train and csp convert make."
@@ -88,7 +94,7 @@ def load_tokenizer(model: str) -> Any:
         raise FileNotFoundError(
             f"{model} has no tokenizer.json; save the model's tokenizer there, circuits are found on its tokens."
         )
-    return loading.load_tokenizer(model)
+    return models.load_tokenizer(model)
 
 
 def load(model: str) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..circuits.sites import require_csp
 from ..hub import require
+from ..wiring_csp import EMBEDDING, FINAL, LOCATIONS, NODE_LOCATIONS, UNEMBEDDING
 
 try:
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
@@ -26,8 +27,13 @@ except ModuleNotFoundError:
     require("transformer_lens", "views of a model by TransformerLens")
     raise
 
-_ATTN = ("act_in", "q", "k", "v", "resid_delta")
-_MLP = ("act_in", "post_act", "resid_delta")
+
+def _inside(part: str) -> dict[str, GeneralizedComponent]:
+    """The node sites in a part of a block, "attn" or "mlp"."""
+    paths = [LOCATIONS[name].path for name in NODE_LOCATIONS]
+    return {
+        path.removeprefix(f"{part}."): _site(path.removeprefix(f"{part}.")) for path in paths if path.startswith(f"{part}.")
+    }
 
 
 class CSPArchitectureAdapter(ArchitectureAdapter):
@@ -48,27 +54,27 @@ class CSPArchitectureAdapter(ArchitectureAdapter):
         self.cfg.tokenizer_name = None  # ours is a note on where it came from; TransformerLens would load a tokenizer by it
         self.weight_processing_conversions = {}
         self.component_mapping = {
-            "embed": EmbeddingBridge(name="transformer.wte"),
+            "embed": EmbeddingBridge(name=f"transformer.{EMBEDDING}"),
             "blocks": OpaqueBlockBridge(
                 name="transformer.h",
                 submodules={
                     "resid_in": _site("resid_in"),
                     "ln1": _site("attn_norm"),
-                    "attn": GeneralizedComponent("attn", submodules={name: _site(name) for name in _ATTN}),
-                    "resid_mid": _site("resid_mid"),
+                    "attn": GeneralizedComponent("attn", submodules=_inside("attn")),
+                    "resid_mid": _site(LOCATIONS["resid_post_attn"].path),
                     "ln2": _site("mlp_norm"),
-                    "mlp": GeneralizedComponent("mlp", submodules={name: _site(name) for name in _MLP}),
-                    "resid_post": _site("resid_post"),
+                    "mlp": GeneralizedComponent("mlp", submodules=_inside("mlp")),
+                    "resid_post": _site(LOCATIONS["resid_post_mlp"].path),
                 },
                 hook_alias_overrides={
-                    "hook_resid_mid": "resid_mid.hook_out",
-                    "hook_attn_out": "attn.resid_delta.hook_out",
-                    "hook_mlp_out": "mlp.resid_delta.hook_out",
+                    "hook_resid_mid": f"{LOCATIONS['resid_post_attn'].path}.hook_out",
+                    "hook_attn_out": f"{LOCATIONS['attn_out'].path}.hook_out",
+                    "hook_mlp_out": f"{LOCATIONS['mlp_out'].path}.hook_out",
                 },
             ),
             "ln_final": _site("transformer.final_norm"),
-            "final_resid": _site("transformer.final_resid"),
-            "unembed": UnembeddingBridge(name="lm_head"),
+            FINAL: _site(f"transformer.{FINAL}"),
+            "unembed": UnembeddingBridge(name=UNEMBEDDING),
         }
 
 
@@ -95,4 +101,4 @@ def _site(name: str) -> GeneralizedComponent:
 
 def hook_name(site: str) -> str:
     """TransformerLens' name of a node site's activations: "3.mlp.post_act" -> "blocks.3.mlp.post_act.hook_out"."""
-    return f"{'' if site == 'final_resid' else 'blocks.'}{site}.hook_out"
+    return f"{'' if site == FINAL else 'blocks.'}{site}.hook_out"

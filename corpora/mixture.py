@@ -18,8 +18,9 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..hub import require
-from .blocks import LARGEST_FILE, SourceFiles, add_text, read_one, read_sources, split_blocks
+from .blocks import split_blocks
 from .idioms import programs
+from .sources import LARGEST_FILE, SourceFiles, add_text, read_one, read_sources
 
 IDIOMS = 20_000
 MOST_IDIOMS = 2_000_000  # programs; some 400 million characters, all of them in memory

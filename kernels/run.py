@@ -28,7 +28,7 @@ def available() -> bool:
     if os.environ.get("CSP_KERNELS", "auto") == "torch" or importlib.util.find_spec("numba") is None:
         return False
     try:
-        from . import attention, block, products, selection, topk  # noqa: F401
+        import numba  # noqa: F401
     except ImportError as error:
         warnings.warn(f"Numba cannot be used ({error}); PyTorch serves instead, slower.", stacklevel=2)
         return False

@@ -13,7 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from sparse_circuits.cli.app import app
-from sparse_circuits.training.demo import DemoRecipe, run_demo
+from sparse_circuits.training.demo import run_demo
+from sparse_circuits.training.recipes import make_recipe
 from tiny import ROOT, tiny_model
 
 runner = CliRunner()
@@ -144,11 +145,13 @@ def test_generate(tmp_path, monkeypatch):
 def test_a_short_demo_end_to_end(tmp_path):
     """The whole of `csp demo` with few steps: it trains, saves, reloads in another process and beats its own start."""
     said = []
-    recipe = DemoRecipe(steps=80, n_layer=1, d_model=32, d_mlp=64, density=0.5, eval_blocks=64, batch=8, lr=0.02)
+    small = {"model": {"n_layer": 1, "d_model": 32, "d_mlp": 64, "n_head": 2}, "sparsity": {"density": 0.5}, "eval_blocks": 64}
+    small["arguments"] = {"max_steps": 80, "per_device_train_batch_size": 8, "learning_rate": 0.02}
+    recipe = make_recipe("demo", small)
     report = run_demo(tmp_path / "demo", recipe, say=said.append)
-    assert report["reloaded"] == pytest.approx(report["sparse"], abs=2e-3)
+    assert report["reloaded"] == pytest.approx(report["held out"], abs=2e-3)
     assert report["bigram"] < report["unigram"]
-    assert report["sparse"] < report["dense start"] - 0.005
+    assert report["held out"] < report["dense start"] - 0.005
     assert report["density/weights"] == pytest.approx(0.5, abs=1e-3)
     assert len(report["completions"]) == 3
     text = "\n".join(said)
@@ -170,13 +173,11 @@ def test_the_demo_ends_with_a_circuit_or_says_why_not(tmp_path, monkeypatch):
 
     import sparse_circuits.training.demo as demo
 
-    monkeypatch.setattr(
-        demo,
-        "run_demo",
-        lambda out, recipe, say: shutil.copytree(
-            ROOT, out, ignore=lambda f, names: {n for n in names if f != str(ROOT) or "." not in n[1:]}
-        ),
-    )
+    def stand_in(out, recipe, say):
+        shutil.copytree(ROOT, out, ignore=lambda f, names: {n for n in names if f != str(ROOT) or "." not in n[1:]})
+        return {"finished": True}
+
+    monkeypatch.setattr(demo, "run_demo", stand_in)
     done = csp("demo", "--out", tmp_path / "full", "--steps", 10)
     assert done.exit_code == 0, done.output
     page = tmp_path / "full" / "circuits" / "single_double_quote" / "page.html"

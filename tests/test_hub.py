@@ -13,8 +13,9 @@ import transformers.utils.hub as hub
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from sparse_circuits import CSPForCausalLM, CSPModel
-from sparse_circuits.corpora.blocks import read_sources, split_blocks
+from sparse_circuits.corpora.blocks import split_blocks
 from sparse_circuits.corpora.ngrams import ngram_losses
+from sparse_circuits.corpora.sources import read_sources
 from sparse_circuits.training import sparse_tensors
 from tiny import ROOT, tiny_ids, tiny_model
 

@@ -30,7 +30,6 @@ from .callback import WeightSparsityCallback, measured
 from .card import write_card
 from .checkpoints import SumCheckpoints, is_whole
 from .checks import check_run
-from .demo import start_from_bigrams_
 from .metrics import RunMetrics, write_curves
 from .projection import sparse_tensors
 from .recipes import Recipe, read_yaml
@@ -83,13 +82,13 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
         model=model, args=arguments, train_dataset=TokenBlocks(blocks["train"]), eval_dataset=TokenBlocks(blocks["held_out"]),
         data_collator=default_data_collator, callbacks=[callback, RunMetrics(recipe.block), stop],
     )  # fmt: skip
+    start = evaluated(trainer) if checkpoint is None else None
     finished = run_to_end(trainer, callback, stop, out, checkpoint, say)
     if first and missing("matplotlib") is None:
         write_curves(trainer.state.log_history, out / CURVES)
     report |= {"finished": finished, "steps": trainer.state.global_step}
     if not finished:
         return report
-    report |= {"held out": trainer.evaluate()["eval_loss"]}
     report["tokens"] = (
         arguments.max_steps
         * arguments.train_batch_size
@@ -98,13 +97,27 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
         * recipe.block
     )
     weights = gathered(trainer.model)
+    model = CSPForCausalLM(config)  # the trained one may be in shards, or wrapped
+    model.load_state_dict(weights)
+    if recipe.round_table and model.bigram_table is not None:
+        table = model.bigram_table.logit_bias.data
+        table.copy_(table.to(torch.bfloat16))
+    report |= {"dense start": start} if start is not None else {}
+    report |= losses(model, blocks["held_out"], arguments.per_device_eval_batch_size)
     if first:
-        model = CSPForCausalLM(config)  # the trained one may be in shards, or wrapped
-        model.load_state_dict(weights)
         report |= measured(sparse_tensors(model))
         _save(model, tokenizer, recipe, report, out)
     say(f"Held-out loss {report['held out']:.3f} nats per token (bigram baseline {report['bigram']:.3f}); saved to {out}")
     return report
+
+
+def start_from_bigrams_(model: CSPForCausalLM, log_probabilities: torch.Tensor) -> None:
+    """Sets the bigram table to log P(next | current): the model starts at the bigram baseline, and whatever it gains over it comes
+    from its sparse weights and the table's training."""
+    if model.bigram_table is None:
+        raise ValueError("The model has no bigram table; set enable_bigram_table=True in its config.")
+    with torch.no_grad():
+        model.bigram_table.logit_bias.copy_(log_probabilities)
 
 
 def run_to_end(
@@ -145,6 +158,32 @@ def take_up_finished(trainer: Trainer, checkpoint: str | None) -> bool:
     trainer.state = state
     trainer.state.max_steps = trainer.args.max_steps
     return True
+
+
+def evaluated(trainer: Trainer) -> float:
+    """Loss in nats per token on the trainer's held-out blocks; the trainer is left as it was."""
+    trainer.model.eval()
+    found = trainer.evaluate()["eval_loss"]
+    trainer.state.log_history.clear()
+    return found
+
+
+@torch.no_grad()
+def losses(model: CSPForCausalLM, blocks: torch.Tensor, batch: int) -> dict[str, float]:
+    """Held-out loss in nats per token, and, as a control, what the trained bigram table alone scores: the sparse network says nothing then."""
+    model.eval()
+
+    def loss(parts: tuple[torch.Tensor, ...]) -> float:
+        return sum(float(model(part, labels=part).loss) * len(part) for part in parts) / len(blocks)
+
+    parts = blocks.long().split(batch)
+    found = {"held out": loss(parts)}
+    if model.bigram_table is not None:
+        unembedding = model.lm_head.weight.detach().clone()
+        model.lm_head.weight.zero_()
+        found["table alone"] = loss(parts)
+        model.lm_head.weight.copy_(unembedding)
+    return found
 
 
 @torch.no_grad()

@@ -12,16 +12,16 @@ import torch
 from ..bridges.pair import BridgedPair
 from ..bridges.steering import Steering
 from ..circuits.ablation import ablated
-from ..circuits.circuit import Circuit, edges_in, removed_edges
-from ..circuits.export import observed
+from ..circuits.circuit import Circuit
+from ..circuits.edges import edges_in, removed_edges
 from ..circuits.identity import refuse_other_model
 from ..circuits.masks import opened
-from ..circuits.reading import read_weights
+from ..circuits.reading import observed, read_weights
 from ..circuits.report import Report
 from ..circuits.scoring import answer_logits, losses
 from ..circuits.sites import dense, evaluating
 from ..circuits.tasks import Pairs, Task
-from ..wiring_csp import reads_residual
+from ..wiring_csp import FINAL, by_head, reads_residual
 from .contexts import Contexts, find_contexts
 from .contract import VERSION, check
 from .steering import node_steering
@@ -109,7 +109,7 @@ class _Builder:
                 "group": circuit.groups.get(name, ""), "effect": effects.get(name), "mean": means.get(name), "active": active,
                 "reads": reads, "writes": writes, "largest": largest, "smallest": smallest,
                 "embedding": self._vocabulary(embedding, site, i, reads_residual(site)),
-                "unembedding": self._vocabulary(unembedding, site, i, site == "final_resid"), "steering": steered.get(name),
+                "unembedding": self._vocabulary(unembedding, site, i, site == FINAL), "steering": steered.get(name),
                 "model": [_rounded(full[site][:, i]) for full, _ in runs], "circuit": [_rounded(own[site][:, i]) for _, own in runs],
             })  # fmt: skip
             self.used.update(t for c in largest + smallest for t in c["tokens"])
@@ -191,7 +191,7 @@ class _Builder:
         return found, shown if steering.left_out else ""
 
     def _head(self, site: str, index: int) -> int | None:
-        return index // self.model.config.d_head if site.endswith(("attn.q", "attn.k", "attn.v")) else None
+        return index // self.model.config.d_head if by_head(site) else None
 
     def _vocabulary(self, matrix: torch.Tensor, site: str, index: int, applies: bool) -> list[dict[str, Any]]:
         """Tokens with the largest weights of a residual channel in the (un)embedding."""
@@ -209,7 +209,7 @@ class _Builder:
             {
                 "name": site,
                 "kind": site.partition(".")[2] or site,
-                "layer": None if site == "final_resid" else int(site.partition(".")[0]),
+                "layer": None if site == FINAL else int(site.partition(".")[0]),
             }
             for site in self.circuit.widths
         ]
@@ -242,8 +242,8 @@ class _Builder:
         telling = _differing(prompts)
         shown = {f"token:{t}" for t in sorted(tokens, key=lambda t: (t not in telling, -strength[t], t))[:MAX_TOKENS]}
         last = [
-            {"source": f"final_resid:{i}", "target": f"answer:{t}", "weight": _short(unembedding[t, i]), "kind": "unembedding"}
-            for site, i in self.nodes if site == "final_resid" for t in answers if float(unembedding[t, i])
+            {"source": f"{FINAL}:{i}", "target": f"answer:{t}", "weight": _short(unembedding[t, i]), "kind": "unembedding"}
+            for site, i in self.nodes if site == FINAL for t in answers if float(unembedding[t, i])
         ]  # fmt: skip
         return [link for link in first if link["source"] in shown] + last
 

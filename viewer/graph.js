@@ -42,8 +42,9 @@ function drawEdge(link, plan, most) {
 
 /** Channel i of q meets channel i of k in the attention scores. */
 function matches(circuit, plan) {
-  return circuit.nodes.filter((node) => node.site.endsWith("attn.q")).flatMap((node) => {
-    const other = plan.places.get(`${node.site.slice(0, -1)}k:${node.index}`), own = plan.places.get(node.id);
+  return circuit.nodes.filter((node) => kindOf(node.site).meets).flatMap((node) => {
+    const site = node.site.slice(0, -pathOf(node.site).length) + kindOf(node.site).meets;
+    const other = plan.places.get(`${site}:${node.index}`), own = plan.places.get(node.id);
     return other ? [svg("path", { class: "match", d: `M${own.x} ${own.y}Q${(own.x + other.x) / 2} ${own.y + 26} ${other.x} ${other.y}` })] : [];
   });
 }

@@ -5,7 +5,7 @@
 const LEFT = 120, TOP = 34, ROW = 62, INNER = 18;
 
 function layOut(circuit) {
-  const residual = (node) => /act_in$|resid_delta$|^final_resid$/.test(node.site);
+  const residual = (node) => kindOf(node.site).residual;
   const channels = [...new Set(circuit.nodes.filter(residual).map((node) => node.index))].sort((a, b) => a - b);
   const step = Math.min(44, Math.max(16, 900 / Math.max(1, channels.length)));
   const lane = new Map(channels.map((channel, i) => [channel, LEFT + i * step]));
@@ -27,7 +27,6 @@ function layOut(circuit) {
 
 /** Rows that have something in them. */
 function rowsOf(circuit) {
-  const titles = { "attn.act_in": "attention reads", "attn.resid_delta": "attention writes", "mlp.act_in": "MLP reads", "mlp.post_act": "neurons", "mlp.resid_delta": "MLP writes", final_resid: "last residual" };
   const ends = (kind) => [...new Set(circuit.links.filter((link) => link.kind === kind).map((link) => (kind === "embedding" ? link.source : link.target)))];
   const rows = [];
   const at = (name, title) => rows.find((row) => row.name === name) ?? rows[rows.push({ name, title, nodes: [] }) - 1];
@@ -36,8 +35,8 @@ function rowsOf(circuit) {
   for (const stage of circuit.stages) {
     const found = circuit.nodes.filter((node) => node.site === stage.name);
     if (!found.length) continue;
-    const isHead = /attn\.[qkv]$/.test(stage.name);
-    const row = isHead ? at(`${stage.layer}.heads`, `${stage.layer}  heads`) : at(stage.name, `${stage.layer ?? ""}  ${titles[stage.kind] ?? stage.kind}`.trim());
+    const isHead = kindOf(stage.name).heads;
+    const row = isHead ? at(`${stage.layer}.heads`, `${stage.layer}  heads`) : at(stage.name, `${stage.layer ?? ""}  ${kindOf(stage.name).title ?? stage.kind}`.trim());
     row.nodes.push(...found);
   }
   at("answers", "answers").groups = ends("unembedding").map((id) => ({ nodes: [pseudo(id)], width: 58 }));

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_whole
+from ..wiring_csp import FINAL, LOCATIONS
 from .contract import HERE, check, inline_json, records
 from .data import Subject, page_data
 
@@ -36,11 +37,24 @@ def render(data: dict[str, Any]) -> str:
     title = ", ".join(dict.fromkeys(circuit["task"] for circuit in data["circuits"]))
     parts = {
         "POLICY": policy, "TITLE": html.escape(f"Circuit: {title}"), "STYLE": style, "SCRIPT": script, "DATA": inline_json(data),
-        "CONTRACT": inline_json(records()),
+        "CONTRACT": inline_json(records()), "WIRING": inline_json(wiring()),
     }  # fmt: skip
     text = (HERE / "page.html").read_text(encoding="utf-8")
     head, *rest = text.split("@@")  # @@NAME@@, replaced once: what is put in is not searched again
     return head + "".join(parts[part] if i % 2 == 0 else part for i, part in enumerate(rest))
+
+
+def wiring() -> dict[str, dict[str, Any]]:
+    """What the page knows of node sites, by their path in a layer: title of the row; whether they are channels of the residual stream, or of
+    heads; the site whose channels theirs meet in the attention scores."""
+    found = {
+        location.path: {
+            "title": location.title, "residual": location.reads or location.writes, "heads": location.width == "heads",
+            "meets": LOCATIONS["attn_k"].path if name == "attn_q" else "",
+        }
+        for name, location in LOCATIONS.items() if location.node
+    }  # fmt: skip
+    return {**found, FINAL: {"title": "last residual", "residual": True, "heads": False, "meets": ""}}
 
 
 def _hash(text: str) -> str:

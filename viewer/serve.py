@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from ..circuits.circuit import Circuit, within
-from ..circuits.export import observed
-from ..circuits.reading import parse_node
+from ..circuits.circuit import Circuit
+from ..circuits.edges import within
+from ..circuits.reading import observed, parse_node
 from ..circuits.sites import require_csp
 from ..hub import require
 from .data import MAX_ANSWERS, Subject, page_data, shown_pairs

@@ -1,8 +1,12 @@
 /** What is looked at. It lives in the URL's fragment, so that a link shows the same view. Labels and groups are those that a person changed. */
 const DEFAULTS = { circuit: 0, beside: -1, node: "", threshold: 0, search: "", pair: 0, run: "circuit", theme: "", labels: {}, groups: {} };
 let page = null; // the data
+let wiring = null; // path of a node site in its layer -> what the page knows of it (page.py)
 let state = structuredClone(DEFAULTS);
 const listeners = [];
+
+const pathOf = (site) => site.replace(/^\d+\./, "");
+const kindOf = (site) => wiring[pathOf(site)] ?? {};
 
 function readFragment() {
   const given = new URLSearchParams(location.hash.slice(1));

@@ -5,7 +5,7 @@ import torch
 
 from sparse_circuits.circuits import ablated, edges_in, mean_activations
 from sparse_circuits.circuits.ablation import gated
-from sparse_circuits.circuits.circuit import removed_edges
+from sparse_circuits.circuits.edges import removed_edges
 from sparse_circuits.circuits.masks import Masks, PruneConfig, attribution, opened
 from sparse_circuits.circuits.scoring import task_loss
 from sparse_circuits.circuits.sites import edge_maps, y_name

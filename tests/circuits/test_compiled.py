@@ -9,9 +9,9 @@ import torch
 from sparse_circuits.bridges import BridgedPair, Bridges, steer
 from sparse_circuits.bridges.sides import side_of
 from sparse_circuits.circuits import PruneConfig, mean_activations, prune, score, verify
-from sparse_circuits.circuits.export import to_attribution_graph
 from sparse_circuits.circuits.means import sample_activations
 from sparse_circuits.circuits.reading import read_node
+from sparse_circuits.convert.neuronpedia import to_attribution_graph
 from sparse_circuits.training.metrics import residual_kurtosis
 from sparse_circuits.viewer import Subject
 from sparse_circuits.viewer.serve import run_prompt

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from sparse_circuits.circuits import PruneConfig, mean_activations, prune
-from sparse_circuits.circuits.export import residual_links, save_graphml, save_json, to_attribution_graph, to_mib
+from sparse_circuits.circuits.export import residual_links, save_graphml, save_json
+from sparse_circuits.convert.mib import to_mib
+from sparse_circuits.convert.neuronpedia import to_attribution_graph
 from toy import EDGES, NODES, TOKENS, ToyTokenizer, toy_blocks, toy_model, toy_task
 
 PROMPT = "(' w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w1 w2 w3 w4 w5 w6 w7 w8"

@@ -11,7 +11,7 @@ from sparse_circuits import CSPTokenizer
 from sparse_circuits.circuits import CannotExpress, gate, load_task, make_task, tasks
 from sparse_circuits.circuits.python_tasks import GENERATORS, SPLITS, Values
 from sparse_circuits.circuits.scoring import answer_logits, losses, score
-from sparse_circuits.corpora.idioms import LETTERS, NOUNS, VERBS, WORDS
+from sparse_circuits.corpora.words import LETTERS, NOUNS, VERBS, WORDS
 from tiny import ROOT, tiny_model
 from toy import ToyTokenizer, toy_model, toy_task
 

@@ -221,7 +221,7 @@ def _circuit() -> Any:
     from toy import ToyTokenizer, toy_blocks, toy_circuit, toy_model, toy_task
 
     model, blocks = toy_model(), toy_blocks()
-    from sparse_circuits.circuits.circuit import edges_in
+    from sparse_circuits.circuits.edges import edges_in
 
     found = toy_circuit(model, mean_activations(model, blocks))
     found.edges = edges_in(model, found.nodes)

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from sparse_circuits import CSPTokenizer
-from sparse_circuits.corpora.blocks import held_out, pack, plain_text, read_sources, sample_blocks, split_blocks
+from sparse_circuits.corpora.blocks import pack, sample_blocks, split_blocks
 from sparse_circuits.corpora.mixture import _documents, load_corpus
 from sparse_circuits.corpora.ngrams import bigram_log_probabilities, ngram_losses, unigram_log_probabilities
+from sparse_circuits.corpora.sources import held_out, plain_text, read_sources
 from tiny import ROOT
 
 

@@ -12,7 +12,7 @@ from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
 from sparse_circuits.bridges import BridgedPair
 from sparse_circuits.circuits import Edges, Report, ablated, edges_in, load_task, make_task, mean_activations, score
 from sparse_circuits.circuits.ablation import holding
-from sparse_circuits.circuits.circuit import within
+from sparse_circuits.circuits.edges import within
 from sparse_circuits.circuits.masks import as_nodes, attribution, ranked
 from sparse_circuits.viewer import Subject, circuit_data, page_data, write_page
 from sparse_circuits.viewer.contexts import find_contexts

@@ -1,0 +1,147 @@
+"""The commands of `csp` that use, describe, tokenize for and convert models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .circuits import import_circuit
+from .given import Corpus, Tokens, given_text, require_model
+from .publishing import publish_folder
+
+
+def generate(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id.")],
+    prompt: Annotated[
+        str, typer.Argument(help="Text to continue; '-' reads standard input. Escapes such as \\n are understood.")
+    ],
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,
+    seed: Annotated[int, typer.Option()] = 0,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run the code that a foreign repository carries.")] = False,
+) -> None:
+    """Complete a prompt, printing tokens as they come.
+
+    Example: csp generate . "def add(a, b):\\n    return " --max-new-tokens 16
+    """
+    from transformers import TextStreamer, set_seed
+
+    from ..checkpoints.models import load_model, load_tokenizer
+
+    text = given_text(prompt)
+    if not text:
+        raise ValueError("The prompt is empty; give at least one character.")
+    require_model(model)
+    network = load_model(model, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(model, network, trust_remote_code=trust_remote_code)
+    set_seed(seed)
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {"do_sample": False}
+    network.generate(
+        **tokenizer(text, return_tensors="pt"),
+        max_new_tokens=max_new_tokens,
+        streamer=TextStreamer(tokenizer, skip_special_tokens=True),
+        **sampling,
+    )
+
+
+def info(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub id.")],
+    json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run the code that a foreign repository carries.")] = False,
+) -> None:
+    """Count nonzeros, bytes, degrees and dead neurons of a model.
+
+    Example: csp info .
+    """
+    from json import dumps
+
+    from ..checkpoints.models import load_model
+    from ..training.info import info_text, model_info
+
+    require_model(model)
+    network = load_model(model, trust_remote_code=trust_remote_code, sparse=True)
+    described = model_info(network)
+    typer.echo(dumps(described.to_dict(), indent=2) if json else info_text(described))
+
+
+def tokenize_train(
+    out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")],
+    corpus: Annotated[str, typer.Option(help="'stdlib', or a folder of .py files.")] = "stdlib",
+    vocab_size: Annotated[int, typer.Option(min=257)] = 2048,
+) -> None:
+    """Train a byte-level BPE tokenizer on the training files of a corpus.
+
+    Example: csp tokenize train --corpus stdlib --out runs/tokenizer
+    """
+    from ..corpora.mixture import check_source
+    from ..corpora.sources import held_out, read_sources
+    from ..files import fresh_folder
+    from ..tokenization_csp import CSPTokenizer
+
+    check_source(corpus)
+    with fresh_folder(out) as folder:
+        sources = read_sources(corpus)
+        typer.echo(sources.summary())
+        # Files that evaluations hold out stay unseen here too.
+        texts = [text for name, text in sources.texts.items() if not held_out(name)]
+        tokenizer = CSPTokenizer.train_on(texts, vocab_size)
+        tokenizer.save_pretrained(folder)
+        ratio = sum(map(len, texts)) / sum(len(ids) for ids in tokenizer(texts)["input_ids"])
+    typer.echo(f"{len(tokenizer)} tokens, {ratio:.2f} characters per token; saved to {out}")
+
+
+def tokenize_show(
+    model: Annotated[str, typer.Argument(help="Folder with a tokenizer, or Hub id.")],
+    text: Annotated[str, typer.Argument(help="Text to split; '-' reads standard input.")],
+) -> None:
+    """Print the ids and tokens of a text.
+
+    Example: csp tokenize show . "print('hello')"
+    """
+    from ..checkpoints.models import load_tokenizer
+
+    require_model(model)
+    tokenizer = load_tokenizer(model)
+    for token in tokenizer.encode(given_text(text)):
+        typer.echo(f"{token:6d}  {tokenizer.decode([token])!r}")
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="Folder or URL with beeg_config.json and final_model.pt; or a viz_data.pt.")],
+    dest: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder with vocab.bpe and encoder.json, or tokenizer.json.")] = None,
+    model: Annotated[str | None, typer.Option(help="For a circuit: the converted model that it belongs to.")] = None,
+    task: Annotated[str | None, typer.Option(help="For a circuit: its name.")] = None,
+    form: Annotated[
+        str, typer.Option(help="For a circuit: what the task asks for, published, line_end or bare (see csp prune).")
+    ] = "published",
+    corpus: Corpus = None,
+    tokens: Tokens = 50_000,
+    publish: Annotated[str | None, typer.Option(help="For a checkpoint: also publish it as user/name on the Hub.")] = None,
+) -> None:
+    """Turn a checkpoint of OpenAI's circuit_sparsity release into a Hub folder, or a circuit of it into a circuit folder.
+
+    Example: csp convert downloads/csp_yolo2 runs/csp_yolo2 --tokenizer downloads/tinypython_2k
+
+    Example: csp convert downloads/viz_data.pt runs/quotes --model runs/csp_yolo2 --task single_double_quote
+    """
+    from ..convert import convert_openai_checkpoint
+    from ..hub import require
+    from ..publishing.publish import require_repo_id
+
+    if source.endswith("viz_data.pt"):
+        if publish is not None:
+            raise ValueError("--publish is for checkpoints; put the circuit under circuits/ of its model and publish that.")
+        if model is None or task is None:
+            raise ValueError("A circuit belongs to a model and a task; name them with --model (converted before) and --task.")
+        typer.echo(f"Wrote {import_circuit(source, dest, model, task, corpus, tokens, form)}")
+        return
+    if publish is not None:
+        require_repo_id(publish)  # before the work, as the scanner
+        require("detect_secrets", "published folders")
+    typer.echo(f"Wrote {convert_openai_checkpoint(source, dest, tokenizer=tokenizer)}")
+    if publish is not None:
+        publish_folder(dest, publish)
