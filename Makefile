@@ -4,11 +4,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-TYPED := .cli .files .hooks .extras .training.checks .training.guards .training.adapters .circuits.task_files \
-  .inputs_csp .fitting_csp .reading_csp .loading .modeling_csp .configuration_csp .tokenization_csp .sparse_csp .sparse_form_csp .storage_csp .fused_csp .attention_csp .training \
-  .training.demo .training.info .training.train .convert .circuits .circuits.search .circuits.export .circuits.reading \
-  .cli_circuits .cli_viewer .viewer .viewer.serve .viewer.labels .convert.publish .convert.secrets .convert.places .bridges \
-  .bridges.train .cli_bridges
+# Every module of the package, for mypy.
+MODULES := $(filter-out setup.py build/% tests/% benchmarks/% runs/%,$(wildcard *.py */*.py))
+TYPED := $(filter-out sparse_circuits.__init__,$(subst /,.,$(MODULES:%.py=sparse_circuits.%)))
 
 # What meets transformers closely enough to run again on its newest version.
 ON_NEWEST := tests/test_model.py tests/test_keywords.py tests/test_generation.py tests/test_attention.py tests/test_hub.py tests/test_config.py \
@@ -28,7 +26,7 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	mkdir -p build/types && ln -sfn ../.. build/types/sparse_circuits  # mypy does not see editable installs
-	MYPYPATH=build/types $(BIN)/mypy $(foreach m,$(TYPED),-m sparse_circuits$(m))
+	MYPYPATH=build/types $(BIN)/mypy $(addprefix -m ,$(TYPED:.__init__=))
 
 format: venv
 	$(BIN)/ruff check --fix .

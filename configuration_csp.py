@@ -162,47 +162,22 @@ class CSPConfig(PretrainedConfig):
     @_understanding_aliases
     def __init__(
         self,
-        vocab_size: int = 2048,
-        block_size: int = 1024,
-        n_layer: int = 4,
-        n_head: int = 16,
-        d_head: int = 16,
-        d_model: int = 256,
-        d_mlp: int | None = None,
-        activation_type: str = "gelu",
-        residual_activation_type: str = "identity",
-        norm_type: str = "rms_norm",
-        ln_bias: bool = True,
-        bias: bool = True,
-        dropout: float = 0.0,
-        position_embedding_type: str = "none",
-        d_pos_emb: int | None = None,
-        sinusoidal_positions: bool = False,
-        sink: bool = False,
-        afrac: dict[str, float] | None = None,
-        enable_bigram_table: bool = False,
-        learnable_bigram_table: bool = True,
-        bigram_padding_idx: int | None = None,
-        initializer_range: float = 0.02,
-        tie_word_embeddings: bool = False,
-        use_cache: bool = True,
-        bos_token_id: int | None = None,
-        eos_token_id: int | None = None,
-        pad_token_id: int | None = None,
-        tokenizer_name: str | None = None,
-        sparse_weights: bool = False,
-        provenance: dict[str, Any] | None = None,
+        vocab_size: int = 2048, block_size: int = 1024,
+        n_layer: int = 4, n_head: int = 16, d_head: int = 16, d_model: int = 256, d_mlp: int | None = None,
+        activation_type: str = "gelu", residual_activation_type: str = "identity", norm_type: str = "rms_norm",
+        ln_bias: bool = True, bias: bool = True, dropout: float = 0.0,
+        position_embedding_type: str = "none", d_pos_emb: int | None = None, sinusoidal_positions: bool = False,
+        sink: bool = False, afrac: dict[str, float] | None = None,
+        enable_bigram_table: bool = False, learnable_bigram_table: bool = True, bigram_padding_idx: int | None = None,
+        initializer_range: float = 0.02, tie_word_embeddings: bool = False, use_cache: bool = True,
+        bos_token_id: int | None = None, eos_token_id: int | None = None, pad_token_id: int | None = None,
+        tokenizer_name: str | None = None, sparse_weights: bool = False, provenance: dict[str, Any] | None = None,
         **kwargs: Any,
-    ):
+    ):  # fmt: skip
         own = dict(locals())
         for name in ("self", "kwargs", "__class__"):
             own.pop(name, None)
-        for name in ("_attn_implementation_internal", "_experts_implementation_internal"):
-            if kwargs.get(name) is not None:
-                raise ValueError(
-                    f"{name} is no setting: transformers before 5.3 would run code that it names (docs/security.md); leave it out."
-                )
-        _refuse_misspelled(kwargs, own)
+        _refuse_foreign(kwargs, own)
         if own["d_mlp"] is None:
             own["d_mlp"] = 4 * own["d_model"] if isinstance(own["d_model"], int) else None
         for name in ("afrac", "provenance"):
@@ -332,8 +307,13 @@ class CSPConfig(PretrainedConfig):
                 )
 
 
-def _refuse_misspelled(kwargs: dict[str, Any], own: dict[str, Any]) -> None:
-    """Unknown keys belong to transformers (it has dozens), unless they look like one of ours."""
+def _refuse_foreign(kwargs: dict[str, Any], own: dict[str, Any]) -> None:
+    """Unknown keys belong to transformers (it has dozens), unless they would run code, or look like one of ours."""
+    for name in ("_attn_implementation_internal", "_experts_implementation_internal"):
+        if kwargs.get(name) is not None:
+            raise ValueError(
+                f"{name} is no setting: transformers before 5.3 would run code that it names (docs/security.md); leave it out."
+            )
     base = set(dir(PretrainedConfig)) | {"architectures", "transformers_version", "auto_map", "torch_dtype", "dtype"}
     known = [*own, *CSPConfig.attribute_map]
     for key in kwargs:

@@ -300,7 +300,7 @@ class CSPModel(CSPPreTrainedModel):
     def node_sites(self) -> dict[str, NodeSite]:
         """Site name -> module, in forward order: per layer attn.act_in, .q, .k, .v, .resid_delta, mlp.act_in, .post_act,
         .resid_delta; last final_resid. A site's `width` is its number of nodes."""
-        sites = {
+        sites: dict[str, Any] = {
             site(i, location): block.get_submodule(LOCATIONS[location].path)
             for i, block in enumerate(self.h) for location in NODE_LOCATIONS
         }  # fmt: skip

@@ -77,8 +77,6 @@ class SparseForm:
         _forget_plans(self)
         return self
 
-    # ---------------------------------------------------------------------------------------------------------- saving
-
     def save_pretrained(
         self, save_directory, is_main_process=True, state_dict=None, *args: Any, sparse: bool | None = None, **kwargs: Any
     ):
@@ -98,8 +96,6 @@ class SparseForm:
             )
         self.config.sparse_weights = False  # type: ignore[attr-defined]
         return super().save_pretrained(save_directory, is_main_process, dense_state_dict(self, state_dict), *args, **kwargs)  # type: ignore[misc]
-
-    # --------------------------------------------------------------------------------------------------------- loading
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path=None, *args: Any, sparse: bool = False, **kwargs: Any):
@@ -128,6 +124,11 @@ class SparseForm:
             if sparse:
                 model.to_sparse()
             return (model, info) if wants_info else model
+        return cls._from_nonzeros(path, found, hub, args, kwargs, sparse)
+
+    @classmethod
+    def _from_nonzeros(cls, path: Any, found: Any, hub: dict[str, Any], args: Any, kwargs: dict[str, Any], sparse: bool) -> Any:
+        """`from_pretrained` of the files that `_find_sparse` found."""
         looks, folder = package("checkpoints.fitting"), Path(path) / hub.get("subfolder", "")
         if looks is not None and Path(path).is_dir():
             looks.require_settings(folder)

@@ -12,12 +12,9 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, default_data_collator, set_seed
 
 from ..corpora.blocks import BLOCKS, TokenBlocks
-from ..corpora.mixture import check_source
-from ..corpora.ngrams import bigram_log_probabilities
-from ..files import require_writable, write_whole
+from ..files import write_whole
 from ..modeling_csp import CSPForCausalLM
 from ..training.callback import WeightSparsityCallback
-from ..training.checks import check_run
 from ..training.metrics import RunMetrics
 from ..training.projection import csp_rule
 from ..training.recipes import Recipe
@@ -26,13 +23,12 @@ from ..training.train import (
     RECIPE,
     REPORT,
     StopCleanly,
+    checked_run,
+    first_model,
     last_complete,
-    model_config,
     prepare_folder,
     run_blocks,
     run_to_end,
-    start_from_bigrams_,
-    training_arguments,
 )
 from .bridge import BridgeConfig, Bridges
 from .evaluate import evaluate_bridges
@@ -122,29 +118,22 @@ def train_bridges(
         ValueError: if the models cannot be bridged, or settings cannot work, before any work.
     """
     out, side = Path(out), side_of(dense.eval().requires_grad_(False))
-    arguments, sparsity = training_arguments(recipe, out), SparsityConfig(**recipe.sparsity)
-    model_settings = model_config(recipe, tokenizer)
-    check_run(arguments, model_settings, recipe.block, WeightSparsityCallback(sparsity))
-    require_writable(out)
-    if not resume:
-        for source in recipe.corpora:
-            check_source(source)
+    arguments, settings, _ = checked_run(recipe, tokenizer, out, resume)
     set_seed(arguments.seed)
-    sparse = CSPForCausalLM(model_settings)
-    require_match(side, side_of(sparse))
+    require_match(side, side_of(CSPForCausalLM(settings)))
     if recipe.block > side.longest:
         raise ValueError(
             f"A sequence of {recipe.block} tokens is too long for the dense model, which takes {side.longest}; set block."
         )
     prepare_folder({**recipe.to_dict(), "bridges": config.to_dict()}, out, resume)
     blocks = run_blocks(recipe, tokenizer, out, say)
-    if recipe.start == "bigrams" and sparse.bigram_table is not None:
-        start_from_bigrams_(sparse, bigram_log_probabilities(blocks["train"], len(tokenizer)))
+    set_seed(arguments.seed)
+    sparse = first_model(recipe, settings, blocks["train"])
     bridges = Bridges(side.width, sparse.config.d_model, side.sublayers + 1, config.active)
     module = BridgeTraining(side, sparse, bridges, config)
     sublayers, heads = plain_passes(side.sublayers)
     say(f"A step runs the sublayers of {sublayers:g} plain forward passes and {heads} unembeddings, and one backward pass")
-    callback, stop = BridgeSparsity(sparsity, rule=module.rule), StopCleanly(say)
+    callback, stop = BridgeSparsity(SparsityConfig(**recipe.sparsity), rule=module.rule), StopCleanly(say)
     trainer = Trainer(
         model=module, args=arguments, train_dataset=TokenBlocks(blocks["train"]), eval_dataset=TokenBlocks(blocks["held_out"]),
         data_collator=default_data_collator, callbacks=[callback, LogTerms(module), RunMetrics(recipe.block, sparse), stop],
@@ -158,22 +147,19 @@ def train_bridges(
         "steps": trainer.state.global_step,
         **evaluate_bridges(side, side_of(sparse), bridges, blocks["held_out"]),
     }
-    sparse.config.use_cache = True  # which the Trainer switches off while it trains
-    sparse.config.provenance = {
-        "recipe": "csp bridge train",
-        "steps": trainer.state.global_step,
-        "density": recipe.sparsity["density"],
-    }
-    text = json.dumps(report, indent=1) + "\n"
-    if not (out / PAIR).exists():
-        own: dict[str, str | Path] = {
-            RECIPE: out / RECIPE,
-            BLOCKS: out / BLOCKS,
-            REPORT: text,
-        }  # what publishing and pages need
-        BridgedPair(dense, sparse.eval(), tokenizer, bridges, config).save_pretrained(out / PAIR, own)
-    write_whole(out / REPORT, text)
+    _save(BridgedPair(dense, sparse.eval(), tokenizer, bridges, config), recipe, report, out)
     say(
         f"Hybrids' mean loss {report['mean_hybrid']:.3f}, dense {report['dense']:.3f}, sparse {report['sparse']:.3f}; saved to {out / PAIR}"
     )
     return report
+
+
+def _save(pair: BridgedPair, recipe: Recipe, report: dict[str, Any], out: Path) -> None:
+    config = pair.sparse.model.config
+    config.use_cache = True  # which the Trainer switches off while it trains
+    config.provenance = {"recipe": "csp bridge train", "steps": report["steps"], "density": recipe.sparsity["density"]}
+    text = json.dumps(report, indent=1) + "\n"
+    if not (out / PAIR).exists():  # with what publishing and pages need
+        own: dict[str, str | Path] = {RECIPE: out / RECIPE, BLOCKS: out / BLOCKS, REPORT: text}
+        pair.save_pretrained(out / PAIR, own)
+    write_whole(out / REPORT, text)

@@ -48,24 +48,11 @@ def search(
         ValueError: for less than one trial, or a folder whose study is of another task, model, corpus or setting that is not searched.
     """
     require("optuna", "searches over settings")
-    import optuna
-
     if trials < 1:
         raise ValueError(f"{trials} trials were asked for; ask for at least 1.")
     config, out = config or PruneConfig(), Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.create_study(
-            storage=f"sqlite:///{out / STUDY}",
-            study_name="prune",
-            load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(seed=config.seed),
-        )
-    except Exception as error:  # those of the database
-        raise ValueError(
-            f"{out / STUDY} cannot be read ({str(error).splitlines()[0][:120]}); remove it, or choose another folder."
-        ) from None
+    study = _open_study(out, config.seed)
     fixed = {name: value for name, value in config.to_dict().items() if name not in RANGES}
     form = f" ({task.form})" if task.form not in ("", LINE_END) else ""  # older studies have no other
     identity = {"task": task.name + task.twin + form, "model": weights_sha256(model), "corpus": means.corpus, **fixed}
@@ -85,6 +72,24 @@ def search(
 
     study.optimize(objective, n_trials=trials, show_progress_bar=False)
     return Circuit.from_pretrained(out)
+
+
+def _open_study(out: Path, seed: int) -> Any:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study(
+            storage=f"sqlite:///{out / STUDY}",
+            study_name="prune",
+            load_if_exists=True,
+            sampler=optuna.samplers.TPESampler(seed=seed),
+        )
+    except Exception as error:  # those of the database
+        raise ValueError(
+            f"{out / STUDY} cannot be read ({str(error).splitlines()[0][:120]}); remove it, or choose another folder."
+        ) from None
+    return study
 
 
 def cost(circuit: Circuit) -> float:

@@ -123,17 +123,7 @@ def _belonging(document: Any, data: bytes, previous: Path) -> bytes:
 
 
 def _parse(document: Any, data: bytes) -> dict[str, Any]:
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ValueError(f"its format is not {FORMAT!r}.")
-    if document.get("version") != VERSION:
-        raise ValueError(f"its version is {document.get('version')!r}, this package reads {VERSION}; update sparse_circuits.")
-    for key, kind in _KEYS.items():
-        if key not in document or not isinstance(document.get(key), kind) or isinstance(document.get(key), bool):  # type: ignore[arg-type]
-            raise ValueError(f"{key} in {JSON} is missing or of the wrong type.")
-    if not NAME.fullmatch(document["task"]):
-        raise ValueError("its task is no name.")
-    if hashlib.sha256(data).hexdigest() != document["tensors_sha256"]:
-        raise ValueError(f"{TENSORS} is not the one that {JSON} belongs to (sha256 differs); copy both files again.")
+    _check_document(document, data)
     try:
         tensors = parse_safetensors(data)
     except SafetensorError as error:
@@ -174,6 +164,21 @@ def _parse(document: Any, data: bytes) -> dict[str, Any]:
             f"what {JSON} says of nodes and settings is not what was written (circuit_sha256 differs); copy both files again."
         )
     return fields
+
+
+def _check_document(document: Any, data: bytes) -> None:
+    """Its kind, its keys, and whether the tensors are those that it belongs to."""
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ValueError(f"its format is not {FORMAT!r}.")
+    if document.get("version") != VERSION:
+        raise ValueError(f"its version is {document.get('version')!r}, this package reads {VERSION}; update sparse_circuits.")
+    for key, kind in _KEYS.items():
+        if key not in document or not isinstance(document.get(key), kind) or isinstance(document.get(key), bool):  # type: ignore[arg-type]
+            raise ValueError(f"{key} in {JSON} is missing or of the wrong type.")
+    if not NAME.fullmatch(document["task"]):
+        raise ValueError("its task is no name.")
+    if hashlib.sha256(data).hexdigest() != document["tensors_sha256"]:
+        raise ValueError(f"{TENSORS} is not the one that {JSON} belongs to (sha256 differs); copy both files again.")
 
 
 def _sites(found: dict[str, Any]) -> tuple[dict[str, int], dict[str, torch.Tensor]]:

@@ -127,12 +127,7 @@ class Task:
             CannotExpress: if the tokenizer makes no single, different tokens of the answers.
             ValueError: for an unknown split or family, or if the task has fewer different pairs.
         """
-        if split not in SPLITS:
-            raise ValueError(f"{split!r} is no split; they are {', '.join(SPLITS)}.")
-        if family not in self.families:
-            raise ValueError(f"{family!r} is no family of {self.name}; it has {', '.join(self.families)}.")
-        if count < 1:
-            raise ValueError(f"{count} pairs were asked for; ask for at least 1.")
+        self._require_known(split, family, count)
         values = self._values(split, family, seed)
         even, known = not self.origin and self._can_be_even(split, family), set(without)
         rows: list[tuple[list[int], int, int, str]] = []
@@ -164,6 +159,14 @@ class Task:
                     f"{self.name} gives only {len(rows) // 2} of {count} pairs in {split}/{family} with this tokenizer: {reason}."
                 )
         return self._padded(rows)
+
+    def _require_known(self, split: str, family: str, count: int) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"{split!r} is no split; they are {', '.join(SPLITS)}.")
+        if family not in self.families:
+            raise ValueError(f"{family!r} is no family of {self.name}; it has {', '.join(self.families)}.")
+        if count < 1:
+            raise ValueError(f"{count} pairs were asked for; ask for at least 1.")
 
     def _values(self, split: str, family: str, seed: int | str) -> Values:
         return Values(split, Random(f"{self.name} {split} {family} {seed}"))

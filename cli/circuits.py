@@ -87,16 +87,15 @@ def prune_task(
     config = prune_config(target, setting or [])
     if method not in METHODS:
         raise ValueError(f"--method is {method!r}; it must be one of {', '.join(METHODS)}.")
-    if trials is not None and method != "learned":
-        raise ValueError("--trials searches the settings of learned masks; leave out --method.")
     if trials is not None:
+        if method != "learned":
+            raise ValueError("--trials searches the settings of learned masks; leave out --method.")
         require("optuna", "searches over settings")
     _require_circuit_place(out)
     require_corpus(corpus)
     load_task(task, load_tokenizer(model), form)
     loaded, tokenizer = load(model)
-    blocks = corpus_blocks(model, corpus, tokenizer, tokens)
-    means = mean_activations(loaded, blocks)
+    means = mean_activations(loaded, blocks := corpus_blocks(model, corpus, tokenizer, tokens))
     wanted = task_for(loaded, task, tokenizer, form)
     if trials is not None:
         circuit = search(loaded, tokenizer, wanted, means, config, trials=trials, out=out, force=force)

@@ -47,12 +47,24 @@ def convert_openai_circuit(
         )
     nodes = {name: _indices(found[name], name, widths[name], path) for name in widths if name in found}
     nodes = {name: indices for name, indices in nodes.items() if len(indices)}
+    settings = _settings(data, means, task, form)
+    return Circuit(
+        task=task, nodes=nodes, edges=None, means=means.values, widths=widths, model=identify(model), tokenizer=tokenizer_sha256(tokenizer),
+        settings=settings, metrics=_metrics(data, nodes), versions=versions(),
+    )  # fmt: skip
+
+
+def _metrics(data: dict[str, Any], nodes: dict[str, Any]) -> dict[str, Any]:
     importances = data.get("importances") if isinstance(data.get("importances"), dict) else {}
     metrics: dict[str, Any] = {"nodes": sum(map(len, nodes.values()))}
     for theirs, ours in (("loss", "circuit"), ("interv_loss", "ablated_in_release")):
         value = _number(importances.get(theirs))  # type: ignore[union-attr]
         if value is not None:
             metrics[ours] = {"loss": value / 2}
+    return metrics
+
+
+def _settings(data: dict[str, Any], means: Means, task: str, form: str) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "origin": "openai circuit_sparsity",
         "means": {"tokens": means.count, "corpus_sha256": means.corpus},
@@ -64,10 +76,7 @@ def convert_openai_circuit(
         settings["prune_config"] = {
             str(key): value for key, value in prune_config.items() if isinstance(value, (str, int, float, bool, type(None)))
         }
-    return Circuit(
-        task=task, nodes=nodes, edges=None, means=means.values, widths=widths, model=identify(model), tokenizer=tokenizer_sha256(tokenizer),
-        settings=settings, metrics=metrics, versions=versions(),
-    )  # fmt: skip
+    return settings
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -125,6 +125,7 @@ class _Plan:
 
     def words(self) -> tuple[int, ...]:
         """The record, flat, with each location's k as it is now."""
+        assert self.record is not None  # who calls has looked
         kept = tuple(site.k for site in self._sites)
         if kept != self._kept:
             self._kept, self._words = kept, tuple(flat(self.record._replace(kept=Kept(*kept))))
@@ -179,10 +180,10 @@ class _Plan:
             return None
         d_pos = 0 if block.attn_pos_norm is None else block.attn_pos_norm.weight.shape[0]
         activation = {"gelu": GELU, "relu": RELU}.get(mlp.activation_type, 0)
-        norms = (_norm(n) for n in (block.attn_norm, block.attn_pos_norm, block.mlp_norm, block.mlp_pos_norm))
         return BlockPlan(
             block.resid_in.width, d_pos, attn.c_attn.out_features // 3, mlp.c_fc.out_features, int(block.residual_activation_type == "relu"),
-            activation, Kept(*(0 for _ in LOCATIONS)), *norms, *map(_matrix, matrices),
+            activation, Kept(*(0 for _ in LOCATIONS)), _norm(block.attn_norm), _norm(block.attn_pos_norm), _norm(block.mlp_norm),
+            _norm(block.mlp_pos_norm), _matrix(attn.c_attn), _matrix(attn.c_proj), _matrix(mlp.c_fc), _matrix(mlp.c_proj),
         )  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def _collect_row(address, width, low, high, first, room, keys, index, count, col
 class CollectJob(NamedTuple):
     """One pass over the weights, by rows: counts what is at or above `high`, and collects what is from `low` on and below it.
 
-    by_row: counts [rows]; by_column: counts [chunks, width], or 0 where they are not wanted; keys, index [chunks, room]; collected
+    by_row: counts [rows]; by_column: counts [chunks, width], or 0 where they are not wanted; keys, places [chunks, room]; collected
     [chunks] (more than room: some are missing).
     """
 
@@ -108,7 +108,7 @@ class CollectJob(NamedTuple):
     by_row: int
     by_column: int
     keys: int
-    index: int
+    places: int
     collected: int
 
 
@@ -124,7 +124,7 @@ def collect_kernel(job):
         chunk = draw(job)
         if chunk >= a[CHUNKS]:
             return
-        keys, index = ints(a[COLLECT.keys] + 4 * chunk * room), ints(a[COLLECT.index] + 4 * chunk * room)
+        keys, index = ints(a[COLLECT.keys] + 4 * chunk * room), ints(a[COLLECT.places] + 4 * chunk * room)
         columns = ints(a[COLLECT.by_column] + 4 * chunk * width)
         count = np.int64(0)
         for r in range(chunk * per_chunk, min(rows, (chunk + 1) * per_chunk)):

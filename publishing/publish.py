@@ -23,7 +23,6 @@ from ..circuits.circuit import Circuit
 from ..circuits.identity import refuse_other_model, tokenizer_sha256
 from ..circuits.report import REPORT, Report
 from ..circuits.storage import JSON, TENSORS
-from ..circuits.storage import load as load_circuit
 from ..corpora.blocks import BLOCKS, saved_blocks
 from ..hub import require, upload
 from ..modeling_csp import CSPForCausalLM
@@ -110,22 +109,10 @@ def publish(
     sweep()
     with scratch_folder() as scratch:
         staged, site = Path(scratch) / "repo", Path(scratch) / "space"
-        left_out = (_stage_pair if is_pair(folder) else _stage)(folder, staged)
-        with _named(staged, folder):
-            model, tokenizer, pair = _require_models(staged, folder)
-        circuits = _circuits(staged, model, tokenizer)
-        (staged / "README.md").write_text(model_card(staged, pair or model, repo_id, _rows(staged, circuits)), encoding="utf-8")
-        blocks = _blocks(folder, tokenizer, own, say) if circuits else None
-        subjects = [_subject(staged, model, tokenizer, pair, circuit, blocks, say) for circuit in circuits.values()]
-        for subject, task in zip(subjects, circuits):
-            write_page([subject], staged / "circuits" / task / "page.html")
-        if space is not None:
-            _stage_space(site, space, repo_id, subjects)
-        for place in (staged, site):
-            _refuse_private(place, own)
+        left_out, circuits = _put_together(folder, staged, site, repo_id, space, own, say)
         files = [(path.relative_to(staged).as_posix(), path.stat().st_size) for path in staged.rglob("*") if path.is_file()]
         files += [(f"{space}: {path.name}", path.stat().st_size) for path in site.glob("*")]
-        plan = Plan(repo_id, sorted(files), left_out, list(circuits))
+        plan = Plan(repo_id, sorted(files), left_out, circuits)
         if dry_run:
             return plan
         url = upload(
@@ -134,6 +121,26 @@ def publish(
         if space is not None:
             upload(site, space, kind="space", private=private, token=token, commit_message=f"Circuits of {repo_id}")
         return replace(plan, url=url)
+
+
+def _put_together(
+    folder: Path, staged: Path, site: Path, repo_id: str, space: str | None, own: set[str], say: Callable[[str], None]
+) -> tuple[list[str], list[str]]:
+    """Everything that goes, checked, in the scratch folders; returns what stays, and the tasks of the circuits."""
+    left_out = (_stage_pair if is_pair(folder) else _stage)(folder, staged)
+    with _named(staged, folder):
+        model, tokenizer, pair = _require_models(staged, folder)
+    circuits = _circuits(staged, model, tokenizer)
+    (staged / "README.md").write_text(model_card(staged, pair or model, repo_id, _rows(staged, circuits)), encoding="utf-8")
+    blocks = _blocks(folder, tokenizer, own, say) if circuits else None
+    subjects = [_subject(staged, model, tokenizer, pair, circuit, blocks, say) for circuit in circuits.values()]
+    for subject, task in zip(subjects, circuits):
+        write_page([subject], staged / "circuits" / task / "page.html")
+    if space is not None:
+        _stage_space(site, space, repo_id, subjects)
+    for place in (staged, site):
+        _refuse_private(place, own)
+    return left_out, list(circuits)
 
 
 def require_repo_id(name: str) -> None:
@@ -231,7 +238,7 @@ def _circuits(staged: Path, model: CSPForCausalLM, tokenizer: Any) -> dict[str, 
         )
     vocabulary = tokenizer_sha256(tokenizer) if folders else None
     for path in folders:
-        circuit = load_circuit(path)
+        circuit = Circuit.from_pretrained(path)
         refuse_other_model(circuit, model)
         if circuit.tokenizer != vocabulary:
             raise ValueError(f"The circuit in circuits/{path.name} was found with another tokenizer than the folder's.")

@@ -56,13 +56,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
     """
     out = Path(out)
     tokenizer = CSPTokenizer.from_folder(recipe.tokenizer or Path(__file__).resolve().parent.parent)
-    sparsity, arguments = SparsityConfig(**recipe.sparsity), training_arguments(recipe, out)
-    config, callback = model_config(recipe, tokenizer), WeightSparsityCallback(sparsity)
-    check_run(arguments, config, recipe.block, callback)
-    require_writable(out)
-    if not resume:
-        for source in recipe.corpora:
-            check_source(source)
+    arguments, config, callback = checked_run(recipe, tokenizer, out, resume)
     first = arguments.process_index == 0
     say = say if first else lambda text: None
     if command := missing("matplotlib"):
@@ -73,42 +67,46 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
         blocks = run_blocks(recipe, tokenizer, out, say)
         checkpoint = last_complete(out) if resume else None
     set_seed(arguments.seed)
-    model = CSPForCausalLM(config)
-    report: dict[str, Any] = ngram_losses(blocks["train"], blocks["held_out"], len(tokenizer))
-    if recipe.start == "bigrams" and model.bigram_table is not None:
-        start_from_bigrams_(model, bigram_log_probabilities(blocks["train"], len(tokenizer)))
-    stop = StopCleanly(say)
+    model, stop = first_model(recipe, config, blocks["train"]), StopCleanly(say)
     trainer = Trainer(
         model=model, args=arguments, train_dataset=TokenBlocks(blocks["train"]), eval_dataset=TokenBlocks(blocks["held_out"]),
         data_collator=default_data_collator, callbacks=[callback, RunMetrics(recipe.block), stop],
     )  # fmt: skip
-    start = evaluated(trainer) if checkpoint is None else None
+    report: dict[str, Any] = ngram_losses(blocks["train"], blocks["held_out"], len(tokenizer))
+    report |= {"dense start": evaluated(trainer)} if checkpoint is None else {}
     finished = run_to_end(trainer, callback, stop, out, checkpoint, say)
     if first and missing("matplotlib") is None:
         write_curves(trainer.state.log_history, out / CURVES)
     report |= {"finished": finished, "steps": trainer.state.global_step}
-    if not finished:
-        return report
-    report["tokens"] = (
-        arguments.max_steps
-        * arguments.train_batch_size
-        * arguments.gradient_accumulation_steps
-        * arguments.world_size
-        * recipe.block
-    )
+    return report | _finish(trainer, recipe, tokenizer, blocks["held_out"], report, out, say) if finished else report
+
+
+def _finish(
+    trainer: Trainer, recipe: Recipe, tokenizer: Any, held_out: torch.Tensor, report: dict[str, Any], out: Path, say: Callable[[str], None]
+) -> dict[str, Any]:  # fmt: skip
+    """Measures the trained model and saves it; returns what is new in the report."""
+    arguments = trainer.args
+    sequences = arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     weights = gathered(trainer.model)
-    model = CSPForCausalLM(config)  # the trained one may be in shards, or wrapped
+    model = CSPForCausalLM(model_config(recipe, tokenizer))  # the trained one may be in shards, or wrapped
     model.load_state_dict(weights)
     if recipe.round_table and model.bigram_table is not None:
         table = model.bigram_table.logit_bias.data
         table.copy_(table.to(torch.bfloat16))
-    report |= {"dense start": start} if start is not None else {}
-    report |= losses(model, blocks["held_out"], arguments.per_device_eval_batch_size)
-    if first:
-        report |= measured(sparse_tensors(model))
-        _save(model, tokenizer, recipe, report, out)
-    say(f"Held-out loss {report['held out']:.3f} nats per token (bigram baseline {report['bigram']:.3f}); saved to {out}")
-    return report
+    found = {"tokens": sequences * recipe.block, **losses(model, held_out, arguments.per_device_eval_batch_size)}
+    if arguments.process_index == 0:
+        found |= measured(sparse_tensors(model))
+        _save(model, tokenizer, recipe, report | found, out)
+    say(f"Held-out loss {found['held out']:.3f} nats per token (bigram baseline {report['bigram']:.3f}); saved to {out}")
+    return found
+
+
+def first_model(recipe: Recipe, config: CSPConfig, blocks: torch.Tensor) -> CSPForCausalLM:
+    """The model before training: random, and with the bigram table of the training blocks, if the recipe starts from it."""
+    model = CSPForCausalLM(config)
+    if recipe.start == "bigrams" and model.bigram_table is not None:
+        start_from_bigrams_(model, bigram_log_probabilities(blocks, config.vocab_size))
+    return model
 
 
 def start_from_bigrams_(model: CSPForCausalLM, log_probabilities: torch.Tensor) -> None:
@@ -162,7 +160,6 @@ def take_up_finished(trainer: Trainer, checkpoint: str | None) -> bool:
 
 def evaluated(trainer: Trainer) -> float:
     """Loss in nats per token on the trainer's held-out blocks; the trainer is left as it was."""
-    trainer.model.eval()
     found = trainer.evaluate()["eval_loss"]
     trainer.state.log_history.clear()
     return found
@@ -211,6 +208,20 @@ def prepare_folder(recipe: dict[str, Any], out: Path, resume: bool) -> None:
     require_fresh(out, "add --resume to go on with the run there, or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_whole(file, yaml.safe_dump(recipe, sort_keys=False))
+
+
+def checked_run(
+    recipe: Recipe, tokenizer: Any, out: Path, resume: bool
+) -> tuple[TrainingArguments, CSPConfig, WeightSparsityCallback]:
+    """What a recipe asks for; raises for what cannot work, before any work."""
+    arguments, config = training_arguments(recipe, out), model_config(recipe, tokenizer)
+    callback = WeightSparsityCallback(SparsityConfig(**recipe.sparsity))
+    check_run(arguments, config, recipe.block, callback)
+    require_writable(out)
+    if not resume:
+        for source in recipe.corpora:
+            check_source(source)
+    return arguments, config, callback
 
 
 def training_arguments(recipe: Recipe, out: Path) -> TrainingArguments:
