@@ -1,4 +1,5 @@
-"""Registers model type "csp" with transformers' Auto classes, when they are first imported and not before.
+"""What happens when modules are imported: model type "csp" is registered with transformers' Auto classes when those are first imported and
+not before; and modules that have moved are still found by their old names, with a warning, for one version.
 
 Registering at once would import torch and most of transformers (over a second) for anyone who only wants the config or the
 command line's help.
@@ -10,8 +11,10 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 
 def _register_config() -> None:
@@ -44,6 +47,56 @@ _REGISTRATIONS = {
 }
 
 
+# Old name -> where its contents are now.
+_MOVED = {
+    "archive": ("checkpoints.archive",), "extras": ("hub",), "hooks": ("circuits.hooks",), "loading": ("checkpoints.models",),
+    "sparse_csp": ("topk_csp", "nonzeros_csp"), "storage_csp": ("sparse_file_csp", "checkpoints.writing", "files"),
+    "fitting_csp": ("sparse_file_csp", "checkpoints.fitting", "checkpoints.writing"), "inputs_csp": ("attention_csp",),
+    "reading_csp": ("files",), "circuits.hub": ("hub",), "training.corpus": ("corpora.blocks", "corpora.sources"),
+    "training.corpora": ("corpora.mixture",), "training.idioms": ("corpora.idioms",), "training.ngrams": ("corpora.ngrams",),
+    "training.folder": ("training.card",), "convert.publish": ("publishing.publish",), "convert.card": ("publishing.card",),
+    "convert.secrets": ("publishing.secrets",), "convert.places": ("publishing.places",),
+}  # fmt: skip
+
+
+class _Moved(importlib.abc.Loader):
+    """Makes a module that looks its names up where they are now."""
+
+    def __init__(self, homes: tuple[str, ...]):
+        self._homes = homes
+
+    def exec_module(self, module: ModuleType) -> None:
+        said = f"{module.__name__} is now {' and '.join(f'{__package__}.{home}' for home in self._homes)}; the old name goes in 0.2."
+        warnings.warn(said, FutureWarning, stacklevel=2)
+
+        def look_up(name: str) -> Any:
+            for home in self._homes:
+                found = importlib.import_module(f".{home}", __package__)
+                if hasattr(found, name):
+                    return getattr(found, name)
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
+        module.__getattr__ = look_up  # type: ignore[method-assign]
+
+
+def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
+    """A module's `__getattr__` that finds what has another name now, with a warning.
+
+    Args:
+        names: old name -> "name" in the same module, or "module:name" elsewhere in the package.
+    """
+
+    def look_up(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        home, _, own = names[name].rpartition(":")
+        where = f"{__package__}.{home}" if home else module
+        warnings.warn(f"{module}.{name} is now {where}.{own}; the old name goes in 0.2.", FutureWarning, stacklevel=2)
+        return getattr(importlib.import_module(where), own)
+
+    return look_up
+
+
 class _Loader(importlib.abc.Loader):
     """Runs the real loader, then the registration."""
 
@@ -65,6 +118,9 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        own = name.removeprefix(f"{__package__}.")
+        if own in _MOVED and own != name:
+            return importlib.machinery.ModuleSpec(name, _Moved(_MOVED[own]))
         register = _REGISTRATIONS.get(name)
         if register is None:
             return None
@@ -78,5 +134,5 @@ def register_when_imported() -> None:
     for name in list(_REGISTRATIONS):
         if name in sys.modules:
             _REGISTRATIONS.pop(name)()
-    if _REGISTRATIONS:
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

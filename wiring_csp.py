@@ -118,14 +118,17 @@ def located(name: str) -> tuple[int | None, str]:
 
 def reads_residual(name: str) -> bool:
     """Whether the nodes of a site are channels of the residual stream, read through a norm or by the unembedding."""
-    location = located(name)[1]
-    return location == FINAL or LOCATIONS[location].reads
+    return name == FINAL or _has(name, "reads")
 
 
 def writes_residual(name: str) -> bool:
     """Whether the nodes of a site are added to the residual stream."""
-    location = located(name)[1]
-    return location != FINAL and LOCATIONS[location].writes
+    return _has(name, "writes")
+
+
+def _has(name: str, what: str) -> bool:
+    path = name.partition(".")[2]
+    return any(getattr(location, what) for location in LOCATIONS.values() if location.path == path)
 
 
 def by_head(name: str) -> bool:

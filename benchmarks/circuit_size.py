@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from sparse_circuits import CSPForCausalLM
-from sparse_circuits.circuits import PruneConfig, gate, load_task, mean_activations, prune, tasks, verify
+from sparse_circuits.circuits import PruneConfig, capability, load_task, mean_activations, prune, tasks, verify
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     blocks = [load_file(folder / "blocks.safetensors")["train"] for folder in given.models]
     blocks = [each[: 51_200 // each.shape[1]] for each in blocks]
     means = [mean_activations(model, each) for model, each in zip(models, blocks)]
-    chosen = [n for n in given.tasks or tasks() if all(gate(model, load_task(n, tokenizer)).passes for model in models)]
+    chosen = [n for n in given.tasks or tasks() if all(capability(model, load_task(n, tokenizer)).passes for model in models)]
     print(f"{len(chosen)} tasks pass the gate of all models")
     if given.verify:
         verified(models[0], tokenizer, chosen, means[0], blocks[0], given.steps)

@@ -78,7 +78,7 @@ def model_type(source: str | Path, **options: Any) -> str:
     """The type of the model in a folder or Hub id, whose config can be read."""
     from transformers import AutoConfig
 
-    from .checkpoints import require_settings
+    from .fitting import require_settings
 
     if Path(source).is_dir():
         require_settings(Path(source))
@@ -96,7 +96,7 @@ def _require_possible(folder: Path) -> None:
     from transformers import AutoConfig
 
     from ..configuration_csp import LARGEST, CSPConfig
-    from .checkpoints import explained, headers, require_generation, require_layers, weight_files
+    from .fitting import explained, headers, require_generation, require_layers, weight_files
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if config.model_type == "csp":  # which looks for itself
@@ -120,7 +120,7 @@ def load_model(source: str | Path, **options: Any) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    from .checkpoints import explained
+    from .fitting import explained
 
     model_type(source, **{name: options[name] for name in ("trust_remote_code", "local_files_only") if name in options})
     _require_possible(Path(source))

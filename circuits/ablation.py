@@ -42,7 +42,7 @@ def ablated(
             amplify what is left. Only scales are frozen, not outputs, so gradients flow. Each call runs the model twice.
     """
     sites = require_csp(model).node_sites()
-    state = _State()
+    state = _Recording()
     with hooks() as handles:
         for name, change in changes.items():
             if name not in sites:
@@ -57,7 +57,7 @@ def ablated(
         yield
 
 
-class _State:
+class _Recording:
     """Shared by the hooks of one block: whether the unpruned model is running to record its norms' scales."""
 
     def __init__(self) -> None:
@@ -109,31 +109,36 @@ def holding(open_: torch.Tensor, fill: torch.Tensor) -> Change:
 
 
 class _Gate(torch.autograd.Function):
-    """Heaviside(tau) forward, sigmoid'(tau / temperature) / temperature backward (paper, appendix on pruning)."""
+    """Heaviside(importance) forward, sigmoid'(importance / temperature) / temperature backward (paper, appendix on pruning)."""
 
     @staticmethod
-    def forward(ctx: Any, out: torch.Tensor, fill: torch.Tensor, tau: torch.Tensor, temperature: float) -> torch.Tensor:
-        ctx.save_for_backward(out, fill, tau)
+    def forward(ctx: Any, out: torch.Tensor, fill: torch.Tensor, importance: torch.Tensor, temperature: float) -> torch.Tensor:
+        ctx.save_for_backward(out, fill, importance)
         ctx.temperature = temperature
-        return torch.where(tau > 0, out, fill)
+        return torch.where(importance > 0, out, fill)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        out, fill, tau = ctx.saved_tensors
+        out, fill, importance = ctx.saved_tensors
         (grad,) = grads
         to_gate = (grad * (out - fill)).flatten(0, -2).sum(0)
-        return torch.where(tau > 0, grad, 0), None, (to_gate * surrogate(tau, ctx.temperature)).to(tau), None
+        return (
+            torch.where(importance > 0, grad, 0),
+            None,
+            (to_gate * surrogate(importance, ctx.temperature)).to(importance),
+            None,
+        )
 
 
-def surrogate(tau: torch.Tensor, temperature: float) -> torch.Tensor:
-    """d gate / d tau as the backward pass takes it: sigmoid'(tau / temperature) / temperature."""
-    open_ = torch.sigmoid(tau / temperature)
+def surrogate(importance: torch.Tensor, temperature: float) -> torch.Tensor:
+    """d gate / d importance as the backward pass takes it: sigmoid'(importance / temperature) / temperature."""
+    open_ = torch.sigmoid(importance / temperature)
     return open_ * (1 - open_) / temperature
 
 
-def gated(tau: torch.Tensor, fill: torch.Tensor, temperature: float) -> Change:
-    """Nodes open where tau [width] is above 0, held at `fill` [width] elsewhere; tau gets a gradient."""
-    return lambda out: _Gate.apply(out, fill.to(out), tau, temperature)  # type: ignore[no-untyped-call,return-value]
+def gated(importance: torch.Tensor, fill: torch.Tensor, temperature: float) -> Change:
+    """Nodes open where importance [width] is above 0, held at `fill` [width] elsewhere; importance gets a gradient."""
+    return lambda out: _Gate.apply(out, fill.to(out), importance, temperature)  # type: ignore[no-untyped-call,return-value]
 
 
 def scaled(gate: torch.Tensor, fill: torch.Tensor) -> Change:

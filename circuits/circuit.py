@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .._auto import renamed
 from .ablation import ablated
 from .edges import Edges, removed_edges
 from .export import to_networkx
@@ -31,7 +32,7 @@ class Circuit:
         widths: site -> number of nodes of the model there.
         model: what it was found in: id, revision, sha256 of the weights.
         tokenizer: sha256 of the vocabulary.
-        scores: site -> how important pruning took each node to be (tau), [width]; may be empty.
+        scores: site -> how important pruning took each node to be (importance), [width]; may be empty.
         settings: of the pruning (`PruneConfig.to_dict`), with what made the means.
         calibration: scale and shift for the logit difference of the answers; empty if not fitted. Never applied unasked.
         metrics: numbers measured when it was found.
@@ -148,3 +149,6 @@ class Circuit:
         size = "" if self.num_edges is None else f", {self.num_edges} edges"
         loss = self.metrics.get("circuit", {}).get("loss")
         return f"Circuit({self.task!r}, {self.num_nodes} nodes{size}" + (f", loss {loss:.3f})" if loss is not None else ")")
+
+
+__getattr__ = renamed(__name__, {"edges_in": "circuits.edges:edges_in"})

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._auto import renamed
 from ..files import write_whole
 from ..wiring_csp import FINAL, reads_residual, writes_residual
 from .edges import Edges, edges_in
@@ -79,3 +80,13 @@ def save_graphml(circuit: Circuit, path: str | Path, model: Any = None) -> Path:
 def save_json(graph: dict[str, Any], path: str | Path) -> Path:
     """Writes a graph of plain data (`convert/mib.py`, `convert/neuronpedia.py`)."""
     return write_whole(Path(path), json.dumps(graph, allow_nan=False) + "\n")
+
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "to_mib": "convert.mib:to_mib",
+        "to_attribution_graph": "convert.neuronpedia:to_attribution_graph",
+        "observed": "circuits.reading:observed",
+    },
+)

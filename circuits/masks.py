@@ -27,7 +27,7 @@ class PruneConfig:
         target_loss: task loss in nats that the circuit must reach (0.15).
         steps: of mask training. pairs: in a batch (64). lr: AdamW's (3e-3), falling linearly to 0 after `warmup` (fraction of steps).
         k_coef: price of an open node (1e-4, which under-prunes small models).
-        temperature: of the surrogate gradient (1). init_mean, init_std: of tau (0.1, 0.01).
+        temperature: of the surrogate gradient (1). init_mean, init_std: of importance (0.1, 0.01).
         weight_decay, beta2, clip: of the optimizer (1e-3, 0.95, 1).
         tie_qk: channel i of q and of k share one mask while masks are trained; afterwards each is kept or dropped by itself.
         freeze_norms: norms use the scales of the unpruned model.
@@ -79,7 +79,7 @@ class PruneConfig:
 
 
 class Masks:
-    """tau for every node of a model, and the model as it is under them.
+    """importance for every node of a model, and the model as it is under them.
 
     Args:
         fills: site -> what a closed node is held at, [width].
@@ -89,32 +89,34 @@ class Masks:
         generator = torch.Generator().manual_seed(config.seed)
         self.model, self.config = model, config
         self.fills = {name: fills[name].to(model.device) for name in require_csp(model).node_sites()}
-        self.tau: dict[str, torch.Tensor] = {}
+        self.importance: dict[str, torch.Tensor] = {}
         for name, fill in self.fills.items():
-            tau = config.init_mean + config.init_std * torch.randn(fill.shape, generator=generator)
-            self.tau[name] = tau.to(model.device).requires_grad_()
+            importance = config.init_mean + config.init_std * torch.randn(fill.shape, generator=generator)
+            self.importance[name] = importance.to(model.device).requires_grad_()
         if config.tie_qk:
-            for name in self.tau:
+            for name in self.importance:
                 layer, location = located(name)
                 if layer is not None and location == "attn_k":
-                    self.tau[name] = self.tau[site(layer, "attn_q")]
+                    self.importance[name] = self.importance[site(layer, "attn_q")]
 
     def parameters(self) -> list[torch.Tensor]:
-        return list({id(tau): tau for tau in self.tau.values()}.values())
+        return list({id(importance): importance for importance in self.importance.values()}.values())
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        changes = {name: gated(tau, self.fills[name], self.config.temperature) for name, tau in self.tau.items()}
+        changes = {
+            name: gated(importance, self.fills[name], self.config.temperature) for name, importance in self.importance.items()
+        }
         with ablated(self.model, changes, freeze_norms=self.config.freeze_norms):
             yield
 
     def open_count(self) -> torch.Tensor:
-        """Number of open nodes; its gradient to each tau is that of the surrogate."""
-        return torch.stack([_Open.apply(tau, self.config.temperature) for tau in self.tau.values()]).sum()  # type: ignore[no-untyped-call]
+        """Number of open nodes; its gradient to each importance is that of the surrogate."""
+        return torch.stack([_Open.apply(importance, self.config.temperature) for importance in self.importance.values()]).sum()  # type: ignore[no-untyped-call]
 
     def ranking(self) -> list[tuple[str, int]]:
-        """All nodes, most important first: by tau; equal ones in forward order, so that ties are broken the same way everywhere."""
-        scores = {name: tau.detach().float().cpu() for name, tau in self.tau.items()}
+        """All nodes, most important first: by importance; equal ones in forward order, so that ties are broken the same way everywhere."""
+        scores = {name: importance.detach().float().cpu() for name, importance in self.importance.items()}
         return ranked(scores)
 
 
@@ -128,24 +130,24 @@ def ranked(scores: Mapping[str, torch.Tensor]) -> list[tuple[str, int]]:
 
 
 class _Open(torch.autograd.Function):
-    """Open gates of one site: the sum of Heaviside(tau), with the gates' surrogate gradient."""
+    """Open gates of one site: the sum of Heaviside(importance), with the gates' surrogate gradient."""
 
     @staticmethod
-    def forward(ctx: Any, tau: torch.Tensor, temperature: float) -> torch.Tensor:
-        ctx.save_for_backward(tau)
+    def forward(ctx: Any, importance: torch.Tensor, temperature: float) -> torch.Tensor:
+        ctx.save_for_backward(importance)
         ctx.temperature = temperature
-        return (tau > 0).sum().to(tau)
+        return (importance > 0).sum().to(importance)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        (tau,) = ctx.saved_tensors
-        return grads[0] * surrogate(tau, ctx.temperature), None
+        (importance,) = ctx.saved_tensors
+        return grads[0] * surrogate(importance, ctx.temperature), None
 
 
 def train_masks(
     masks: Masks, task: Task, report: Callable[[int, float, int], None] | None = None
 ) -> list[tuple[int, float, int]]:
-    """Trains tau by AdamW on task loss + k_coef * open nodes, the model's weights frozen.
+    """Trains importance by AdamW on task loss + k_coef * open nodes, the model's weights frozen.
 
     Ctrl-C ends the training early; the masks stay as they are then.
 
@@ -175,8 +177,8 @@ def train_masks(
                 optimizer.step()
                 schedule.step()
                 with torch.no_grad():
-                    for tau in masks.parameters():
-                        tau.clamp_(-1, 1)
+                    for importance in masks.parameters():
+                        importance.clamp_(-1, 1)
                 history.append((step, loss.item(), int(count.item())))
                 bar.set_postfix(loss=f"{history[-1][1]:.3f}", nodes=history[-1][2])
                 if report is not None:

@@ -30,7 +30,7 @@ from .masks import (
 )
 from .means import Means
 from .python_tasks import SPLITS_VERSION
-from .scoring import Score, answer_logits, gate, losses, task_loss
+from .scoring import Score, answer_logits, capability, losses, task_loss
 from .shrink import shrink, smallest_prefix
 from .sites import edge_maps, evaluating, require_csp
 from .tasks import NAME, Pairs, Task
@@ -84,10 +84,10 @@ def prune(
         raise ValueError(f"{task.name!r} cannot name a circuit; use letters, digits, '_', '-' and '.'.")
     if tokenizer_sha256(tokenizer) != tokenizer_sha256(task.tokenizer):
         raise ValueError(f"{task.name} was made with another tokenizer than the one given; make it with the model's own.")
-    gated = gate(require_csp(model), task, config.target_loss, config.eval_pairs)
-    if not gated.passes and not force:
+    able = capability(require_csp(model), task, config.target_loss, config.eval_pairs)
+    if not able.passes and not force:
         raise CannotDo(
-            f"The model cannot do {task.name}: {gated.reason}; a circuit for it would mean nothing (force=True prunes anyway)."
+            f"The model cannot do {task.name}: {able.reason}; a circuit for it would mean nothing (force=True prunes anyway)."
         )
     with evaluating(model):
         return _prune(model, tokenizer, task, means, config, method, out, force)
@@ -101,7 +101,7 @@ def _prune(
     if method == "learned":
         masks = Masks(model, search.fills, config)
         history = train_masks(masks, task)
-        scores = {name: tau.detach().float().cpu() for name, tau in masks.tau.items()}
+        scores = {name: importance.detach().float().cpu() for name, importance in masks.importance.items()}
     else:
         scores = attribution(
             model,
@@ -109,7 +109,7 @@ def _prune(
             training_pairs(task, config, config.eval_pairs).part(0, config.eval_pairs).to(model.device),
             config.freeze_norms,
         )
-    make = _Maker(search, tokenizer, scores, method, history)
+    make = _Assembly(search, tokenizer, scores, method, history)
     nodes, curve = search.discretise(ranked(scores), sum(int((s > 0).sum()) for s in scores.values()))
     make.extra["curve"] = curve
     circuit = make(nodes, None)
@@ -320,7 +320,7 @@ def _count(nodes: Nodes) -> int:
     return sum(len(indices) for indices in nodes.values())
 
 
-class _Maker:
+class _Assembly:
     """Makes the `Circuit` of nodes and edges, with its numbers."""
 
     def __init__(

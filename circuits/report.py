@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._auto import renamed
 from ..files import read_json, write_whole
 from .identity import circuit_sha256
 from .storage import REPORT
@@ -24,7 +25,7 @@ STABLE = 0.5  # mean Jaccard of edges over seeds
 
 
 @dataclass(frozen=True)
-class Report:
+class Verification:
     """What `verify` found.
 
     Args:
@@ -38,7 +39,7 @@ class Report:
     verdict: list[str]
 
     @classmethod
-    def judged(cls, found: dict[str, Any]) -> Report:
+    def judged(cls, found: dict[str, Any]) -> Verification:
         sufficient, agrees, crippled, specific = _sufficient(found), _agrees(found), _crippled(found), _specific(found)
         necessary = crippled and specific
         said = [
@@ -71,7 +72,7 @@ class Report:
         return write_whole(Path(folder) / REPORT, json.dumps(self.to_dict(), indent=1) + "\n")
 
     @classmethod
-    def load(cls, folder: str | Path) -> Report:
+    def load(cls, folder: str | Path) -> Verification:
         """What `save` wrote.
 
         Raises:
@@ -98,7 +99,7 @@ class Report:
         return report
 
     @classmethod
-    def of(cls, folder: str | Path, circuit: Any) -> Report | None:
+    def of(cls, folder: str | Path, circuit: Any) -> Verification | None:
         """The report in a circuit's folder; None if there is none, or it is about another circuit than the one there now."""
         if not (Path(folder) / REPORT).exists():
             return None
@@ -245,3 +246,6 @@ def _stability_said(found: dict[str, Any]) -> list[str]:
     return [
         f"Over {s['seeds']} seeds it is {word} (mean Jaccard of edges {s['jaccard_edges']:.2f}, of nodes {s['jaccard_nodes']:.2f})."
     ]
+
+
+__getattr__ = renamed(__name__, {"Report": "Verification"})

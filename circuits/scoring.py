@@ -1,4 +1,4 @@
-"""Task loss and accuracy, and the gate: what a model can do at all."""
+"""Task loss and accuracy, and capability: what a model can do at all."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from .._auto import renamed
 from .python_tasks import BARE, FORMS, LINE_END
 from .sites import evaluating, require_csp, require_ids
 from .tasks import CannotExpress, Pairs, Task, load_task, tasks
 
 CHANCE = math.log(2)
-GATE_ACCURACY = 0.95
+CAPABLE_ACCURACY = 0.95
 
 
 def answer_logits(model: Any, pairs: Pairs, batch: int = 64) -> torch.Tensor:
@@ -70,7 +71,7 @@ def score(model: Any, pairs: Pairs, batch: int = 64) -> Score:
 
 
 @dataclass(frozen=True)
-class Gate:
+class Capability:
     """What a model can do of one task: its score on held-out pairs, and whether pruning for it makes sense."""
 
     task: str
@@ -83,26 +84,26 @@ class Gate:
         return self.score is not None and not self.reason
 
 
-def gate(model: Any, task: Task, target_loss: float = 0.15, pairs: int = 64, seed: int = 0) -> Gate:
+def capability(model: Any, task: Task, target_loss: float = 0.15, pairs: int = 64, seed: int = 0) -> Capability:
     """Whether a model does a task well enough to prune for: accuracy of at least 0.95 and a loss below the target, on validation pairs
     (fewer than `pairs` if the task has no more)."""
     try:
         found = score(model, task.pairs(pairs, "validation", seed=seed, fewer=True))
     except CannotExpress as error:
-        return Gate(task.name, None, str(error), task.form)
+        return Capability(task.name, None, str(error), task.form)
     reason = ""
-    if found.accuracy < GATE_ACCURACY:
-        reason = f"accuracy {found.accuracy:.2f} is under {GATE_ACCURACY}"
+    if found.accuracy < CAPABLE_ACCURACY:
+        reason = f"accuracy {found.accuracy:.2f} is under {CAPABLE_ACCURACY}"
     elif found.loss >= target_loss:
         reason = f"loss {found.loss:.3f} is not under the target {target_loss:g}"
-    return Gate(task.name, found, reason, task.form)
+    return Capability(task.name, found, reason, task.form)
 
 
-def gates(
+def capabilities(
     model: Any, tokenizer: Any, names: Iterable[str] | None = None, *, form: str | None = None, **settings: Any
-) -> list[Gate]:
-    """`gate` for several tasks, by default all 20, in the form given or natural to the model."""
-    return [gate(model, task_for(model, name, tokenizer, form), **settings) for name in (names or tasks())]
+) -> list[Capability]:
+    """`capability` for several tasks, by default all 20, in the form given or natural to the model."""
+    return [capability(model, task_for(model, name, tokenizer, form), **settings) for name in (names or tasks())]
 
 
 def task_for(model: Any, name: str | Path, tokenizer: Any, form: str | None = None) -> Task:
@@ -132,3 +133,6 @@ def _answer_mass(model: Any, pairs: Pairs) -> torch.Tensor:
     part = pairs.to(require_csp(model).device)
     out = model(input_ids=part.input_ids, attention_mask=part.attention_mask, logits_to_keep=1, use_cache=False)
     return out.logits[:, -1].softmax(-1).gather(1, part.answers).sum(1).mean()
+
+
+__getattr__ = renamed(__name__, {"Gate": "Capability", "gate": "capability", "gates": "capabilities"})

@@ -24,7 +24,7 @@ from .identity import circuit_sha256, refuse_other_model, refuse_other_task, tok
 from .masks import PruneConfig, as_nodes, deciding_pairs, opened, ranked, training_pairs
 from .means import Means, mean_activations, sample_activations, watching
 from .prune import prune
-from .report import Report
+from .report import Verification
 from .scoring import Score, answer_logits, losses, task_loss
 from .sites import evaluating, norms, require_csp
 from .tasks import Pairs, Task
@@ -44,7 +44,7 @@ def verify(
     controls: bool = True,
     seeds: int = 3,
     seed: int = 1,
-) -> Report:
+) -> Verification:
     """Measures a circuit and its controls on pairs that it was not found on.
 
     Args:
@@ -65,10 +65,10 @@ def verify(
         raise ValueError(f"The circuit for {circuit.task} was found with another tokenizer than this; use the model's own.")
     refuse_other_task(circuit, task)
     with evaluating(model):
-        return _judged(_Look(circuit, model, task, pairs, seed), tokenizer, blocks, controls, seeds)
+        return _judged(Examination(circuit, model, task, pairs, seed), tokenizer, blocks, controls, seeds)
 
 
-def _judged(look: _Look, tokenizer: Any, blocks: torch.Tensor | None, controls: bool, seeds: int) -> Report:
+def _judged(look: Examination, tokenizer: Any, blocks: torch.Tensor | None, controls: bool, seeds: int) -> Verification:
     found: dict[str, Any] = {
         "task": look.circuit.task, "circuit_sha256": circuit_sha256(look.circuit), "model": look.circuit.model, "size": look.size(), "target_loss": look.target,
         "scores": look.scores(), "agreement": look.agreement(), "necessity": look.necessity(), "ablations": look.ablations(blocks),
@@ -84,10 +84,10 @@ def _judged(look: _Look, tokenizer: Any, blocks: torch.Tensor | None, controls: 
         found["stability"] = _stability(look, tokenizer, seeds)
     else:
         found["left_out"].append("stability over seeds: not asked for")
-    return Report.judged(found)
+    return Verification.judged(found)
 
 
-class _Look:
+class Examination:
     """One circuit on its model: every measurement that needs no further pruning."""
 
     def __init__(self, circuit: Circuit, model: Any, task: Task, pairs: int, seed: int):
@@ -299,7 +299,7 @@ def kl(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
     return (p.exp() * (p - q)).sum(-1)
 
 
-def _controls(look: _Look, tokenizer: Any, blocks: torch.Tensor | None, left_out: list[str]) -> dict[str, Any]:
+def _controls(look: Examination, tokenizer: Any, blocks: torch.Tensor | None, left_out: list[str]) -> dict[str, Any]:
     """Nonsense and constant twin on the model, and the task on a model with shuffled weights, each pruned as the circuit was."""
     base = dataclasses.replace(look.task, twin="")
     found = {}
@@ -313,9 +313,9 @@ def _controls(look: _Look, tokenizer: Any, blocks: torch.Tensor | None, left_out
     return found
 
 
-def _control(look: _Look, tokenizer: Any, model: Any, task: Task, means: Means) -> dict[str, Any]:
+def _control(look: Examination, tokenizer: Any, model: Any, task: Task, means: Means) -> dict[str, Any]:
     circuit = prune(model, tokenizer, task, means, look.config, method=look.method, force=True)
-    there = _Look(circuit, model, task, len(look.sets["test"]), look.seed)
+    there = Examination(circuit, model, task, len(look.sets["test"]), look.seed)
     agreement = there.agreement()
     return {
         "reached": circuit.metrics["reached"], "nodes": circuit.num_nodes, "edges": circuit.metrics["edges"],
@@ -344,7 +344,7 @@ def shuffled(model: Any, seed: int = 0) -> Any:
     return other
 
 
-def _stability(look: _Look, tokenizer: Any, seeds: int) -> dict[str, Any]:
+def _stability(look: Examination, tokenizer: Any, seeds: int) -> dict[str, Any]:
     """Other seeds' circuits against this one's and each other's: mean Jaccard of nodes and of edges, and how often each edge is found."""
     circuits = [look.circuit]
     for i in range(1, seeds):

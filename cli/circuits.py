@@ -38,13 +38,13 @@ def show_tasks(
     """
     from ..circuits import load_task, tasks
     from ..circuits.python_tasks import LINE_END
-    from ..circuits.scoring import CHANCE, gates
+    from ..circuits.scoring import CHANCE, capabilities
 
     tokenizer = load_tokenizer(model)
     for name in task or ():
         load_task(name, tokenizer, form if name in tasks() else None)
     loaded, tokenizer = load(model)
-    found = gates(loaded, tokenizer, task, form=form, pairs=pairs)
+    found = capabilities(loaded, tokenizer, task, form=form, pairs=pairs)
     if as_json:
         rows = [
             {"task": g.task, "form": g.form, "passes": g.passes, "reason": g.reason, **(g.score.to_dict() if g.score else {})}
@@ -128,11 +128,13 @@ def _require_circuit_place(out: Path) -> None:
 
 def page_of(folder: Path, model: Any, tokenizer: Any, task: Any, blocks: Any) -> Path:
     """Writes page.html into a circuit's folder, with the report that is there."""
-    from ..circuits import Circuit, Report
+    from ..circuits import Circuit, Verification
     from ..viewer import Subject, write_page
 
     circuit = Circuit.from_pretrained(folder)
-    return write_page([Subject(circuit, model, tokenizer, task, blocks, Report.of(folder, circuit))], folder / "page.html")
+    return write_page(
+        [Subject(circuit, model, tokenizer, task, blocks, Verification.of(folder, circuit))], folder / "page.html"
+    )
 
 
 def prune_config(target: float, settings: list[str]) -> Any:

@@ -89,7 +89,7 @@ def subject_of(
     folder: Path, model: Any, tokenizer: Any, pair: Any, blocks: Any, contexts: int = 5, task: str | None = None
 ) -> Any:
     """What the page shows of the circuit in a folder: with its task, if it is built in or its file is given, and its report, if it has been verified."""
-    from ..circuits import Circuit, Report
+    from ..circuits import Circuit, Verification
     from ..viewer import Subject
 
     circuit = Circuit.from_pretrained(folder)
@@ -99,7 +99,7 @@ def subject_of(
             f"{circuit.task} is no built-in task: without --task FILE the page has no prompts and no effects of nodes.",
             err=True,
         )
-    return Subject(circuit, model, tokenizer, found, blocks, Report.of(folder, circuit), contexts, pair)
+    return Subject(circuit, model, tokenizer, found, blocks, Verification.of(folder, circuit), contexts, pair)
 
 
 def label_nodes(

@@ -21,7 +21,7 @@ from ..bridges.pair import PARTS, BridgedPair, is_pair
 from ..checkpoints.models import load_tokenizer
 from ..circuits.circuit import Circuit
 from ..circuits.identity import refuse_other_model, tokenizer_sha256
-from ..circuits.report import REPORT, Report
+from ..circuits.report import REPORT, Verification
 from ..circuits.storage import JSON, TENSORS
 from ..corpora.blocks import BLOCKS, saved_blocks
 from ..hub import require, upload
@@ -285,7 +285,7 @@ def _subject(
     if pair is not None and (task is None or blocks is None):
         missing.append("what nodes mean to the dense model (it takes both)")
     say(f"page of {circuit.task}" + (f", without {' and '.join(missing)}" if missing else ""))
-    report = Report.of(staged / "circuits" / circuit.task, circuit)
+    report = Verification.of(staged / "circuits" / circuit.task, circuit)
     return Subject(circuit, model, tokenizer, task, blocks, report, pair=pair)
 
 
@@ -295,7 +295,7 @@ def _rows(staged: Path, circuits: dict[str, Circuit]) -> list[tuple[str, str, st
     for task, circuit in circuits.items():
         folder = staged / "circuits" / task
         loss = circuit.metrics.get("circuit", {}).get("loss")
-        report = Report.of(folder, circuit)
+        report = Verification.of(folder, circuit)
         verdict = "not verified" if report is None else "supported" if report.supported else "not supported"
         edges = circuit.num_edges
         rows.append((task, "not counted" if edges is None else f"{edges:,}", "" if loss is None else f"{loss:.3f}", verdict))

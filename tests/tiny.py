@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -91,3 +92,14 @@ def thinned(share=0.1, **features):
                 parameter.mul_((torch.rand(parameter.shape, generator=generator) < share).float().add(0.0))
                 parameter[parameter == 0] = 0.0
     return model
+
+
+def sparse_pair(share=0.3, seed=0, **features):
+    """The same model, dense and with every matrix as nonzeros."""
+    dense = tiny_model(seed, **features)
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for name, parameter in dense.named_parameters():
+            if parameter.dim() == 2 and "bigram" not in name:
+                parameter.mul_(torch.rand(parameter.shape, generator=generator) < share)
+    return dense, copy.deepcopy(dense).to_sparse(max_density=1.0)

@@ -1,14 +1,15 @@
 """Weight-sparse training: projection, schedules, the Trainer callback, corpora, recipes."""
 
+from .._auto import renamed
 from .adapters import Merged, merge_and_project
 from .callback import WeightSparsityCallback, measured
 from .gradients import adamw_groups, normalize_gradients_
-from .projection import SparseTensor, module_rule, project_, project_tensor_, project_tensors_, sparse_tensors
+from .projection import Projected, module_rule, project_, project_tensor_, project_tensors_, sparse_tensors
 from .schedules import SparsityConfig, sharkfin_lr
 
 __all__ = [
     "Merged",
-    "SparseTensor",
+    "Projected",
     "SparsityConfig",
     "WeightSparsityCallback",
     "adamw_groups",
@@ -22,3 +23,5 @@ __all__ = [
     "sharkfin_lr",
     "sparse_tensors",
 ]
+
+__getattr__ = renamed(__name__, {"SparseTensor": "Projected"})

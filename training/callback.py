@@ -20,7 +20,7 @@ from .guards import (
     require_as_projected,
     require_unchanged,
 )
-from .projection import Rule, SparseTensor, nonzero_count, project_tensors_, refuse_impossible, sparse_tensors
+from .projection import Projected, Rule, nonzero_count, project_tensors_, refuse_impossible, sparse_tensors
 from .schedules import SparsityConfig
 
 logger = logging.get_logger(__name__)
@@ -54,7 +54,7 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
     def __init__(self, config: SparsityConfig | dict[str, Any], rule: Rule | None = None):
         self.config = SparsityConfig(**config) if isinstance(config, dict) else config
         self.rule = rule
-        self._tensors: list[SparseTensor] = []
+        self._tensors: list[Projected] = []
         self._gradient_rms: torch.Tensor | None = None
         self._before: torch.Tensor | None = None  # what the last projection left, while a run begins
         self._watched = 0
@@ -190,7 +190,7 @@ def following(shape: Any, config: SparsityConfig, total: int) -> Any:
     return scaled
 
 
-def measured(tensors: list[SparseTensor]) -> dict[str, float]:
+def measured(tensors: list[Projected]) -> dict[str, float]:
     """`density/<group>` and `l0`: nonzeros, over entries and in all."""
     nonzero: dict[str, int] = {}
     entries: dict[str, int] = {}

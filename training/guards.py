@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .projection import SparseTensor, local_part
+from .projection import Projected, local_part
 
 # Of transformers' `optim`: those that step inside of backward, parameter by parameter, out of reach of gradient normalisation and projection.
 _IN_BACKWARD = ("lomo", "layerwise")
@@ -16,7 +16,7 @@ WATCHED_STEPS = 3  # at the start of a run, in which weights are compared with w
 _SAMPLE = 64  # entries of each tensor that are compared
 
 
-def refuse_optimizer(optimizer: Any, tensors: Iterable[SparseTensor]) -> None:
+def refuse_optimizer(optimizer: Any, tensors: Iterable[Projected]) -> None:
     """Raises ValueError for an optimizer whose weights, as saved, are not those that were projected.
 
     That is one that keeps two sets of weights and exchanges them for evaluation and saving (schedule-free ones: the average of projected
@@ -56,7 +56,7 @@ def refuse_early_stopping(callbacks: Iterable[str], anneals: bool) -> None:
 
 
 @torch.no_grad()
-def fingerprint(tensors: Iterable[SparseTensor]) -> torch.Tensor:
+def fingerprint(tensors: Iterable[Projected]) -> torch.Tensor:
     """A few entries of every tensor: equal as long as nobody changes the weights."""
     found = []
     for tensor in tensors:
@@ -65,7 +65,7 @@ def fingerprint(tensors: Iterable[SparseTensor]) -> torch.Tensor:
     return torch.cat(found)
 
 
-def require_unchanged(before: torch.Tensor, tensors: Iterable[SparseTensor], optimizer: str) -> None:
+def require_unchanged(before: torch.Tensor, tensors: Iterable[Projected], optimizer: str) -> None:
     """Raises ValueError if weights have changed between a projection and the next optimizer step."""
     if not torch.equal(before.nan_to_num(), fingerprint(tensors).nan_to_num()):
         raise ValueError(

@@ -12,10 +12,10 @@ from transformers import TrainerCallback
 from ..circuits.hooks import hooks
 from ..files import save_figure
 from ..wiring_csp import FINAL, MATRICES, Matrix, part, reading, writing
-from .projection import SparseTensor, local_part, sparse_tensors
+from .projection import Projected, local_part, sparse_tensors
 
 
-def alive(tensors: list[SparseTensor]) -> dict[str, float]:
+def alive(tensors: list[Projected]) -> dict[str, float]:
     """`alive_neurons/<layer>`: MLP neurons with both an incoming and an outgoing weight; `dead_qk/<layer>`: channels of q and k without any
     incoming weight."""
     found: dict[str, float] = {}
@@ -30,7 +30,7 @@ def alive(tensors: list[SparseTensor]) -> dict[str, float]:
     return found
 
 
-def _layers(tensors: list[SparseTensor]) -> dict[str, dict[str, torch.Tensor]]:
+def _layers(tensors: list[Projected]) -> dict[str, dict[str, torch.Tensor]]:
     """Where a layer begins -> path in the block -> weight, for the layers of our own models."""
     found: dict[str, dict[str, torch.Tensor]] = {}
     for tensor in tensors:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._auto import renamed
 from ..configuration_csp import CSPConfig
 from ..topk_csp import magnitude_bits
 from ..wiring_csp import EMBEDDING, MATRICES, POSITIONS, UNEMBEDDING, Matrix, part
@@ -18,7 +19,7 @@ from .selection import Shards, select_in_place, top_mask
 
 
 @dataclass(frozen=True)
-class SparseTensor:
+class Projected:
     """One tensor under the projection.
 
     Args:
@@ -94,7 +95,7 @@ def module_rule(model: nn.Module, neurons: Mapping[str, str] | None = None) -> R
     return lambda name, parameter: placed.get(name)
 
 
-def sparse_tensors(model: nn.Module, rule: Rule | None = None) -> list[SparseTensor]:
+def sparse_tensors(model: nn.Module, rule: Rule | None = None) -> list[Projected]:
     """The tensors under the projection, in `named_parameters` order.
 
     Args:
@@ -129,7 +130,7 @@ def sparse_tensors(model: nn.Module, rule: Rule | None = None) -> list[SparseTen
             raise ValueError(
                 f"{name} has shape {list(parameter.shape)} and no neurons to count; flattened shards are not supported."
             )
-        found.append(SparseTensor(name, parameter, *placed))
+        found.append(Projected(name, parameter, *placed))
     if ours:
         _require_whole(model, {tensor.name for tensor in found})
     elif not found:
@@ -159,7 +160,7 @@ def _require_whole(model: nn.Module, found: set[str]) -> None:
         )
 
 
-def refuse_impossible(tensors: list[SparseTensor], densities: Mapping[str, float], min_alive: int) -> None:
+def refuse_impossible(tensors: list[Projected], densities: Mapping[str, float], min_alive: int) -> None:
     """Raises ValueError where a density cannot hold the minimum alive, or leaves nothing of a matrix."""
     for tensor in tensors:
         k = tensor.count(densities[tensor.group])
@@ -228,7 +229,7 @@ def nonzero_count(tensor: torch.Tensor) -> int:
     return int(count if shards is None else shards.total(count))
 
 
-def project_tensors_(tensors: list[SparseTensor], densities: Mapping[str, float], min_alive: int) -> None:
+def project_tensors_(tensors: list[Projected], densities: Mapping[str, float], min_alive: int) -> None:
     """Projects each tensor to its group's density, in place. `min_alive` is ignored where a group is dense."""
     for tensor in tensors:
         k = tensor.count(densities[tensor.group])
@@ -254,3 +255,6 @@ def project_(
     refuse_impossible(tensors, config.targets(), min_alive)
     project_tensors_(tensors, config.targets(), min_alive)
     return {tensor.name: int(tensor.parameter.count_nonzero()) for tensor in tensors}
+
+
+__getattr__ = renamed(__name__, {"SparseTensor": "Projected"})

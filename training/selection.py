@@ -158,7 +158,7 @@ def _bracket(weight: torch.Tensor, k: int, margin: float) -> tuple[int, int]:
 
 
 @dataclass
-class _Found:
+class _Bracketed:
     """What one pass found: entries at or above `high` (by neuron, if asked), and those from `low` on, by magnitude and flat index."""
 
     counts: torch.Tensor  # by neuron, or one
@@ -179,7 +179,7 @@ class _Found:
         return int(self.counts_at(threshold).clamp(min=minimum).sum())
 
 
-def _collect(weight: torch.Tensor, low: int, high: int, neuron_dim: int | None) -> _Found:
+def _collect(weight: torch.Tensor, low: int, high: int, neuron_dim: int | None) -> _Bracketed:
     if not serve(weight):
         return _collect_by_torch(weight, low, high, neuron_dim)
     if neuron_dim is None:
@@ -204,15 +204,15 @@ def _collect(weight: torch.Tensor, low: int, high: int, neuron_dim: int | None) 
     flat = torch.cat([index[i, :size].long() + i * per_chunk * width for i, size in enumerate(sizes)])
     counts = by_row.long().sum().view(1) if neuron_dim is None else by_row.long() if neuron_dim == 0 else by_column.sum(0)
     kept = torch.cat([keys[i, :size] for i, size in enumerate(sizes)])
-    return _Found(counts, kept, flat, _neurons(flat, weight, neuron_dim), bool((collected > room).any()), high)
+    return _Bracketed(counts, kept, flat, _neurons(flat, weight, neuron_dim), bool((collected > room).any()), high)
 
 
-def _collect_by_torch(weight: torch.Tensor, low: int, high: int, neuron_dim: int | None) -> _Found:
+def _collect_by_torch(weight: torch.Tensor, low: int, high: int, neuron_dim: int | None) -> _Bracketed:
     keys = magnitude_bits(weight.detach())
     above = keys >= high
     flat = ((keys >= low) & ~above).view(-1).nonzero()[:, 0]
     counts = above.count_nonzero().view(1) if neuron_dim is None else above.count_nonzero(dim=1 - neuron_dim)
-    return _Found(counts, keys.view(-1)[flat], flat, _neurons(flat, weight, neuron_dim), False, high)
+    return _Bracketed(counts, keys.view(-1)[flat], flat, _neurons(flat, weight, neuron_dim), False, high)
 
 
 def _neurons(flat: torch.Tensor, weight: torch.Tensor, neuron_dim: int | None) -> torch.Tensor | None:
@@ -227,7 +227,7 @@ def _kernels() -> Any:
     return selection
 
 
-def _apply(weight: torch.Tensor, k: int, minimum: int, neuron_dim: int | None, found: _Found) -> None:
+def _apply(weight: torch.Tensor, k: int, minimum: int, neuron_dim: int | None, found: _Bracketed) -> None:
     threshold = _threshold(k, minimum, found)
     counts = found.counts_at(threshold + 1)
     forced = torch.zeros(0, dtype=torch.int64)
@@ -258,7 +258,7 @@ def _apply(weight: torch.Tensor, k: int, minimum: int, neuron_dim: int | None, f
     flat[kept] = values
 
 
-def _threshold(k: int, minimum: int, found: _Found) -> int:
+def _threshold(k: int, minimum: int, found: _Bracketed) -> int:
     """The largest t that selects at least k, which lies among the collected."""
     if not minimum or bool((found.counts >= minimum).all()):
         rank = k - int(found.counts.sum())  # of the collected, the rank-th largest

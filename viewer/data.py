@@ -17,7 +17,7 @@ from ..circuits.edges import edges_in, removed_edges
 from ..circuits.identity import refuse_other_model
 from ..circuits.masks import opened
 from ..circuits.reading import observed, read_weights
-from ..circuits.report import Report
+from ..circuits.report import Verification
 from ..circuits.scoring import answer_logits, losses
 from ..circuits.sites import dense, evaluating
 from ..circuits.tasks import Pairs, Task
@@ -52,7 +52,7 @@ class Subject:
     tokenizer: Any
     task: Task | None = None
     blocks: torch.Tensor | None = None
-    report: Report | None = None
+    report: Verification | None = None
     contexts: int = 5
     pair: BridgedPair | None = None
 
@@ -287,7 +287,7 @@ def _differing(prompts: list[dict[str, Any]]) -> set[int]:
     return found
 
 
-def _report(report: Report | None) -> dict[str, Any] | None:
+def _report(report: Verification | None) -> dict[str, Any] | None:
     if report is None:
         return None
     tables = [{"title": title, "rows": [list(row) for row in rows]} for title, rows in report.tables()]

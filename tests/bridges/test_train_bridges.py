@@ -5,9 +5,9 @@ import json
 
 import pytest
 import torch
-from hub_server import Hub
 from typer.testing import CliRunner
 
+from hub_server import Hub
 from sparse_circuits.bridges import BridgedPair
 from sparse_circuits.cli.app import app
 from sparse_circuits.cli.bridges import bridge_config

@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from sparse_circuits.circuits import ablated, edges_in, mean_activations
+from sparse_circuits.circuits import (
+    ablated,
+    edges_in,
+    mean_activations,
+)
 from sparse_circuits.circuits.ablation import gated
 from sparse_circuits.circuits.edges import removed_edges
 from sparse_circuits.circuits.masks import Masks, PruneConfig, attribution, opened
@@ -71,16 +75,16 @@ def test_ablation_through_hooks_is_that_of_a_forward_pass_written_by_hand():
 
 
 def test_the_gates_gradient_is_its_formula():
-    tau = torch.tensor([0.3, -0.2, 0.0], requires_grad=True)
+    importance = torch.tensor([0.3, -0.2, 0.0], requires_grad=True)
     out = torch.randn(2, 5, 3, requires_grad=True, generator=torch.Generator().manual_seed(0))
     fill, slope = torch.tensor([1.0, 2.0, 3.0]), torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(1))
-    changed = gated(tau, fill, 0.7)(out)
+    changed = gated(importance, fill, 0.7)(out)
     assert torch.equal(changed[..., 0], out[..., 0])
     assert bool((changed[..., 1] == 2).all() and (changed[..., 2] == 3).all())  # at exactly 0 a gate is closed
     (changed * slope).sum().backward()
-    sigmoid = torch.sigmoid(tau.detach() / 0.7)
+    sigmoid = torch.sigmoid(importance.detach() / 0.7)
     expected = (slope * (out.detach() - fill)).sum((0, 1)) * sigmoid * (1 - sigmoid) / 0.7
-    assert torch.allclose(tau.grad, expected, atol=1e-6)
+    assert torch.allclose(importance.grad, expected, atol=1e-6)
     assert torch.equal(out.grad, slope * torch.tensor([1.0, 0.0, 0.0]))
 
 
@@ -88,20 +92,20 @@ def test_the_number_of_open_gates_and_its_gradient():
     model = tiny_model()
     masks = Masks(model, fills_of(model), PruneConfig(temperature=0.5))
     with torch.no_grad():
-        masks.tau["0.attn.q"][:5] = -0.1
+        masks.importance["0.attn.q"][:5] = -0.1
     count = masks.open_count()
     total = sum(site.width for site in model.node_sites().values())
     assert int(count) == total - 5
     count.backward()
-    sigmoid = torch.sigmoid(masks.tau["0.attn.q"].detach() / 0.5)
-    assert torch.allclose(masks.tau["0.attn.q"].grad, sigmoid * (1 - sigmoid) / 0.5)
+    sigmoid = torch.sigmoid(masks.importance["0.attn.q"].detach() / 0.5)
+    assert torch.allclose(masks.importance["0.attn.q"].grad, sigmoid * (1 - sigmoid) / 0.5)
 
 
 def test_q_and_k_may_share_their_masks():
     model = tiny_model()
     masks = Masks(model, fills_of(model), PruneConfig(tie_qk=True))
-    assert masks.tau["1.attn.k"] is masks.tau["1.attn.q"]
-    assert len(masks.parameters()) == len(masks.tau) - 2
+    assert masks.importance["1.attn.k"] is masks.importance["1.attn.q"]
+    assert len(masks.parameters()) == len(masks.importance) - 2
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,9 @@ def test_frozen_norms_let_gradients_flow():
     with masks.applied():
         task_loss(model, pairs).backward()
     assert all(
-        tau.grad is not None and bool(tau.grad.any()) for name, tau in masks.tau.items() if not name.endswith(("q", "k"))
+        importance.grad is not None and bool(importance.grad.any())
+        for name, importance in masks.importance.items()
+        if not name.endswith(("q", "k"))
     )
 
 
@@ -264,3 +270,13 @@ def test_means_of_no_tokens_or_foreign_ids_are_refused():
         mean_activations(model, torch.zeros(0, 5, dtype=torch.long))
     with pytest.raises(ValueError, match="token id 97"):
         mean_activations(model, torch.full((2, 5), 97))
+
+
+def test_frozen_norms_change_nothing_in_bfloat16(features):
+    model, ids = tiny_model(**features).to(torch.bfloat16), tiny_ids()
+    if features.get("norm_type") == "layer_norm":
+        pytest.skip("torch's LayerNorm sums bfloat16 in its own way")
+    with torch.no_grad():
+        expected = model(ids).logits
+        with ablated(model, {}, freeze_norms=True):
+            assert (model(ids).logits - expected).abs().median() < 0.05

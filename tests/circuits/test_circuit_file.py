@@ -13,19 +13,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load as parse
 from safetensors.torch import save as to_bytes
 
-from sparse_circuits import Circuit, CSPForCausalLM
-from sparse_circuits.circuits import PruneConfig, mean_activations, prune, score
+from sparse_circuits import CSPForCausalLM
+from sparse_circuits.circuits import (
+    Circuit,
+    score,
+)
 from sparse_circuits.circuits.identity import identify, tokenizer_sha256, weights_sha256
 from sparse_circuits.circuits.storage import JSON, TENSORS, _parse
 from tiny import tiny_model
-from toy import ToyTokenizer, toy_blocks, toy_model, toy_task
-
-
-@pytest.fixture(scope="module")
-def circuit():
-    model = toy_model()
-    config = PruneConfig(steps=150, pairs=8, eval_pairs=32)
-    return prune(model, ToyTokenizer(), toy_task(), mean_activations(model, toy_blocks()), config)
+from toy import ToyTokenizer, toy_model, toy_task
 
 
 @pytest.fixture
@@ -241,3 +237,36 @@ def test_pushing_uploads_a_valid_folder(circuit, monkeypatch):
     assert circuit.push_to_hub("user/model") == "https://hub/commit"
     assert (seen["repo"], seen["path"], seen["message"]) == ("user/model", "circuits/quotes", "Circuit for quotes")
     same(seen["circuit"], circuit)
+
+
+def test_settings_that_decide_the_function_are_part_of_the_identity(circuit):
+    model = toy_model()
+    before = weights_sha256(model)
+    model.config.activation_type = "gelu"
+    assert weights_sha256(model) != before
+    with pytest.raises(ValueError, match="not this model's"), circuit.applied_to(model):
+        pass
+
+
+def test_a_kill_between_the_two_moves_leaves_the_older_circuit(circuit, tmp_path, monkeypatch):
+    import os
+
+    circuit.save_pretrained(tmp_path)
+    changed, moves = dataclasses.replace(circuit, scores={}, labels={"final_resid:4": "new"}), []
+    original = os.replace
+
+    def dies(source, target):
+        if str(target).endswith("circuit.json"):
+            raise KeyboardInterrupt
+        moves.append(target)
+        original(source, target)
+
+    monkeypatch.setattr(os, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        changed.save_pretrained(tmp_path)
+    assert moves
+    assert Circuit.from_pretrained(tmp_path).labels == {}
+    monkeypatch.undo()
+    changed.save_pretrained(tmp_path)
+    assert Circuit.from_pretrained(tmp_path).labels == changed.labels
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["circuit.json", "circuit.safetensors"]

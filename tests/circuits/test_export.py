@@ -1,5 +1,6 @@
 """Exports: the same graph everywhere, in the shapes that other tools document."""
 
+import dataclasses
 import json
 
 import networkx
@@ -106,3 +107,10 @@ def test_what_cannot_be_exported_is_named(found):
         other.lm_head.weight[0, 0] = 1
     with pytest.raises(ValueError, match="whose weights are not"):
         to_mib(circuit, other)
+
+
+def test_a_circuit_without_edges_of_its_own_exports_all_between_its_nodes(circuit):
+    model, bare = toy_model(), dataclasses.replace(circuit, edges=None)
+    assert set(bare.to_networkx(model).edges) == set(circuit.to_networkx().edges)
+    with pytest.raises(ValueError, match="pass the model"):
+        bare.to_networkx()

@@ -13,7 +13,7 @@ from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
 from sparse_circuits.circuits import (
     CannotExpress,
     PruneConfig,
-    gates,
+    capabilities,
     load_task,
     mean_activations,
     natural_form,
@@ -86,7 +86,7 @@ def test_the_natural_form_is_what_the_model_writes(name, form):
     model = preferring(RELEASED, decoded(name, form))
     assert natural_form(model, load_task(name, RELEASED)) == form
     assert task_for(model, name, RELEASED).form == form
-    assert gates(model, RELEASED, [name], pairs=2)[0].form == form
+    assert capabilities(model, RELEASED, [name], pairs=2)[0].form == form
     for given in FORMS:
         assert task_for(model, name, RELEASED, given).form == given
     assert task_for(model, name, RELEASED, "published").form == PUBLISHED.get(name, "line_end")

@@ -8,13 +8,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparse_circuits import Circuit
-from sparse_circuits.circuits import CannotDo, PruneConfig, edges_in, make_task, mean_activations, prune, score, verify
+from sparse_circuits.circuits import (
+    CannotDo,
+    Circuit,
+    PruneConfig,
+    capability,
+    edges_in,
+    make_task,
+    mean_activations,
+    prune,
+    score,
+    verify,
+)
 from sparse_circuits.circuits.masks import Masks, as_nodes, ranked, train_masks
 from sparse_circuits.circuits.prune import _Search, chosen
 from sparse_circuits.circuits.shrink import shrink, smallest_prefix
 from tiny import tiny_model
-from toy import EDGES, NODES, WORDS, ToyTokenizer, toy_blocks, toy_model, toy_task
+from toy import CONFIG, EDGES, NODES, WORDS, ToyTokenizer, toy_blocks, toy_model, toy_task
 
 QUICK = {"steps": 150, "pairs": 8, "eval_pairs": 32}
 
@@ -261,3 +271,41 @@ def test_stopping_mask_training_goes_on_with_the_masks_as_they_are():
 
     assert len(train_masks(masks, toy_task(), report)) == 21
     assert any(p.requires_grad for p in model.parameters())
+
+
+def test_small_files_are_enough_for_the_gate_and_pruning():
+    def few(values, wording):
+        return (f"(' w1 w2 w{values.random.randrange(10)}", " ')"), ('(" w1 w2 w3 w4', ' ")')
+
+    model, task = toy_model(), make_task("few", few, ToyTokenizer())
+    assert capability(model, task).score.count == 2 * 10
+    assert prune(model, ToyTokenizer(), task, mean_activations(model, toy_blocks()), CONFIG, force=True).num_nodes > 0
+
+
+def test_edge_effects_count_every_pair():
+    model = toy_model("distractor")
+    means = mean_activations(model, toy_blocks())
+    nodes = {name: torch.arange(site.width) for name, site in model.node_sites().items()}
+    search_ = _Search(model, toy_task(), means, dataclasses.replace(CONFIG, eval_pairs=66))
+    every = search_._edge_effects(nodes, edges_in(model, nodes))
+    halves = []
+    for part in (search_.pairs.part(0, 33), search_.pairs.part(33, 66)):
+        search_.pairs = part
+        halves.append(search_._edge_effects(nodes, edges_in(model, nodes)))
+    for place, effect in every.items():
+        assert effect == pytest.approx((halves[0][place] + halves[1][place]) / 2, rel=1e-3, abs=1e-6)
+
+
+def test_modes_are_left_as_they_were():
+    model = toy_model().train()
+    with torch.no_grad():
+        means = mean_activations(model, toy_blocks())
+        found = prune(model, ToyTokenizer(), toy_task(), means, CONFIG)
+    assert model.training
+    assert {name: indices.tolist() for name, indices in found.nodes.items()} == NODES
+
+
+def test_a_task_of_another_tokenizer_is_refused():
+    model, other = toy_model(), type("Other", (ToyTokenizer,), {"get_vocab": lambda self: {"a": 0}})()
+    with pytest.raises(ValueError, match="another tokenizer than the one given"):
+        prune(model, other, toy_task(), mean_activations(model, toy_blocks()), CONFIG)

@@ -4,10 +4,13 @@ import dataclasses
 
 import pytest
 
-from sparse_circuits import Circuit
-from sparse_circuits.circuits import PruneConfig, mean_activations
+from sparse_circuits.circuits import (
+    Circuit,
+    PruneConfig,
+    mean_activations,
+)
 from sparse_circuits.circuits.search import STUDY, cost, search
-from toy import ToyTokenizer, toy_blocks, toy_model, toy_task
+from toy import CONFIG, ToyTokenizer, toy_blocks, toy_model, toy_task
 
 optuna = pytest.importorskip("optuna")  # the extra `search`, part of the test environment
 
@@ -31,3 +34,14 @@ def test_the_best_is_kept_and_the_study_goes_on(tmp_path):
         search(model, ToyTokenizer(), toy_task(), means, config, trials=0, out=tmp_path)
     missed = dataclasses.replace(found, metrics={**found.metrics, "reached": False})
     assert cost(missed) > 1e8 > cost(found)
+
+
+def test_a_search_of_another_model_is_refused(tmp_path):
+    model, other = toy_model(), toy_model("redundant")
+    config = dataclasses.replace(CONFIG, steps=30)
+    search(model, ToyTokenizer(), toy_task(), mean_activations(model, toy_blocks()), config, trials=1, out=tmp_path)
+    with pytest.raises(ValueError, match="search with another model"):
+        search(other, ToyTokenizer(), toy_task(), mean_activations(other, toy_blocks()), config, trials=1, out=tmp_path)
+    (tmp_path / "study.sqlite3").write_bytes(b"no database")
+    with pytest.raises(ValueError, match="cannot be read"):
+        search(model, ToyTokenizer(), toy_task(), mean_activations(model, toy_blocks()), config, trials=1, out=tmp_path)

@@ -10,12 +10,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparse_circuits import CSPTokenizer
-from sparse_circuits.circuits import PruneConfig, load_task, make_task, mean_activations, prune, verify
+from sparse_circuits.circuits import (
+    PruneConfig,
+    load_task,
+    make_task,
+    mean_activations,
+    prune,
+    verify,
+)
 from sparse_circuits.circuits.masks import deciding_pairs, pool_size, training_pairs
 from sparse_circuits.circuits.prune import _Search
 from sparse_circuits.circuits.python_tasks import SPLITS
 from sparse_circuits.circuits.task_files import COLUMNS, PUBLISHED_COLUMNS
-from sparse_circuits.circuits.verify import _Look
+from sparse_circuits.circuits.verify import Examination
 from tiny import ROOT
 from toy import ToyTokenizer, toy_blocks, toy_model
 
@@ -174,7 +181,7 @@ def test_pruning_decides_on_prompts_that_masks_were_not_trained_on():
     assert not trained & set(search.pairs.prompts())
     assert len(search.pairs) == 48  # others were drawn instead
     circuit = prune(model, ToyTokenizer(), task, means, config)
-    look = _Look(circuit, model, task, 24, 1)
+    look = Examination(circuit, model, task, 24, 1)
     assert not trained & set(look.sets["validation"].prompts())
     assert not {*trained, *search.pairs.prompts()} & set(look.sets["test"].prompts())
 
@@ -225,3 +232,18 @@ def test_circuits_that_were_found_on_other_splits_are_not_verified(tmp_path):
     older = {key: value for key, value in circuit.settings.items() if key != "splits"}
     with pytest.raises(ValueError, match=r"split row by row, .*; prune it again\.$"):
         verify(dataclasses.replace(circuit, settings=older), model, ToyTokenizer(), task, pairs=8, controls=False, seeds=1)
+
+
+def test_csv_cells_keep_their_line_breaks(tmp_path):
+    with open(tmp_path / "mine.csv", "w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["prompt_a", "answer_a", "prompt_b", "answer_b"])
+        writer.writerows([[f"x = {i}\nif x", " ==", f"x = {i}\nx", " ="] for i in range(40)])
+    texts = load_task(tmp_path / "mine.csv", CSPTokenizer.from_folder(ROOT)).pairs(3).texts
+    assert all("\n" in text for text in texts)
+    (tmp_path / "wide.csv").write_text("prompt_a,answer_a,prompt_b,answer_b\n" + "x" * 200_000 + ",a,b,c\n")
+    with pytest.raises(ValueError, match="is no CSV"):
+        load_task(tmp_path / "wide.csv", ToyTokenizer())
+    (tmp_path / "my pairs.csv").write_text("prompt_a,answer_a,prompt_b,answer_b\na,b,c,d\n")
+    with pytest.raises(ValueError, match="cannot name a task"):
+        load_task(tmp_path / "my pairs.csv", ToyTokenizer())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparse_circuits import CSPTokenizer
-from sparse_circuits.circuits import CannotExpress, gate, load_task, make_task, tasks
+from sparse_circuits.circuits import CannotExpress, capability, load_task, make_task, tasks
 from sparse_circuits.circuits.python_tasks import GENERATORS, SPLITS, Values
 from sparse_circuits.circuits.scoring import answer_logits, losses, score
 from sparse_circuits.corpora.words import LETTERS, NOUNS, VERBS, WORDS
@@ -160,7 +160,7 @@ def test_a_tokenizer_that_cannot_say_it_is_told_why():
         CannotExpress, match=r"bracket_counting gives only 0 of 4 pairs .* both answers begin with the token '\]'"
     ):
         load_task("bracket_counting", Characters()).pairs(4)
-    assert "both answers begin" in gate(toy_model(), load_task("bracket_counting", Characters())).reason
+    assert "both answers begin" in capability(toy_model(), load_task("bracket_counting", Characters())).reason
 
 
 def test_tasks_of_ones_own(tokenizer, tmp_path):
@@ -228,7 +228,7 @@ def test_loss_is_the_binary_cross_entropy_of_the_two_answers():
 
 
 def test_gates():
-    assert gate(toy_model(), toy_task()).passes
-    untrained = gate(tiny_model(vocab_size=16), toy_task())
+    assert capability(toy_model(), toy_task()).passes
+    untrained = capability(tiny_model(vocab_size=16), toy_task())
     assert not untrained.passes
     assert "accuracy" in untrained.reason

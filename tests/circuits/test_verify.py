@@ -6,14 +6,18 @@ import json
 import pytest
 import torch
 
-from sparse_circuits.circuits import PruneConfig, Report, mean_activations, prune, verify
+from sparse_circuits.circuits import (
+    Verification,
+    make_task,
+    mean_activations,
+    prune,
+    verify,
+)
 from sparse_circuits.circuits.calibration import MAX_SCALE, apply_calibration, calibrate
 from sparse_circuits.circuits.scoring import Score
-from sparse_circuits.circuits.verify import FRACTIONS, _Look, jaccard, kl, shuffled
-from tiny import tiny_model
-from toy import NODES, ToyTokenizer, toy_blocks, toy_model, toy_task
-
-CONFIG = PruneConfig(steps=150, pairs=8, eval_pairs=32)
+from sparse_circuits.circuits.verify import FRACTIONS, Examination, jaccard, kl, shuffled
+from tiny import tiny_ids, tiny_model
+from toy import CONFIG, NODES, ToyTokenizer, toy_blocks, toy_model, toy_task
 
 
 @pytest.fixture(scope="module")
@@ -80,18 +84,18 @@ def test_a_circuit_that_opposes_the_model_is_not_supported_however_low_its_loss(
     found = json.loads(json.dumps(report.found))
     found["scores"]["test"]["circuit"] = {"loss": 0.08, "accuracy": 1.0, "count": 32}
     found["agreement"] |= {"kl": 3.2, "same_answer": 0.02}
-    judged = Report.judged(found)
+    judged = Verification.judged(found)
     assert not judged.supported
     assert "does not agree with the unpruned model" in judged.verdict[0]
     found["controls"]["nonsense"] |= {"reached": True, "kl": 3.0}
-    assert any("low loss is no evidence here" in text for text in Report.judged(found).verdict)
+    assert any("low loss is no evidence here" in text for text in Verification.judged(found).verdict)
 
 
 def test_two_copies_are_not_necessary(task):
     model = toy_model("redundant")
     circuit = prune(model, ToyTokenizer(), task, mean_activations(model, toy_blocks()), CONFIG)
     one = {**circuit.nodes, "1.attn.k": torch.tensor([0]), "1.attn.v": torch.tensor([0])}
-    look = _Look(dataclasses.replace(circuit, nodes=one, edges=None), model, task, 16, 1)
+    look = Examination(dataclasses.replace(circuit, nodes=one, edges=None), model, task, 16, 1)
     heads = {name: one[name] for name in ("1.attn.k", "1.attn.v")}
     assert look._without(look.sets["test"], heads) < 0.1
 
@@ -99,7 +103,7 @@ def test_two_copies_are_not_necessary(task):
 def test_reports_come_back(report, tmp_path):
     path = report.save(tmp_path / "r")
     assert json.loads(path.read_text())["supported"] is report.supported
-    again = Report.load(tmp_path / "r")
+    again = Verification.load(tmp_path / "r")
     assert (again.supported, again.verdict, str(again)) == (report.supported, report.verdict, str(report))
     assert "controls" in str(report)
 
@@ -121,9 +125,9 @@ def test_reports_come_back(report, tmp_path):
 def test_damaged_reports_are_refused(text, tmp_path):
     (tmp_path / "report.json").write_text(text)
     with pytest.raises(ValueError, match=r"is no report \(.*run csp verify again"):
-        Report.load(tmp_path)
+        Verification.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="csp verify writes it"):
-        Report.load(tmp_path / "nowhere")
+        Verification.load(tmp_path / "nowhere")
 
 
 def test_what_does_not_belong_together_is_refused(known, task):
@@ -139,7 +143,7 @@ def test_what_does_not_belong_together_is_refused(known, task):
 
 def test_worst_case_is_worse_than_every_random_choice_of_ends(known, task):
     model, circuit = known
-    look = _Look(circuit, model, task, 8, 1)
+    look = Examination(circuit, model, task, 8, 1)
     ranges = mean_activations(model, toy_blocks())
     fills = look._worst(look.sets["test"], ranges)
     assert all(
@@ -152,7 +156,7 @@ def test_worst_case_is_worse_than_every_random_choice_of_ends(known, task):
 
 def test_faithfulness_ends_at_the_whole_model(known, task):
     model, circuit = known
-    found = _Look(circuit, model, task, 8, 1).faithfulness()
+    found = Examination(circuit, model, task, 8, 1).faithfulness()
     assert found["fractions"] == list(FRACTIONS)
     assert found["f"][-1] == pytest.approx(1.0)
     f = found["f"]
@@ -200,9 +204,66 @@ def test_verdicts_name_what_fails(report):
     def judged(**necessity):
         found = json.loads(json.dumps(report.found))
         found["necessity"] |= {"model": 0.1, "without_circuit": 1.1, "without_random_nodes": 0.2} | necessity
-        return Report.judged(found)
+        return Verification.judged(found)
 
     assert judged().supported
     assert judged(without_random_nodes=0.59).supported
     assert judged(without_random_nodes=0.7).verdict[0] == "Not supported: as many random nodes matter about as much."
     assert judged(without_circuit=0.2, without_random_nodes=0.1).verdict[0] == "Not supported: the model can do without it."
+
+
+def test_other_ablations_reach_removed_edges_too():
+    model = tiny_model()
+    means = mean_activations(model, tiny_ids(8, 16))
+    task = dataclasses.replace(toy_task())
+    nodes = {name: torch.arange(site.width) for name, site in model.node_sites().items()}
+    base = prune(
+        toy_model(), ToyTokenizer(), task, mean_activations(toy_model(), toy_blocks()), dataclasses.replace(CONFIG, steps=20)
+    )
+    whole = dataclasses.replace(
+        base, nodes=nodes, edges={}, means=means.values, widths={n: s.width for n, s in model.node_sites().items()}, scores={}
+    )
+    found = Examination(whole, model, task, 8, 1).ablations(tiny_ids(8, 16))
+    assert len({round(found[name], 6) for name in ("as_found", "zero", "resample", "worst_case")}) == 4
+    assert found["worst_case"] > found["as_found"]
+
+
+def test_frozen_norms_hold_in_every_measurement(circuit):
+    model = toy_model()
+    frozen = dataclasses.replace(circuit, settings={**circuit.settings, "freeze_norms": True})
+    look = Examination(frozen, model, toy_task(), 8, 1)
+    seen = []
+    original = look.model.register_forward_pre_hook
+
+    def register(hook, **options):
+        seen.append(hook)
+        return original(hook, **options)
+
+    look.model.register_forward_pre_hook = register  # frozen norms record by such a hook
+    for measure in (look.interchange, lambda: look._nothing(look.sets["test"]), look.necessity, look.faithfulness):
+        before = len(seen)
+        measure()
+        assert len(seen) > before
+
+
+def test_prompts_that_pruning_saw_are_left_out_of_the_test(circuit):
+    def repeating(values, wording):
+        end = f"w{values.random.randrange(12)} w{values.random.randrange(12)} w{values.random.randrange(2)}"
+        words = "w1 " * 18 + end
+        return (f"(' {words}", " ')"), (f'(" {words}', ' ")')
+
+    model = toy_model()
+    task = make_task("repeating", repeating, ToyTokenizer())
+    assert task.families == ("main",)
+    found = prune(
+        model,
+        ToyTokenizer(),
+        task,
+        mean_activations(model, toy_blocks()),
+        dataclasses.replace(CONFIG, steps=40, pairs=4, eval_pairs=8),
+    )
+    report = verify(found, model, ToyTokenizer(), task, pairs=32, controls=False, seeds=1)
+    train = set(task.pairs(160, "train", fewer=True).texts)
+    look = Examination(found, model, task, 32, 1)
+    assert not train & set(look.sets["test"].texts)
+    assert any("seen in pruning" in text for text in report.found["left_out"])

@@ -253,9 +253,9 @@ def export(folder: Path) -> str:
 
 
 def open_report(folder: Path) -> str:
-    from sparse_circuits.circuits import Report
+    from sparse_circuits.circuits import Verification
 
-    report = Report.of(folder, Circuit.from_pretrained(folder))
+    report = Verification.of(folder, Circuit.from_pretrained(folder))
     return digest("none" if report is None else (str(report), report.supported))
 
 
@@ -406,13 +406,13 @@ def open_pair(folder: Path) -> str:
 
 def page(folder: Path) -> str:
     """As `csp view` shows a circuit with its report."""
-    from sparse_circuits.circuits import Report
+    from sparse_circuits.circuits import Verification
     from sparse_circuits.viewer import Subject, write_page
     from toy import ToyTokenizer, toy_blocks, toy_task
 
     found = Circuit.from_pretrained(folder)
     write_page(
-        [Subject(found, kept(_circuit)[0], ToyTokenizer(), toy_task(), toy_blocks(), Report.of(folder, found), 1)],
+        [Subject(found, kept(_circuit)[0], ToyTokenizer(), toy_task(), toy_blocks(), Verification.of(folder, found), 1)],
         folder / "page.html",
     )
     return digest((folder / "page.html").read_bytes())

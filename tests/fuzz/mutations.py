@@ -7,29 +7,24 @@ takes the file's place. `STRUCTURE` names those that a reader of plain text can 
 from __future__ import annotations
 
 import copy
-import io
 import json
-import pickle
-import pickletools
 import struct
-import zipfile
 from random import Random
 from typing import Any
 
 import torch
 import yaml
-
-Damaged = bytes | str  # str: "folder", "pipe", "missing", "loop": instead of a file
+from archives import Damaged, directory_edit, flipped, zip_edit
 
 # ---------------------------------------------------------------------------------------------------------------- bytes
 
 
 def flip(r: Random, data: bytes, other: bytes) -> Damaged:
-    return _flips(r, data, 1)
+    return flipped(r, data, 1)
 
 
 def flips(r: Random, data: bytes, other: bytes) -> Damaged:
-    return _flips(r, data, r.randint(2, 40))
+    return flipped(r, data, r.randint(2, 40))
 
 
 def flip_near_an_end(r: Random, data: bytes, other: bytes) -> Damaged:
@@ -37,14 +32,7 @@ def flip_near_an_end(r: Random, data: bytes, other: bytes) -> Damaged:
     size = min(len(data), 600)
     if not size:
         return b"\0"
-    return _flips(r, data[:size], 1) + data[size:] if r.random() < 0.6 else data[:-size] + _flips(r, data[-size:], 1)
-
-
-def _flips(r: Random, data: bytes, count: int) -> bytes:
-    changed = bytearray(data or b"\0")
-    for _ in range(count):
-        changed[r.randrange(len(changed))] ^= 1 << r.randrange(8)
-    return bytes(changed)
+    return flipped(r, data[:size], 1) + data[size:] if r.random() < 0.6 else data[:-size] + flipped(r, data[-size:], 1)
 
 
 def insert(r: Random, data: bytes, other: bytes) -> Damaged:
@@ -414,101 +402,6 @@ def table_edit(r: Random, data: bytes, other: bytes) -> Damaged:
 
 
 # ----------------------------------------------------------------------------------------------------------------- zips
-
-
-def _members(data: bytes) -> list[tuple[str, bytes]]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return [(each.filename, archive.read(each)) for each in archive.infolist()]
-
-
-def zipped(members: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as archive:
-        for name, content in members:
-            archive.writestr(zipfile.ZipInfo(name), content, method)
-    return out.getvalue()
-
-
-class _Foreign:
-    def __reduce__(self) -> Any:
-        return (print, ("a foreign object ran",))
-
-
-class _Hungry:
-    def __init__(self, size: int):
-        self.size = size
-
-    def __reduce__(self) -> Any:
-        return (bytearray, (self.size,))
-
-
-def _opcodes(data: bytes) -> list[int]:
-    return [place for _, _, place in pickletools.genops(data) if place is not None]
-
-
-def zip_edit(r: Random, data: bytes, other: bytes) -> Damaged:
-    members = _members(data)
-    stem = members[0][0].partition("/")[0]
-    i = r.randrange(len(members))
-    name, content = members[i]
-    at = next((j for j, (n, _) in enumerate(members) if n.endswith("data.pkl")), 0)
-    kind = r.randrange(13)
-    if kind == 0:
-        members.append((name, r.choice([content, content[::-1], b""])))
-    elif kind == 1:
-        members.append((r.choice(["../../evil", "/etc/evil", f"{stem}/../x", "C:\\x", f"{stem}/data/0\0x", "é" * 300]), b"x"))
-    elif kind == 2:
-        members.append((f"{stem}/data/bomb", b"\0" * 300_000_000))
-        return zipped(members, zipfile.ZIP_DEFLATED)
-    elif kind == 3:
-        members[at] = (
-            members[at][0],
-            pickle.dumps(
-                r.choice([_Foreign(), {"a": _Foreign()}, [1], 5, None, {"a": 1}, {5: torch.ones(1).tolist()}, {}]), protocol=2
-            ),
-        )
-    elif kind == 4:
-        members[at] = (members[at][0], pickle.dumps({"a": _Hungry(r.choice([10**9, 10**11, 1 << 62]))}, protocol=2))
-    elif kind == 5:
-        del members[i]
-    elif kind == 6:
-        members[i] = (name, _flips(r, content, 1))
-    elif kind == 7:
-        members[i] = (name, content[: r.randrange(max(1, len(content)))])
-    elif kind == 8:
-        where = r.choice(_opcodes(members[at][1]))
-        changed = bytearray(members[at][1])
-        changed[where] ^= 1 << r.randrange(8)
-        members[at] = (members[at][0], bytes(changed))
-    elif kind == 9:
-        return zipped(members, zipfile.ZIP_DEFLATED)
-    elif kind == 10:
-        out = io.BytesIO()
-        torch.save({"transformer.wte.weight": torch.ones(3)}, out, _use_new_zipfile_serialization=r.random() < 0.5)
-        return out.getvalue()
-    elif kind == 11:
-        members[at] = (
-            members[at][0],
-            r.choice(
-                [
-                    b"\x80\x02" + b"(" * 100_000,
-                    b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
-                    b"\x80\x04\x8e" + b"\xff" * 8,
-                    b".",
-                ]
-            ),
-        )
-    else:
-        j = r.randrange(len(members))
-        members[i], members[j] = (name, members[j][1]), (members[j][0], content)
-    return zipped(members)
-
-
-def directory_edit(r: Random, data: bytes, other: bytes) -> Damaged:
-    """Somewhere in the central directory of a zip, at its end."""
-    start = data.find(b"PK\x01\x02")
-    start = start if start >= 0 else max(0, len(data) - 100)
-    return data[:start] + _flips(r, data[start:], r.choice((1, 1, 2, 5)))
 
 
 BY_FORMAT = {

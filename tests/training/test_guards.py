@@ -3,12 +3,12 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_callback import BLOCKS, arguments
 from torch import nn
 from torch.nn.utils import parametrize, prune
 from transformers import EarlyStoppingCallback, GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, default_data_collator
 from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
 
+from runs import BLOCKS, arguments
 from sparse_circuits import CSPForCausalLM, SparsityConfig, WeightSparsityCallback
 from sparse_circuits.corpora.blocks import TokenBlocks
 from sparse_circuits.training import measured, module_rule, project_, sparse_tensors

@@ -9,7 +9,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_projection import brute_force
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -21,6 +20,7 @@ from sparse_circuits.training import normalize_gradients_, project_tensor_, proj
 from sparse_circuits.training.metrics import alive
 from sparse_circuits.training.projection import nonzero_count
 from tiny import tiny_ids, tiny_model
+from twins import brute_force
 
 
 def by_sorting(weight, k, minimum, neuron_dim):

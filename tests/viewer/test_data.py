@@ -10,7 +10,7 @@ import torch
 
 from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
 from sparse_circuits.bridges import BridgedPair
-from sparse_circuits.circuits import Edges, Report, ablated, edges_in, load_task, make_task, mean_activations, score
+from sparse_circuits.circuits import Edges, Verification, ablated, edges_in, load_task, make_task, mean_activations, score
 from sparse_circuits.circuits.ablation import holding
 from sparse_circuits.circuits.edges import within
 from sparse_circuits.circuits.masks import as_nodes, attribution, ranked
@@ -59,14 +59,14 @@ def test_effects_with_frozen_norms_are_those_of_the_circuit_without_the_node(toy
 def test_a_report_on_another_circuit_is_none(toy, tmp_path):
     subject = toy[3]
     subject.report.save(subject.circuit.save_pretrained(tmp_path))
-    assert Report.of(tmp_path, subject.circuit) is not None
+    assert Verification.of(tmp_path, subject.circuit) is not None
     relabelled = dataclasses.replace(subject.circuit, labels={"final_resid:4": "x"}, metrics={})
-    assert Report.of(tmp_path, relabelled) is not None
+    assert Verification.of(tmp_path, relabelled) is not None
     nodes = {site: indices for site, indices in subject.circuit.nodes.items() if site != "1.attn.k"}
-    assert Report.of(tmp_path, dataclasses.replace(subject.circuit, nodes=nodes)) is None
+    assert Verification.of(tmp_path, dataclasses.replace(subject.circuit, nodes=nodes)) is None
     edges = {name: Edges(e.source, e.target, e.weight * 2) for name, e in subject.circuit.edges.items()}
-    assert Report.of(tmp_path, dataclasses.replace(subject.circuit, edges=edges)) is None
-    assert Report.of(tmp_path / "nowhere", subject.circuit) is None
+    assert Verification.of(tmp_path, dataclasses.replace(subject.circuit, edges=edges)) is None
+    assert Verification.of(tmp_path / "nowhere", subject.circuit) is None
 
 
 def test_a_file_named_like_a_built_in_task_is_not_taken_for_it(tmp_path):
@@ -265,7 +265,7 @@ def test_the_shipped_circuit_is_of_the_shipped_model():
     pairs = load_task("single_double_quote", tokenizer).pairs(64, "validation")
     with circuit.applied_to(model):
         assert score(model, pairs).loss == pytest.approx(circuit.metrics["circuit"]["loss"], abs=1e-3)
-    report = Report.of(ROOT / "circuits" / "single_double_quote", circuit)
+    report = Verification.of(ROOT / "circuits" / "single_double_quote", circuit)
     assert report is not None
     assert report.supported
     assert report.found["size"]["edges"] == circuit.num_edges

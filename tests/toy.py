@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sparse_circuits import CSPConfig, CSPForCausalLM
-from sparse_circuits.circuits import Circuit, Means, edges_in, make_task
+from sparse_circuits.circuits import Circuit, Means, PruneConfig, edges_in, make_task
 from sparse_circuits.circuits.identity import identify, tokenizer_sha256
 
 WORDS = [f"w{i}" for i in range(12)]
@@ -105,3 +105,7 @@ def toy_circuit(model, means: Means, nodes=None, task="quotes") -> Circuit:
         tokenizer=tokenizer_sha256(ToyTokenizer()), settings={"means": {"tokens": means.count}, "steps": 5},
         metrics={"curve": [[12, 0.01], [4, 0.5], [8, 0.2]], "history": [[0, 0.7, 50], [100, 0.1, 20]], "circuit": {"loss": 0.01}},
     )  # fmt: skip
+
+
+# Enough to find the circuit that toy models were built around.
+CONFIG = PruneConfig(steps=150, pairs=8, eval_pairs=32)

@@ -69,9 +69,7 @@ def test_no_gpu_kernels_without_a_gpu():
 @pytest.mark.gpu
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA device")
 def test_a_model_on_a_gpu_equals_itself_on_cpu():
-    from test_sparse_form import sparse_pair
-
-    from tiny import ALL_SITES, tiny_ids
+    from tiny import ALL_SITES, sparse_pair, tiny_ids
 
     dense, form = sparse_pair(afrac=dict.fromkeys(ALL_SITES, 0.5), sink=True)
     expected, ids = dense(tiny_ids()).logits, tiny_ids().to(DEVICE)

@@ -10,72 +10,13 @@ import sys
 
 import pytest
 import torch
-from hub_server import Hub
+from published import TASK, TOKEN, called_at, client, cut, damaged, edit, text
 from safetensors.torch import save_file
 
 from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
-from sparse_circuits.bridges import BridgedPair, side_of
-from sparse_circuits.bridges.evaluate import constant_bridges
-from sparse_circuits.circuits import load_task, mean_activations, prune, verify
-from sparse_circuits.circuits.masks import PruneConfig
 from sparse_circuits.convert import publish
 from sparse_circuits.publishing.card import model_card
-from sparse_circuits.training.card import write_card
 from tiny import ROOT
-
-TASK = "single_double_quote"
-TOKEN = "a-token-of-an-odd-kind"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The shipped model with a circuit of it, verified, and things that do not belong on the Hub."""
-    folder = tmp_path_factory.mktemp("made") / "model"
-    model, tokenizer = CSPForCausalLM.from_pretrained(ROOT).eval(), CSPTokenizer.from_pretrained(ROOT)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    write_card(folder, model, title="A model", description="For tests.")
-    blocks = torch.randint(0, len(tokenizer), (8, 64), generator=torch.Generator().manual_seed(0))
-    means = mean_activations(model, blocks)
-    task = load_task(TASK, tokenizer)
-    config = PruneConfig(steps=60, pairs=8, eval_pairs=8, target_loss=0.4)
-    circuit = prune(model, tokenizer, task, means, config, out=folder / "circuits" / TASK)
-    verify(circuit, model, tokenizer, task, pairs=8, controls=False, seeds=1).save(folder / "circuits" / TASK)
-    save_file({"train": blocks.int()}, folder / "blocks.safetensors")
-    (folder / "checkpoint-10").mkdir()
-    (folder / "optimizer.pt").write_bytes(b"pickle")
-    return folder
-
-
-@pytest.fixture
-def hub():
-    server = Hub()
-    yield server
-    server.shutdown()
-
-
-def client(hub, cache, *words, code=None, token=True):
-    """A process that knows only the stand-in."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    environment |= {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(cache),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    environment |= {"HF_TOKEN": hub.token} if token else {}
-    command = ["-c", code] if code else ["-m", "sparse_circuits.cli.app", *map(str, words)]
-    return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=600, env=environment, cwd=cache.parent
-    )
-
-
-@pytest.fixture
-def cache(tmp_path):
-    (tmp_path / "cache").mkdir()
-    return tmp_path / "cache"
-
 
 LOAD = """
 import torch
@@ -208,18 +149,6 @@ def test_what_the_hub_refuses_is_one_sentence(status, where, message, hub, cache
         circuit.push_to_hub("user/model", token=hub.token)
 
 
-def called_at(hub, monkeypatch):
-    """This process's client talks to the stand-in, and does not sleep."""
-    import huggingface_hub.constants as constants
-    import huggingface_hub.utils._http as http
-
-    url = "http://127.0.0.1:1" if hub is None else hub.url
-    for name, value in [("ENDPOINT", url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)]:
-        monkeypatch.setattr(constants, name, value)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(http.time, "sleep", lambda seconds: None)
-
-
 def test_a_circuit_is_pushed_into_a_model_repository(hub, cache, folder, monkeypatch):
     called_at(hub, monkeypatch)
     circuit = Circuit.from_pretrained(folder, TASK)
@@ -276,32 +205,6 @@ def test_dry_run_sends_nothing(hub, cache, folder):
         assert f"stays here: {name}" in done.stdout
     assert hub.requests == []
     assert hub.repos == {}
-
-
-def damaged(folder, tmp_path, change):
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    change(copy)
-    return copy
-
-
-def edit(name, change):
-    def apply(copy):
-        path = copy / name
-        path.write_text(change(path.read_text()))
-
-    return apply
-
-
-def cut(name):
-    def apply(copy):
-        (copy / name).write_bytes((copy / name).read_bytes()[:1000])
-
-    return apply
-
-
-def text(name, content):
-    return lambda copy: (copy / name).write_text(content)
 
 
 WRONG = {
@@ -425,126 +328,3 @@ def test_conversions_are_published_the_same_way(reference, hub, cache):
     files = hub.repos["models/user/converted"]["branches"]["main"][-1]["files"]
     assert {"config.json", "model.safetensors", "modeling_csp.py", "README.md"} <= set(files)
     json.loads(files["config.json"])
-
-
-@pytest.fixture(scope="module")
-def pair_folder(tmp_path_factory):
-    """The shipped model bridged to itself, with its circuit and figures; and things that do not belong on the Hub."""
-    folder = tmp_path_factory.mktemp("made") / "pair"
-    dense, sparse = (CSPForCausalLM.from_pretrained(ROOT).eval() for _ in range(2))
-    bridges = constant_bridges(side_of(dense), side_of(sparse), "identity")
-    tokenizer = CSPTokenizer.from_pretrained(ROOT)
-    points = [{"fve": 1.0, "loss": 2.0}] * bridges.points
-    report = {"dense": 2.0, "sparse": 2.0, "encode": points, "decode": points}
-    BridgedPair(dense, sparse, tokenizer, bridges).save_pretrained(folder, {"report.json": json.dumps(report)})
-    shutil.copytree(ROOT / "circuits" / TASK, folder / "circuits" / TASK)
-    blocks = torch.randint(0, len(tokenizer), (8, 64), generator=torch.Generator().manual_seed(0))
-    save_file({"train": blocks.int()}, folder / "blocks.safetensors")
-    (folder / "sparse" / "optimizer.pt").write_bytes(b"pickle")
-    return folder
-
-
-LOAD_PAIR = """
-import torch
-from sparse_circuits import Circuit
-from sparse_circuits.bridges import BridgedPair
-pair = BridgedPair.from_pretrained("user/pair")
-circuit = Circuit.from_pretrained("user/pair", "single_double_quote")
-ids = torch.arange(16)[None]
-with torch.no_grad(), circuit.applied_to(pair.sparse.model):
-    print(float(pair.sparse.model(ids).logits.sum()), pair.bridges.points)
-"""
-
-
-def test_a_pair_with_a_circuit_there_and_back(hub, cache, pair_folder):
-    done = client(hub, cache, "publish", pair_folder, "--repo-id", "user/pair", "--space", "user/look")
-    assert done.returncode == 0, done.stderr[-3000:]
-    for name in ("blocks.safetensors", "sparse/optimizer.pt"):
-        assert f"stays here: {name}" in done.stdout
-    files = hub.repos["models/user/pair"]["branches"]["main"][-1]["files"]
-    wanted = {
-        "bridges.json",
-        "bridges.safetensors",
-        "dense/config.json",
-        "sparse/modeling_csp.py",
-        f"circuits/{TASK}/circuit.json",
-    }
-    assert wanted <= set(files)
-    card = files["README.md"].decode()
-    assert 'BridgedPair.from_pretrained("user/pair")' in card
-    assert "| 0 | 1.000 | 2.000 | 1.000 | 2.000 |" in card
-    assert f"| {TASK} | 91 |" in card
-    assert "with circuit.applied_to(pair.sparse.model):" in card
-    page = files[f"circuits/{TASK}/page.html"].decode()
-    assert '"steering":{"strengths"' in page
-    done = client(hub, cache, code=LOAD_PAIR, token=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    total, points = done.stdout.split()
-    model = CSPForCausalLM.from_pretrained(ROOT).eval()
-    with torch.no_grad(), Circuit.from_pretrained(ROOT, TASK).applied_to(model):
-        assert float(total) == pytest.approx(float(model(torch.arange(16)[None]).logits.sum()), rel=1e-3)
-    assert int(points) == 2 * model.config.n_layer + 1
-    # the page of a pair on the Hub
-    page = cache.parent / "p.html"
-    done = client(hub, cache, "view", "user/pair", TASK, "--corpus", "idioms:100", "--tokens", 1000, "--out", page, token=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert '"steering":{"strengths"' in page.read_text(encoding="utf-8")
-    # a model in the pair's place: nothing of the pair is left
-    done = client(hub, cache, "publish", ROOT, "--repo-id", "user/pair")
-    assert done.returncode == 0, done.stderr[-3000:]
-    files = hub.repos["models/user/pair"]["branches"]["main"][-1]["files"]
-    assert not [name for name in files if name.startswith(("dense/", "sparse/", "bridges"))]
-    done = client(hub, cache, "view", "user/pair", TASK, "--corpus", "idioms:100", "--tokens", 1000, "--out", page, token=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert '"steering":{"strengths"' not in page.read_text(encoding="utf-8")
-
-
-WRONG_PAIRS = {
-    "no dense model": (lambda c: shutil.rmtree(c / "dense"), "has no dense/"),
-    "no tokenizer": (lambda c: (c / "dense" / "tokenizer.json").unlink(), "copy has no dense/tokenizer.json"),
-    "a recipe that is no YAML": (text("recipe.yaml", "a: [1\n"), "recipe.yaml is damaged: it is no YAML"),
-    "a relative path in the recipe": (text("recipe.yaml", "corpora: {../client/src: 1.0}\n"), "among its values"),
-    "damaged figures of a part": (text("dense/report.json", "junk"), "dense/report.json is damaged"),
-    "damaged bridges.json": (text("bridges.json", "{}"), "copy/bridges.json describes no bridges"),
-    "other widths": (edit("bridges.json", lambda t: t.replace('"dense_width": 96', '"dense_width": 1048576')), "says dense_width 1048576, its models have 96"),
-    "figures of another pair": (text("report.json", '{"dense": 1.0, "sparse": 1.0, "encode": [], "decode": []}'), "it has other points than the bridges"),
-    "no weights": (lambda c: (c / "dense" / "sparse_weights.safetensors").unlink(), "dense has no weights in safetensors"),
-    "cut bridges": (cut("bridges.safetensors"), "does not hold these bridges"),
-    "cut weights": (cut("sparse/sparse_weights.safetensors"), "is damaged|must be"),
-    "code that does not run": (edit("sparse/modeling_csp.py", lambda t: "import nothing_like_this\n" + t), "does not load in a new process"),
-    "another report": (text("report.json", "[1]"), "report.json is not what csp bridge train writes"),
-    "a path in a config": (edit("dense/config.json", lambda t: t.replace('"model_type"', '"note": {"from": "/home/alice/x"}, "model_type"')), "dense/config.json has a path"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", WRONG_PAIRS)
-def test_what_is_wrong_with_a_pair_is_found_before_a_byte_leaves(what, pair_folder, hub, tmp_path, monkeypatch):
-    change, message = WRONG_PAIRS[what]
-    called_at(hub, monkeypatch)
-    with pytest.raises((ValueError, OSError), match=message) as error:
-        publish(damaged(pair_folder, tmp_path, change), "user/pair", token=hub.token)
-    assert "csp-publish" not in str(error.value)
-    assert not hub.requests
-
-
-def test_a_pair_whose_text_is_all_secret_has_pages_without_it(pair_folder, hub, tmp_path):
-    def change(copy):
-        tokenizer = CSPTokenizer.from_pretrained(ROOT)
-        ids = tokenizer("hf_" + "a" * 34, return_tensors="pt").input_ids
-        save_file({"train": ids.int()}, copy / "blocks.safetensors")
-
-    said = []
-    plan = publish(damaged(pair_folder, tmp_path, change), "user/pair", dry_run=True, say=said.append)
-    assert any("look like a secret" in line or "looks like a secret" in line for line in said)
-    assert plan.circuits == [TASK]
-
-
-def test_a_pair_whose_text_is_missing_says_what_pages_lack(pair_folder, tmp_path):
-    said = []
-    publish(
-        damaged(pair_folder, tmp_path, lambda c: (c / "blocks.safetensors").unlink()),
-        "user/pair",
-        dry_run=True,
-        say=said.append,
-    )
-    assert any("what nodes mean to the dense model" in line for line in said)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sparse_circuits.convert import secrets
+from sparse_circuits.publishing import secrets
 from sparse_circuits.publishing.local_paths import find_path, is_path
 from sparse_circuits.publishing.publish import _refuse_private
 from tiny import ROOT
@@ -333,7 +333,7 @@ import socket
 def refuse(*args, **kwargs):
     raise AssertionError("network")
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
-from sparse_circuits.convert import secrets
+from sparse_circuits.publishing import secrets
 assert secrets.find_in_text("key xo" + "xb-123456789012-123456789012-" + "a1" * 12, set()) is not None
 from detect_secrets.settings import get_settings
 assert not get_settings().plugins

@@ -12,7 +12,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from sparse_circuits import CSPTokenizer
+from sparse_circuits.circuits import (
+    PruneConfig,
+)
 from sparse_circuits.cli.app import app
+from sparse_circuits.cli.circuits import prune_config
 from sparse_circuits.training.demo import run_demo
 from sparse_circuits.training.recipes import make_recipe
 from tiny import ROOT, tiny_model
@@ -121,7 +126,6 @@ def test_tokenize_train_and_show(tmp_path):
 
 def test_the_shipped_tokenizer_is_what_the_command_trains(tmp_path):
     """Same interpreter, same files: the same tokenizer. Another interpreter has another library; then only the form is checked."""
-    from sparse_circuits import CSPTokenizer
 
     result = csp("tokenize", "train", "--out", tmp_path / "tok")
     assert result.exit_code == 0, result.output
@@ -246,3 +250,12 @@ def test_standard_input_is_read_as_corpora_are():
     assert shown(spelt) == shown("-", spelt.encode()) == plain
     poor = shown("-", spelt.encode(), "latin-1")
     assert re.findall(r"^ *\d+", poor, re.M) == re.findall(r"^ *\d+", plain, re.M)
+
+
+def test_small_things():
+    assert prune_config(0.15, ["lr=1e-3"]).lr == 1e-3
+    for setting in ("lr=[1", "lr=" + "9" * 400, "warmup=1"):
+        with pytest.raises(ValueError, match=r"must be"):
+            prune_config(0.15, [setting])
+    with pytest.raises(ValueError, match="at least 2"):
+        PruneConfig(eval_pairs=1)

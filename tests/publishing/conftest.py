@@ -1,0 +1,46 @@
+"""A stand-in for the Hub, and what is published to it."""
+
+import pytest
+import torch
+from published import TASK
+from safetensors.torch import save_file
+
+from hub_server import Hub
+from sparse_circuits import CSPForCausalLM, CSPTokenizer
+from sparse_circuits.circuits import load_task, mean_activations, prune, verify
+from sparse_circuits.circuits.masks import PruneConfig
+from sparse_circuits.training.card import write_card
+from tiny import ROOT
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The shipped model with a circuit of it, verified, and things that do not belong on the Hub."""
+    folder = tmp_path_factory.mktemp("made") / "model"
+    model, tokenizer = CSPForCausalLM.from_pretrained(ROOT).eval(), CSPTokenizer.from_pretrained(ROOT)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_card(folder, model, title="A model", description="For tests.")
+    blocks = torch.randint(0, len(tokenizer), (8, 64), generator=torch.Generator().manual_seed(0))
+    means = mean_activations(model, blocks)
+    task = load_task(TASK, tokenizer)
+    config = PruneConfig(steps=60, pairs=8, eval_pairs=8, target_loss=0.4)
+    circuit = prune(model, tokenizer, task, means, config, out=folder / "circuits" / TASK)
+    verify(circuit, model, tokenizer, task, pairs=8, controls=False, seeds=1).save(folder / "circuits" / TASK)
+    save_file({"train": blocks.int()}, folder / "blocks.safetensors")
+    (folder / "checkpoint-10").mkdir()
+    (folder / "optimizer.pt").write_bytes(b"pickle")
+    return folder
+
+
+@pytest.fixture
+def hub():
+    server = Hub()
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture
+def cache(tmp_path):
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
