@@ -9,10 +9,10 @@ MODULES := $(filter-out setup.py build/% tests/% benchmarks/% runs/%,$(wildcard 
 TYPED := $(filter-out sparse_circuits.__init__,$(subst /,.,$(MODULES:%.py=sparse_circuits.%)))
 
 # What meets transformers closely enough to run again on its newest version.
-ON_NEWEST := tests/test_model.py tests/test_keywords.py tests/test_generation.py tests/test_attention.py tests/test_hub.py tests/test_config.py \
-  tests/test_tokenizer.py tests/test_storage.py tests/training/test_callback.py tests/training/test_guards.py tests/circuits/test_compiled.py
+ON_NEWEST := tests/test_model.py tests/test_keywords.py tests/test_generation.py tests/kernels/test_attention.py tests/test_remote_code.py tests/test_hub.py tests/test_config.py \
+  tests/checkpoints/test_tokenizer.py tests/checkpoints/test_writing.py tests/test_sparse_file.py tests/training/test_callback.py tests/training/test_guards.py tests/circuits/test_compiled.py
 
-.PHONY: demo test check format compat newest browser venv clean
+.PHONY: demo test quick check format compat newest browser venv clean
 
 demo: venv
 	rm -rf runs/demo
@@ -22,10 +22,20 @@ test: venv compat newest browser
 	$(BIN)/python -m pytest tests -q -n 2
 	PYTHONPATH=.venv-newest $(BIN)/python -m pytest $(ON_NEWEST) -q -n 2
 
+# What breaks most things when it breaks, in under two minutes.
+QUICK := tests/test_house.py tests/test_wiring.py tests/test_docs.py tests/test_config.py tests/test_topk.py tests/test_nonzeros.py tests/test_attention.py \
+  tests/kernels tests/test_generation.py tests/training/test_projection.py tests/training/test_selection.py tests/corpora tests/circuits/test_ablation.py \
+  tests/circuits/test_prune.py tests/circuits/test_circuit_file.py tests/circuits/test_export.py tests/viewer/test_data.py
+
+quick: venv
+	$(BIN)/python -m pytest $(wildcard $(QUICK)) -q -n 2 -m "not slow"
+
 check: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	mkdir -p build/types && ln -sfn ../.. build/types/sparse_circuits  # mypy does not see editable installs
+	$(BIN)/python -m sparse_circuits.viewer.page > build/page.js
+	$(BIN)/oxlint --quiet -c .oxlintrc.json build/page.js
 	MYPYPATH=build/types $(BIN)/mypy $(addprefix -m ,$(TYPED:.__init__=))
 
 format: venv

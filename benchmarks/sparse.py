@@ -43,7 +43,7 @@ PROMPT, NEW_TOKENS, TOKENS = 256, 64, 512
 
 
 def yolo2(layers: int) -> CSPConfig:
-    """csp_yolo2 (METHOD: d 2048, 128 heads of 16, MLP 8192, vocabulary 2048, AbsTopK 1/4 at every site, positions of width 32)."""
+    """csp_yolo2 (docs/method.md#architecture: d 2048, 128 heads of 16, MLP 8192, vocabulary 2048, AbsTopK 1/4 at every site, positions of width 32)."""
     return CSPConfig(
         vocab_size=2048, block_size=1024, n_layer=layers, n_head=128, d_head=16, d_model=2048, d_mlp=8192, sink=True,
         enable_bigram_table=True, position_embedding_type="concatenated", d_pos_emb=32, afrac=dict.fromkeys(NODE_LOCATIONS, 0.25),

@@ -1,4 +1,4 @@
-"""Encoders and decoders between a dense and a sparse model, one of each per residual point (METHOD, section 4)."""
+"""Encoders and decoders between a dense and a sparse model, one of each per residual point (docs/method.md#bridges)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The losses of bridge training, one by one (METHOD, section 4)."""
+"""The losses of bridge training, one by one (docs/method.md#bridges)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steering: what one node of the sparse model means for the dense one, through the decoder's column for its channel (METHOD, section 4)."""
+"""Steering: what one node of the sparse model means for the dense one, through the decoder's column for its channel (docs/method.md#steering)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Steering:
 
     The push is added to the output of the norm through which the dense model reads the node's point, at all tokens: strength x (the node's activation on
     the counterfactual - on the prompt) x its column of the decoder x RMS of the sparse stream / RMS of the dense stream there. The ratio
-    is needed because the bridge goes between streams and the node is read after the norm. METHOD's rule says nothing of the norms' gains. We divide by
+    is needed because the bridge goes between streams and the node is read after the norm. The method's rule says nothing of the norms' gains. We divide by
     the gain of the node's channel and multiply by the dense norm's, without which the push is not what the counterfactual's stream
     would be read as (a channel with a negative gain would push the wrong way); where gains are 1 the two are the same.
     So strength 1 is the node's own part of the difference between a prompt and its counterfactual; more goes on in its direction.

@@ -141,17 +141,18 @@ def train_bridges(
     )  # fmt: skip
     if not run_to_end(trainer, callback, stop, out, last_complete(out) if resume else None, say):
         return {"finished": False, "steps": trainer.state.global_step}
-    module.eval()
     report = {
-        "finished": True,
         "steps": trainer.state.global_step,
-        **evaluate_bridges(side, side_of(sparse), bridges, blocks["held_out"]),
+        **evaluate_bridges(side, side_of(sparse.eval()), bridges.eval(), blocks["held_out"]),
     }
-    _save(BridgedPair(dense, sparse.eval(), tokenizer, bridges, config), recipe, report, out)
-    say(
-        f"Hybrids' mean loss {report['mean_hybrid']:.3f}, dense {report['dense']:.3f}, sparse {report['sparse']:.3f}; saved to {out / PAIR}"
-    )
+    report = {"finished": True, **report}
+    _save(BridgedPair(dense, sparse, tokenizer, bridges, config), recipe, report, out)
+    losses = ", ".join(f"{part} {report[name]:.3f}" for part, name in _SAID.items())
+    say(f"{losses}; saved to {out / PAIR}")
     return report
+
+
+_SAID = {"Hybrids' mean loss": "mean_hybrid", "dense": "dense", "sparse": "sparse"}
 
 
 def _save(pair: BridgedPair, recipe: Recipe, report: dict[str, Any], out: Path) -> None:

@@ -1,6 +1,6 @@
 """Running a model with some of its nodes and edges held at a constant: hooks on the one model, taken away afterwards.
 
-Everything that changes activations goes through `ablated`: gates that are learned, circuits that are applied, edges that are tried. A node is masked after its site's AbsTopK, for all tokens and prompts (METHOD, section 3).
+Everything that changes activations goes through `ablated`: gates that are learned, circuits that are applied, edges that are tried. A node is masked after its site's AbsTopK, for all tokens and prompts (docs/method.md#circuits).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import torch
 
 from .scoring import Score, losses
 
-MAX_SCALE = 10.0  # larger scales were seen only where they flatter a circuit that has nearly no signal left (METHOD, section 7)
+MAX_SCALE = 10.0  # larger scales were seen only where they flatter a circuit that has nearly no signal left (docs/method.md#calibration)
 
 
 def calibrate(logits: torch.Tensor) -> tuple[dict[str, float], Score]:

@@ -1,4 +1,4 @@
-"""Learned masks: one number per node, trained so that few nodes stay open and the task is still done (METHOD, section 3)."""
+"""Learned masks: one number per node, trained so that few nodes stay open and the task is still done (docs/method.md#learned-pruning)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The 20 binary next-token tasks of the paper on Python, as generators (METHOD, section 3; paper, appendix on tasks).
+"""The 20 binary next-token tasks of the paper on Python, as generators (docs/method.md#the-tasks; paper, appendix on tasks).
 
 Each function makes two examples, (prompt, continuation) each, that differ as the task says. The answer is the token that the
 tokenizer really produces for the start of the continuation at that place, so a task holds for any tokenizer that can express it.

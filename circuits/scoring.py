@@ -38,7 +38,7 @@ def losses(logits: torch.Tensor) -> torch.Tensor:
 
 
 def task_loss(model: Any, pairs: Pairs, batch: int = 64) -> torch.Tensor:
-    """Mean over both prompts of every pair of the cross-entropy between the two answers, in nats (METHOD, section 3). A scalar."""
+    """Mean over both prompts of every pair of the cross-entropy between the two answers, in nats (docs/method.md#task-loss). A scalar."""
     return losses(answer_logits(model, pairs, batch)).mean()
 
 

@@ -1,4 +1,4 @@
-"""Where the nodes and edges of a model are (METHOD, section 3)."""
+"""Where the nodes and edges of a model are (docs/method.md#circuits)."""
 
 from __future__ import annotations
 

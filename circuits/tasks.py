@@ -138,18 +138,13 @@ class Task:
             texts = frozenset(prompt for prompt, _ in examples)
             found = self._tokenised(*examples) if texts not in seen else "the pairs repeat"
             if not isinstance(found, str):
-                expressed = True
-                ids = frozenset(tuple(row[0]) for row in found)
-                if ids & known:
-                    found = "the others have prompts that are in another split too, give more different prompts"
-                elif ids in seen:
-                    found = "the pairs repeat"
-                elif even and len(found[0][0]) != len(found[1][0]):
-                    found = "the prompts of the others are not equally long"
-                else:
+                expressed, ids = True, frozenset(tuple(row[0]) for row in found)
+                fault = _fault(found, ids, seen, known, even)
+                if not fault:
                     seen |= {texts, ids}
                     rows, failed = rows + found, 0
                     continue
+                found = fault
             failed, reason = failed + 1, found
             if failed > _TRIES:
                 if fewer and rows:
@@ -205,6 +200,15 @@ class Task:
         mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids, *_ in rows])
         answers = torch.tensor([[right, wrong] for _, right, wrong, _ in rows])
         return Pairs(input_ids, mask, answers, tuple(text for *_, text in rows))
+
+
+def _fault(found: list[Any], ids: frozenset[Any], seen: set[Any], known: set[Any], even: bool) -> str:
+    """Why a pair is not taken; "" if it is."""
+    if ids & known:
+        return "the others have prompts that are in another split too, give more different prompts"
+    if ids in seen:
+        return "the pairs repeat"
+    return "the prompts of the others are not equally long" if even and len(found[0][0]) != len(found[1][0]) else ""
 
 
 def in_family(generator: Generator, values: Values, family: str) -> tuple[Example, Example]:

@@ -1,6 +1,6 @@
 """`verify`: is this circuit to be believed? Measurements, controls that are pruned the same way, and a verdict in words.
 
-Low loss of a masked model is no evidence by itself: masks reach it on tasks that the model does not do (METHOD, section 7). So a report
+Low loss of a masked model is no evidence by itself: masks reach it on tasks that the model does not do (docs/method.md#what-goes-wrong). So a report
 asks whether the circuit agrees with the unpruned model, on prompts that it was not chosen on; whether the model needs it; and
 what the same search finds where there is nothing to find.
 """

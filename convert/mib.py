@@ -13,7 +13,7 @@ from ..circuits.sites import edge_maps
 
 
 def to_mib(circuit: Circuit, model: Any) -> dict[str, Any]:
-    """A graph as MIB's circuit tracks exchange it (METHOD, section 8): cfg, nodes with in_graph, edges "src->dst" with in_graph and score.
+    """A graph as MIB's circuit tracks exchange it (docs/method.md#exchange-formats): cfg, nodes with in_graph, edges "src->dst" with in_graph and score.
 
     Nodes are sites with the circuit's neurons; an edge stands for a map or a channel between two sites, its score for the sum of |weights| in it.
     """

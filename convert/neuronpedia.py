@@ -18,7 +18,7 @@ from ..wiring_csp import FINAL, located, reads_residual
 def to_attribution_graph(
     circuit: Circuit, model: Any, tokenizer: Any, prompt: str, *, scan: str, slug: str, top: int = 5
 ) -> dict[str, Any]:
-    """A Neuronpedia / circuit-tracer attribution graph of the circuit at work on one prompt (METHOD, section 8).
+    """A Neuronpedia / circuit-tracer attribution graph of the circuit at work on one prompt (docs/method.md#exchange-formats).
 
     A node is a circuit node at a token where its activation is not 0; `layer` counts node sites, as several of ours lie in one layer. A link's
     weight is what goes along it: weight times activation; through attention also times the attention probability. Norms are not in it: links into a

@@ -1,7 +1,7 @@
 """`idioms`: short, simple, varied, valid Python programs, from a seed.
 
 The paper trains on a "simple component" of easy, repetitive Python; its data is not released. These programs play that part: each
-compiles and runs, alone and in any order, and together they are rich in what the 20 tasks are about (METHOD, section 3): strings in
+compiles and runs, alone and in any order, and together they are rich in what the 20 tasks are about (docs/method.md#the-tasks): strings in
 both quotes, sets and strings that grow, nested lists and dicts, files, loops, branches, ternaries, swaps, lambdas, keyword arguments,
 f-strings, classes. Programs that write files write into the current folder, and read only what they wrote.
 """

@@ -100,12 +100,8 @@ def publish(
     """
     folder = Path(folder)
     require("detect_secrets", "published folders")
-    for name in (repo_id, space):
-        if name is not None:
-            require_repo_id(name)
     own = _own_strings(folder, token)
-    if (found := find_in_text(message, own)) is not None:
-        raise ValueError(f"The message of the commit has {found.what}; take it out and publish again.")
+    _require_words(repo_id, space, message, own)
     sweep()
     with scratch_folder() as scratch:
         staged, site = Path(scratch) / "repo", Path(scratch) / "space"
@@ -141,6 +137,15 @@ def _put_together(
     for place in (staged, site):
         _refuse_private(place, own)
     return left_out, list(circuits)
+
+
+def _require_words(repo_id: str, space: str | None, message: str, own: set[str]) -> None:
+    """Raises for ids that are none, and for a message that tells a secret."""
+    for name in (repo_id, space):
+        if name is not None:
+            require_repo_id(name)
+    if (found := find_in_text(message, own)) is not None:
+        raise ValueError(f"The message of the commit has {found.what}; take it out and publish again.")
 
 
 def require_repo_id(name: str) -> None:

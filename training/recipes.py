@@ -79,7 +79,7 @@ def _preset(width: int, layers: int, density: float, afrac: float, steps: int, *
 
 def _paper(factor: int) -> dict[str, Any]:
     """The release's sweep, csp_sweep1_<factor>x: width 256 * factor, 8 layers, block density pfrac / factor**2 with pfrac = factor / 8,
-    embeddings and biases pfrac / factor, AbsTopK 1/8 except on q and k, 512 sequences of 256 tokens a step (METHOD, sections 1 and 2)."""
+    embeddings and biases pfrac / factor, AbsTopK 1/8 except on q and k, 512 sequences of 256 tokens a step (docs/method.md#weight-sparse-training)."""
     pfrac = factor / 8
     return _preset(
         256 * factor, 8, pfrac / factor**2, 1 / 8, 244_000, qk=False,

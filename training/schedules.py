@@ -1,6 +1,6 @@
 """Density and learning rate as functions of the step alone, so that a resumed run needs no schedule state.
 
-Steps count optimizer steps from 0; step i of T uses density and learning rate "at i" (METHOD: gradients, update, projection).
+Steps count optimizer steps from 0; step i of T uses density and learning rate "at i" (docs/method.md#weight-sparse-training: gradients, update, projection).
 """
 
 from __future__ import annotations

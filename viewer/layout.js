@@ -55,7 +55,7 @@ function byHead(nodes) {
 function neighbours(circuit) {
   const found = new Map();
   for (const { source, target } of circuit.links) {
-    for (const [a, b] of [[source, target], [target, source]]) found.has(a) ? found.get(a).push(b) : found.set(a, [b]);
+    for (const [a, b] of [[source, target], [target, source]]) found.set(a, [...(found.get(a) ?? []), b]);
   }
   return found;
 }
@@ -74,10 +74,10 @@ function placeRow(row, groups, linked, places, boxes) {
   }
   const excess = wished.reduce((sum, each) => sum + each.start + each.group.width / 2 - each.x, 0) / Math.max(1, wished.length);
   const shift = wished.length ? Math.max(-excess, LEFT - 14 - wished[0].start) : 0;
-  for (const { group, start } of wished) {
+  for (const { group, start: begin } of wished) {
     const inner = group.head === undefined ? group.width / 2 : 12 + INNER / 2;
-    group.nodes.forEach((node, i) => places.set(node.id, { x: start + shift + inner + i * INNER, y: row.y, row, node }));
-    if (group.head !== undefined) boxes.push({ head: group.head, x: start + shift + 4, y: row.y - 16, width: group.width - 8, height: 32 });
+    group.nodes.forEach((node, i) => places.set(node.id, { x: begin + shift + inner + i * INNER, y: row.y, row, node }));
+    if (group.head !== undefined) boxes.push({ head: group.head, x: begin + shift + 4, y: row.y - 16, width: group.width - 8, height: 32 });
   }
 }
 

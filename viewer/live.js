@@ -55,7 +55,7 @@ async function saveLabels() {
 function switchNode(id) {
   if (!id) return;
   const off = offIn(state.circuit);
-  off.has(id) ? off.delete(id) : off.add(id);
+  if (!off.delete(id)) off.add(id);
   showOff();
   refreshGraphs(new Set(["node"]));
   runLive();

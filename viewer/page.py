@@ -21,6 +21,11 @@ SCRIPTS = (
 )  # fmt: skip
 
 
+def script() -> str:
+    """The page's scripts, one after the other."""
+    return '"use strict";\n' + "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+
+
 def render(data: dict[str, Any]) -> str:
     """The page as text.
 
@@ -29,14 +34,14 @@ def render(data: dict[str, Any]) -> str:
     """
     check(data)
     style = (HERE / "style.css").read_text(encoding="utf-8")
-    script = '"use strict";\n' + "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    code = script()
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'; "
+        f"default-src 'none'; script-src '{_hash(code)}'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'; "
         f"connect-src {chr(39) + 'self' + chr(39) if data['live'] else chr(39) + 'none' + chr(39)}"
     )
     title = ", ".join(dict.fromkeys(circuit["task"] for circuit in data["circuits"]))
     parts = {
-        "POLICY": policy, "TITLE": html.escape(f"Circuit: {title}"), "STYLE": style, "SCRIPT": script, "DATA": inline_json(data),
+        "POLICY": policy, "TITLE": html.escape(f"Circuit: {title}"), "STYLE": style, "SCRIPT": code, "DATA": inline_json(data),
         "CONTRACT": inline_json(records()), "WIRING": inline_json(wiring()),
     }  # fmt: skip
     text = (HERE / "page.html").read_text(encoding="utf-8")
@@ -64,3 +69,7 @@ def _hash(text: str) -> str:
 def write_page(subjects: Sequence[Subject], out: str | Path) -> Path:
     """Writes the page of these circuits; an older page stays whole if writing fails."""
     return write_whole(Path(out), render(page_data(subjects)))
+
+
+if __name__ == "__main__":  # for the linter (`make check`)
+    print(script())

@@ -113,9 +113,9 @@ def test_what_transformers_lets_pass_still_passes(folder, tmp_path):
 
 def test_shapes_that_transformers_would_meet_later_are_one_sentence_from_the_hub_too(folder, monkeypatch):
     """Where headers are not looked at first: a checkpoint of the Hub."""
-    import sparse_circuits.sparse_form_csp as form
+    import sparse_circuits.checkpoints.fitting as fitting
 
-    monkeypatch.setattr(form, "require_ordinary", lambda *args: None)
+    monkeypatch.setattr(fitting, "require_ordinary", lambda *args: None)
     edited(folder, lambda t: t.update({FC: torch.ones(3, 3)}))
     with pytest.raises(ValueError, match="weights of other shapes than its config asks for"):
         CSPForCausalLM.from_pretrained(folder)

@@ -192,7 +192,7 @@ def test_hostile_json_is_refused_in_one_sentence(circuit, tmp_path_factory, data
         at[keys] = data.draw(anything)
         break
     with contextlib.suppress(ValueError):  # and nothing else
-        found = _parse(document, tensors)
+        found = Circuit(**_parse(document, tensors))
         assert found.num_nodes <= sum(found.widths.values())
 
 
@@ -228,6 +228,7 @@ def test_pushing_uploads_a_valid_folder(circuit, monkeypatch):
 
         def create_repo(self, repo_id, **options):
             seen["repo"] = repo_id
+            return type("Made", (), {"repo_id": repo_id})
 
         def upload_folder(self, *, repo_id, folder_path, path_in_repo, commit_message, **options):
             seen.update(path=path_in_repo, circuit=Circuit.from_pretrained(folder_path), message=commit_message)

@@ -46,7 +46,7 @@ def test_each_task_under_the_released_tokenizer(name, reference):
     check(load_task(name, CSPTokenizer.from_folder(reference / "tokenizer")))
 
 
-ANSWERS = {  # METHOD, section 3, under the released tokenizer
+ANSWERS = {  # docs/method.md#the-tasks, under the released tokenizer
     "single_double_quote": ("')\n", '")\n'), "final_kwarg": ("=None", "):\n"), "set_or_string": (".add", " +="), "for_while": (" in", ":\n"),
     "set_or_string_fixedvarname": (".add", " +="), "bracket_counting": ("]\n", "]]\n"), "if_equals": (" ==", " ="), "var_if": (":\n", "\n"),
     "while_return_true": (":\n", "\n"), "enumerate_range": (" enumerate", " range"), "with_open": ("r", "w"), "if_ternary": (":\n", " else"),

@@ -45,7 +45,7 @@ def test_a_converted_folder_loads_through_the_auto_classes(reference, case, tmp_
         "model.safetensors",
         "modeling_csp.py",
         "configuration_csp.py",
-        "sparse_csp.py",
+        "nonzeros_csp.py",
         "README.md",
     }
     assert not any(name.endswith((".pt", ".bin")) for name in names)

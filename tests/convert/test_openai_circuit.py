@@ -19,7 +19,7 @@ class Tokenizer:
 
 
 def viz(model, **changes):
-    """A file as METHOD, section 5, describes it."""
+    """A file as docs/method.md#openais-formats, describes it."""
     nodes = {name: torch.arange(0, site.width, 7) for name, site in model.node_sites().items()}
     nodes["0.attn.q"] = torch.tensor([], dtype=torch.int64)
     data = {

@@ -1,0 +1,128 @@
+"""Documents: every link leads somewhere, every citation of the method is there, every command and every piece of code runs alone."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tiny import ROOT
+
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "circuits" / "FORMAT.md",
+]
+SOURCES = [
+    path
+    for folder in ("", "*/", "tests/*/")
+    for path in ROOT.glob(f"{folder}*.py")
+    if "build" not in path.parts and "runs" not in path.parts
+]
+IDS = [path.name for path in DOCUMENTS]
+READABLE = {path: path.read_text(encoding="utf-8") for path in DOCUMENTS}
+
+
+def anchors(text: str) -> set[str]:
+    """Of the headings, as GitHub and the Hub make them."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", READABLE[path]):
+        if target.startswith("http"):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (path.parent / file).resolve() if file else path
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(there.read_text(encoding="utf-8")), target
+
+
+def test_citations_of_the_method_resolve():
+    known = anchors((ROOT / "docs" / "method.md").read_text(encoding="utf-8"))
+    cited = {
+        (path.name, a) for path in SOURCES for a in re.findall(r"docs/method\.md#([\w-]+)", path.read_text(encoding="utf-8"))
+    }
+    assert len(cited) >= 15
+    assert {each for each in cited if each[1] not in known} == set()
+    for path in SOURCES:
+        assert not re.search(r"\bMETHOD\b(?!S)", path.read_text(encoding="utf-8")) or path.name == "test_docs.py", path
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=IDS)
+def test_files_that_are_named_exist(path):
+    for name in set(re.findall(r"`((?:[a-z_]+/)+[\w.]+\.(?:py|md|js|json|yaml|ipynb))`", READABLE[path])):
+        assert (ROOT / name).exists() or (path.parent / name).exists(), name
+    for name in set(re.findall(r"`(\w+\.py)`", READABLE[path])):
+        assert list(ROOT.glob(name)) + list(ROOT.glob(f"*/{name}")) + list((path.parent).glob(name)), name
+
+
+PYTHON = [
+    (path.name, i, code)
+    for path, text in READABLE.items()
+    for i, code in enumerate(re.findall(r"```python\n(.*?)```", text, re.S))
+]
+BASH = [
+    (path.name, line)
+    for path, text in READABLE.items() for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.splitlines() if line.strip()
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "number", "code"), PYTHON, ids=[f"{name}-{i}" for name, i, _ in PYTHON])
+def test_code_runs_alone(name, number, code, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("runs/", f"{tmp_path}/")], cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = [float(line) for line in done.stdout.splitlines() if re.fullmatch(r"\d\.\d+", line)]
+    limit = {"runs/tuned": 4.15, "runs/frozen": 4.25}  # 4.37 before; the documents give the figures
+    for run, most in limit.items():
+        if run in code:
+            assert len(losses) == 1
+            assert losses[0] < most
+    if "for i in range(" in code and "generate" in code:
+        assert "for i in range(" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "line"), [each for each in BASH if not each[1].startswith("make ")])
+def test_commands_run(name, line, tmp_path):
+    for needs, writes in (("csp verify", "csp prune"), ("bridge steer", "bridge train"), ("bridge evaluate", "bridge train")):
+        if needs in line:  # it reads what a line before it wrote
+            run(next(other for _, other in BASH if writes in other), tmp_path)
+    assert run(line, tmp_path).stdout.strip()
+
+
+def run(line: str, folder: Path):
+    words = [word.replace("runs/", f"{folder}/") for word in shlex.split(line, comments=True)]
+    assert words[0] in (".venv/bin/csp", ".venv/bin/python"), line
+    program = [] if words[0].endswith("python") else ["-m", "sparse_circuits.cli"]
+    done = subprocess.run([sys.executable, *program, *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def test_make_lines_name_targets_that_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert {line.split()[1] for _, line in BASH if line.startswith("make ")} <= targets
+
+
+def test_the_readme_shows_the_path_in_order():
+    heads = re.findall(r"^## (.*)$", READABLE[ROOT / "README.md"], re.M)
+    assert heads == ["Install", "See it", "Load it", "Find a circuit", "Train it", "Share it", "Where to read on"]
+    assert "for *circuit sparsity*" in READABLE[ROOT / "README.md"]
+
+
+def test_every_extra_is_in_the_readme():
+    import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra in set(extras) - {"dev", "ecosystem"}:
+        assert f"`{extra}`" in READABLE[ROOT / "README.md"], extra
