@@ -310,15 +310,10 @@ class CSPModel(CSPPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        cache: Cache | None = None,
-        **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
+        input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None, inputs_embeds: torch.Tensor | None = None, use_cache: bool | None = None,
+        cache: Cache | None = None, **kwargs: Any,
+    ) -> BaseModelOutputWithPast:  # fmt: skip
         past_key_values = one_cache(past_key_values, cache)
         refuse_unknown_keywords(past_key_values, kwargs)
         if inputs_embeds is None:

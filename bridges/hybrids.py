@@ -128,3 +128,9 @@ def next_token_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     flat = logits.reshape(-1, *logits.shape[-3:])[:, :, :-1]
     losses = [F.cross_entropy(each.flatten(0, 1), ids[:, 1:].flatten()) for each in flat]
     return torch.stack(losses).view(lead)
+
+
+def said_cost(sublayers: int) -> str:
+    """What a step of bridge training runs, in words."""
+    passes, heads = plain_passes(sublayers)
+    return f"A step runs the sublayers of {passes:g} plain forward passes and {heads} unembeddings, and one backward pass"

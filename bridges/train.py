@@ -32,7 +32,7 @@ from ..training.train import (
 )
 from .bridge import BridgeConfig, Bridges
 from .evaluate import evaluate_bridges
-from .hybrids import plain_passes
+from .hybrids import said_cost
 from .losses import bridge_losses
 from .pair import BridgedPair, require_match
 from .sides import Side, side_of
@@ -131,8 +131,7 @@ def train_bridges(
     sparse = first_model(recipe, settings, blocks["train"])
     bridges = Bridges(side.width, sparse.config.d_model, side.sublayers + 1, config.active)
     module = BridgeTraining(side, sparse, bridges, config)
-    sublayers, heads = plain_passes(side.sublayers)
-    say(f"A step runs the sublayers of {sublayers:g} plain forward passes and {heads} unembeddings, and one backward pass")
+    say(said_cost(side.sublayers))
     callback, stop = BridgeSparsity(SparsityConfig(**recipe.sparsity), rule=module.rule), StopCleanly(say)
     trainer = Trainer(
         model=module, args=arguments, train_dataset=TokenBlocks(blocks["train"]), eval_dataset=TokenBlocks(blocks["held_out"]),
@@ -141,18 +140,12 @@ def train_bridges(
     )  # fmt: skip
     if not run_to_end(trainer, callback, stop, out, last_complete(out) if resume else None, say):
         return {"finished": False, "steps": trainer.state.global_step}
-    report = {
-        "steps": trainer.state.global_step,
-        **evaluate_bridges(side, side_of(sparse.eval()), bridges.eval(), blocks["held_out"]),
-    }
-    report = {"finished": True, **report}
+    measured = evaluate_bridges(side, side_of(sparse.eval()), bridges.eval(), blocks["held_out"])
+    report = {"finished": True, "steps": trainer.state.global_step, **measured}
     _save(BridgedPair(dense, sparse, tokenizer, bridges, config), recipe, report, out)
-    losses = ", ".join(f"{part} {report[name]:.3f}" for part, name in _SAID.items())
-    say(f"{losses}; saved to {out / PAIR}")
+    losses = {"Hybrids' mean loss": "mean_hybrid", "dense": "dense", "sparse": "sparse"}
+    say(", ".join(f"{part} {report[name]:.3f}" for part, name in losses.items()) + f"; saved to {out / PAIR}")
     return report
-
-
-_SAID = {"Hybrids' mean loss": "mean_hybrid", "dense": "dense", "sparse": "sparse"}
 
 
 def _save(pair: BridgedPair, recipe: Recipe, report: dict[str, Any], out: Path) -> None:

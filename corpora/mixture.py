@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from ..hub import require
 from .blocks import split_blocks
 from .idioms import programs
-from .sources import LARGEST_FILE, SourceFiles, add_text, read_one, read_sources
+from .sources import LARGEST_FILE, SourceFiles, add_text, gathered, read_sources
 
 IDIOMS = 20_000
 MOST_IDIOMS = 2_000_000  # programs; some 400 million characters, all of them in memory
@@ -65,16 +65,8 @@ def check_source(source: str) -> None:
 
 
 def _read_files(pattern: str) -> SourceFiles:
-    found, seen = SourceFiles(), set()  # type: ignore[var-annotated]
-    for path in sorted(glob.glob(pattern, recursive=True)):
-        if Path(path).is_dir():
-            continue
-        reason = read_one(Path(path), path, found.texts, seen)
-        if reason:
-            found.left_out[path] = reason
-    if not found.texts:
-        raise FileNotFoundError(f"{pattern} matches no readable file; give a glob such as 'src/**/*.py', quoted.")
-    return found
+    files = {path: Path(path) for path in sorted(glob.glob(pattern, recursive=True)) if not Path(path).is_dir()}
+    return gathered(files, f"{pattern} matches no readable file; give a glob such as 'src/**/*.py', quoted.")
 
 
 def _load_dataset(source: str) -> SourceFiles:

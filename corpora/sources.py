@@ -6,6 +6,7 @@ import hashlib
 import io
 import sysconfig
 import tokenize
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,20 +44,28 @@ def read_sources(corpus: str | Path = "stdlib") -> SourceFiles:
     root = standard_library() if corpus == "stdlib" else Path(corpus)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder; give 'stdlib' or a folder of .py files.")
-    found = SourceFiles()
-    seen: set[str] = set()
+    files = {}
     for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root).as_posix()
         parts = path.relative_to(root).parts
-        if any(part.startswith(".") or part in _NOT_SOURCE for part in parts[:-1]):
-            continue
-        if corpus == "stdlib" and _TESTS & set(parts):
-            continue
+        hidden = any(part.startswith(".") or part in _NOT_SOURCE for part in parts[:-1])
+        if not hidden and not (corpus == "stdlib" and _TESTS & set(parts)):
+            files["/".join(parts)] = path
+    return gathered(files, f"{root} holds no readable .py file; give 'stdlib' or a folder of .py files.")
+
+
+def gathered(files: Mapping[str, Path], none: str) -> SourceFiles:
+    """The texts of files, by name; what is left out is named in the result.
+
+    Raises:
+        FileNotFoundError: saying `none`, if no text is left.
+    """
+    found, seen = SourceFiles(), set[str]()
+    for name, path in files.items():
         reason = read_one(path, name, found.texts, seen)
         if reason:
             found.left_out[name] = reason
     if not found.texts:
-        raise FileNotFoundError(f"{root} holds no readable .py file; give 'stdlib' or a folder of .py files.")
+        raise FileNotFoundError(none)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from .jit import (
     weighted_rows_of_four,
     words,
 )
-from .jobs import CHUNKS, flat, positions
+from .jobs import CHUNKS, flat, positions, record
 from .run import LANES, run
 
 QUERIES = 64  # queries that are handled side by side
@@ -93,40 +93,24 @@ def _attend_block(q, q_stride, first, past, scale, sink, sunk, d_head, keys, val
                 total[i] += weight * row[i]
 
 
-class Strides(NamedTuple):
-    """Of a tensor [batch, heads, tokens, channels], in floats."""
-
-    batch: int
-    head: int
-    token: int
-    channel: int
+# Of a tensor [batch, heads, tokens, channels], in floats.
+Strides = record("Strides", "batch head token channel")
 
 
 S = positions(Strides, first=0)
 
 
-class AttentionJob(NamedTuple):
-    """q, k, v, out [batch, heads, tokens, d_head]; log_sums: log-sum-exp [batch, heads, queries], or 0 where it is not wanted; sink [heads], or 0.
-
-    A chunk is one head of one text; causal, the last query sees every key. Keys and values are listed by their nonzeros, which AbsTopK
-    makes few. The channels of q lie side by side.
-    """
-
-    q: int
-    k: int
-    v: int
-    out: int
-    log_sums: int
-    sink: int
-    heads: int
-    queries: int
-    keys: int
-    d_head: int
-    of_q: Strides
-    of_k: Strides
-    of_v: Strides
-    of_out: Strides
-    scale_bits: int
+# q, k, v, out [batch, heads, tokens, d_head]; log_sums: log-sum-exp [batch, heads, queries], or 0 where it is not wanted; sink
+# [heads], or 0.  A chunk is one head of one text; causal, the last query sees every key. Keys and values are listed by their
+# nonzeros, which AbsTopK makes few. The channels of q lie side by side.
+AttentionJob = record(
+    "AttentionJob",
+    "q k v out log_sums sink heads queries keys d_head of_q of_k of_v of_out scale_bits",
+    of_q=Strides,
+    of_k=Strides,
+    of_v=Strides,
+    of_out=Strides,
+)
 
 
 ATTENTION = positions(AttentionJob)
@@ -212,25 +196,14 @@ def _gradient_block(first, keys, values, rows, turned, deltas, lse, key_sums, va
             add_weighted_sum(p.ctypes.data, rows[1].ctypes.data + place, QUERIES, wide, value_sums[j].ctypes.data + 4 * c)
 
 
-class AttentionGradientJob(NamedTuple):
-    """dout, out, dq, dk, dv [batch, tokens, heads, d_head]; the rest as in `AttentionJob`, with as many keys as queries."""
-
-    q: int
-    k: int
-    v: int
-    dout: int
-    out: int
-    log_sums: int
-    dq: int
-    dk: int
-    dv: int
-    heads: int
-    tokens: int
-    d_head: int
-    of_q: Strides
-    of_k: Strides
-    of_v: Strides
-    scale_bits: int
+# dout, out, dq, dk, dv [batch, tokens, heads, d_head]; the rest as in `AttentionJob`, with as many keys as queries.
+AttentionGradientJob = record(
+    "AttentionGradientJob",
+    "q k v dout out log_sums dq dk dv heads tokens d_head of_q of_k of_v scale_bits",
+    of_q=Strides,
+    of_k=Strides,
+    of_v=Strides,
+)
 
 
 GRADIENT = positions(AttentionGradientJob)
@@ -302,26 +275,12 @@ def _exp_in_place(x, count, top):
     return total
 
 
-class AttentionOfOneJob(NamedTuple):
-    """One query per text, whose own key and value are stored first, as the last of those seen. Keys lie by channel, so that where the
-    query is zero they are never read.
-
-    qkv [batch, 3, heads, d_head], keys [batch, heads, d_head, room], values [batch, heads, room, d_head], out [batch, heads, d_head],
-    sink [heads], or 0.
-    """
-
-    qkv: int
-    keys: int
-    values: int
-    out: int
-    sink: int
-    batch: int
-    heads: int
-    seen: int
-    room: int
-    d_head: int
-    scale_bits: int
-    heads_per_chunk: int
+# One query per text, whose own key and value are stored first, as the last of those seen. Keys lie by channel, so that where the
+# query is zero they are never read.  qkv [batch, 3, heads, d_head], keys [batch, heads, d_head, room], values [batch, heads, room,
+# d_head], out [batch, heads, d_head], sink [heads], or 0.
+AttentionOfOneJob = record(
+    "AttentionOfOneJob", "qkv keys values out sink batch heads seen room d_head scale_bits heads_per_chunk"
+)
 
 
 OF_ONE = positions(AttentionOfOneJob)

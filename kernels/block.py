@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from ..wiring_csp import LOCATIONS
 from .attention import exp
 from .jit import compiled, draw, float_of, floats, summing, words
-from .jobs import CHUNKS, FIRST, length, positions
+from .jobs import CHUNKS, FIRST, length, positions, record
 from .products import Matrix, product_rows
 from .run import LANES
 from .topk import NO_GUESS, top_k_in_place
@@ -59,11 +57,8 @@ def _variance(x, width, mean):
     return total / np.float32(width)
 
 
-class Norm(NamedTuple):
-    kind: int  # 0: there is none
-    eps_bits: int
-    weight: int
-    bias: int  # or 0
+# kind: 0: there is none; bias: or 0.
+Norm = record("Norm", "kind eps_bits weight bias")
 
 
 N = positions(Norm, first=0)
@@ -97,38 +92,28 @@ def _normed_input(x, d_model, norm, places, d_pos, position_norm, k, a, magnitud
     guesses[which] = top_k_in_place(a, d_model + d_pos, k, magnitudes, guesses[which])
 
 
-Kept = NamedTuple("Kept", [(location, int) for location in LOCATIONS])  # k of each AbsTopK location
+Kept = record("Kept", " ".join(LOCATIONS))  # k of each AbsTopK location
 
 
-class BlockPlan(NamedTuple):
-    """What stays from call to call."""
-
-    d_model: int
-    d_pos: int
-    width: int  # of q
-    d_mlp: int
-    relu: int  # whether it acts on the residual stream
-    activation: int
-    kept: Kept  # type: ignore[valid-type]
-    attn_norm: Norm
-    attn_pos_norm: Norm
-    mlp_norm: Norm
-    mlp_pos_norm: Norm
-    c_attn: Matrix
-    attn_proj: Matrix
-    c_fc: Matrix
-    mlp_proj: Matrix
+# What stays from call to call. width: of q; relu: whether it acts on the residual stream.
+BlockPlan = record(
+    "BlockPlan",
+    "d_model d_pos width d_mlp relu activation kept attn_norm attn_pos_norm mlp_norm mlp_pos_norm c_attn "
+    "attn_proj c_fc mlp_proj",
+    kept=Kept,
+    attn_norm=Norm,
+    attn_pos_norm=Norm,
+    mlp_norm=Norm,
+    mlp_pos_norm=Norm,
+    c_attn=Matrix,
+    attn_proj=Matrix,
+    c_fc=Matrix,
+    mlp_proj=Matrix,
+)
 
 
-class BlockCall(NamedTuple):
-    """What changes: the residual stream x [tokens, d_model], positions with their stride, the input and the output of a half."""
-
-    x: int
-    positions: int
-    positions_stride: int
-    tokens: int
-    source: int
-    out: int
+# What changes: the residual stream x [tokens, d_model], positions with their stride, the input and the output of a half.
+BlockCall = record("BlockCall", "x positions positions_stride tokens source out")
 
 
 P, C, K = positions(BlockPlan), positions(BlockCall, FIRST + length(BlockPlan)), positions(Kept, first=0)

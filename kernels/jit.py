@@ -66,24 +66,15 @@ def words(job):
     return carray(job, (FAR,))
 
 
-@compiled
-def floats(address):
-    return carray(_f32_at(address), (FAR,))
+def _array_of(pointer: Any) -> Any:
+    @compiled
+    def array(address):
+        return carray(pointer(address), (FAR,))
+
+    return array
 
 
-@compiled
-def ints(address):
-    return carray(_i32_at(address), (FAR,))
-
-
-@compiled
-def flags(address):
-    return carray(_u8_at(address), (FAR,))
-
-
-@compiled
-def longs(address):
-    return carray(_i64_at(address), (FAR,))
+floats, ints, longs, flags = _array_of(_f32_at), _array_of(_i32_at), _array_of(_i64_at), _array_of(_u8_at)
 
 
 # ------------------------------------------------------------------------------------------------------------- vectors

@@ -10,9 +10,18 @@ from __future__ import annotations
 import functools
 import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 NEXT, CHUNKS, FIRST = 0, 1, 2  # words of every job: the next chunk that is drawn, how many there are, where the record begins
+
+
+def record(name: str, fields: str, **kinds: Any) -> Any:
+    """A record's class (a NamedTuple).
+
+    Args:
+        fields: their names in order, with blanks between. kinds: of those that are records themselves.
+    """
+    return NamedTuple(name, [(field, kinds.get(field, int)) for field in fields.split()])  # type: ignore[misc]
 
 
 @functools.cache

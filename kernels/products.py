@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from .jit import compiled, draw, floats, ints, summing, transpose_block, weighted_rows_of_four, weighted_rows_of_one, words
-from .jobs import CHUNKS, flat, positions
+from .jobs import CHUNKS, flat, positions, record
 from .run import LANES, run
 
-
-class Matrix(NamedTuple):
-    """A matrix [rows, width] by its nonzeros (CSR): int32 row starts and columns, float32 values and, or 0, a bias [rows]."""
-
-    row_starts: int
-    columns: int
-    values: int
-    bias: int
+# A matrix [rows, width] by its nonzeros (CSR): int32 row starts and columns, float32 values and, or 0, a bias [rows].
+Matrix = record("Matrix", "row_starts columns values bias")
 
 
 M = positions(Matrix, first=0)
@@ -101,16 +95,8 @@ def product_rows(x, tokens, width, matrix, rows, out, out_stride, lanes, count, 
     _product_of_lanes(lanes, count, matrix, rows, out, out_stride, tokens, sums)
 
 
-class ProductJob(NamedTuple):
-    """x [tokens, width] -> out [tokens, rows]."""
-
-    x: int
-    out: int
-    tokens: int
-    width: int
-    rows: int
-    matrix: Matrix
-    tokens_per_chunk: int  # LANES, or four times as many
+# x [tokens, width] -> out [tokens, rows]. tokens_per_chunk: LANES, or four times as many.
+ProductJob = record("ProductJob", "x out tokens width rows matrix tokens_per_chunk", matrix=Matrix)
 
 
 PRODUCT = positions(ProductJob)
@@ -132,19 +118,8 @@ def product_kernel(job):
         )  # fmt: skip
 
 
-class ValueGradientJob(NamedTuple):
-    """dy [tokens, rows], x [tokens, width] -> partial sums [chunks, nonzeros] of dy.T @ x at the nonzeros."""
-
-    dy: int
-    x: int
-    partial: int
-    tokens: int
-    rows: int
-    width: int
-    row_of: int
-    columns: int
-    nonzeros: int
-    tokens_per_chunk: int
+# dy [tokens, rows], x [tokens, width] -> partial sums [chunks, nonzeros] of dy.T @ x at the nonzeros.
+ValueGradientJob = record("ValueGradientJob", "dy x partial tokens rows width row_of columns nonzeros tokens_per_chunk")
 
 
 VALUE_GRADIENT = positions(ValueGradientJob)
@@ -180,13 +155,8 @@ def _dot(left, right):
     return total
 
 
-class EmbeddingJob(NamedTuple):
-    """ids: int32 [tokens] -> out [tokens, width], rows of the matrix; a chunk is a token."""
-
-    ids: int
-    out: int
-    width: int
-    matrix: Matrix
+# ids: int32 [tokens] -> out [tokens, width], rows of the matrix; a chunk is a token.
+EmbeddingJob = record("EmbeddingJob", "ids out width matrix", matrix=Matrix)
 
 
 EMBEDDING = positions(EmbeddingJob)

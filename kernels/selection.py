@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from .jit import bits_of, compiled, draw, floats, ints, longs, words
-from .jobs import CHUNKS, positions
+from .jobs import CHUNKS, positions, record
 from .run import LANES
 from .topk import MAX_BITS
 
@@ -90,26 +88,12 @@ def _collect_row(address, width, low, high, first, room, keys, index, count, col
     return above, count
 
 
-class CollectJob(NamedTuple):
-    """One pass over the weights, by rows: counts what is at or above `high`, and collects what is from `low` on and below it.
-
-    by_row: counts [rows]; by_column: counts [chunks, width], or 0 where they are not wanted; keys, places [chunks, room]; collected
-    [chunks] (more than room: some are missing).
-    """
-
-    weights: int
-    entries: int
-    rows: int
-    width: int
-    rows_per_chunk: int
-    low: int
-    high: int
-    room: int
-    by_row: int
-    by_column: int
-    keys: int
-    places: int
-    collected: int
+# One pass over the weights, by rows: counts what is at or above `high`, and collects what is from `low` on and below it.  by_row:
+# counts [rows]; by_column: counts [chunks, width], or 0 where they are not wanted; keys, places [chunks, room]; collected [chunks]
+# (more than room: some are missing).
+CollectJob = record(
+    "CollectJob", "weights entries rows width rows_per_chunk low high room by_row by_column keys places collected"
+)
 
 
 COLLECT = positions(CollectJob)
@@ -137,13 +121,8 @@ def collect_kernel(job):
         longs(a[COLLECT.collected])[chunk] = count
 
 
-class ZeroUpToJob(NamedTuple):
-    """Zeroes every entry whose magnitude, as bits, is at most the threshold."""
-
-    weights: int
-    entries: int
-    per_chunk: int
-    threshold: int
+# Zeroes every entry whose magnitude, as bits, is at most the threshold.
+ZeroUpToJob = record("ZeroUpToJob", "weights entries per_chunk threshold")
 
 
 ZERO_UP_TO = positions(ZeroUpToJob)

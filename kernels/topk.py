@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from .jit import bits_of, compiled, draw, flags, floats, summing, words
-from .jobs import CHUNKS, positions
+from .jobs import CHUNKS, positions, record
 from .run import run, serve
 
 ENTRIES_PER_CHUNK = 1 << 16
@@ -109,16 +109,8 @@ def top_k_in_place(row, width, k, magnitudes, guess):
     return _select(row, width, k, magnitudes, guess)
 
 
-class AbsTopKJob(NamedTuple):
-    """x, out [rows, width]; kept: bool [rows, width], or 0 where it is not wanted; 0 < k < width."""
-
-    x: int
-    out: int
-    kept: int
-    rows: int
-    width: int
-    k: int
-    rows_per_chunk: int
+# x, out [rows, width]; kept: bool [rows, width], or 0 where it is not wanted; 0 < k < width.
+AbsTopKJob = record("AbsTopKJob", "x out kept rows width k rows_per_chunk")
 
 
 ABS_TOPK = positions(AbsTopKJob)
@@ -162,14 +154,8 @@ def _mark_kept(magnitudes, width, k, threshold, kept):
         kept[i] = last or magnitudes[i] > t
 
 
-class MaskedJob(NamedTuple):
-    """out = x where the bool mask is set, else 0."""
-
-    x: int
-    kept: int
-    out: int
-    entries: int
-    per_chunk: int
+# out = x where the bool mask is set, else 0.
+MaskedJob = record("MaskedJob", "x kept out entries per_chunk")
 
 
 MASKED = positions(MaskedJob)

@@ -65,6 +65,34 @@ _POINTS = """Bridges, at each point of the residual stream: variance that they e
 """
 
 
+_LINK = re.compile(r"(!?)\[[^\]]*\]\(([^)\s]+)\)")
+_LOCAL_COMMAND = re.compile(r"^\s*(make |\.venv/|pip install \.|python [\w/]+\.py)", re.M)
+PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp")
+LARGEST_PICTURE = 5_000_000  # bytes
+
+
+def pictures(text: str) -> list[str]:
+    """The pictures of a card that lie beside it."""
+    found = [target for mark, target in _LINK.findall(text) if mark and "://" not in target]
+    return [target for target in dict.fromkeys(found) if target.lower().endswith(PICTURES)]
+
+
+def dead_end(text: str, folder: Path) -> str:
+    """The first link of a card that leads to no file of a folder, or the first command that needs a checkout; "" if there is none.
+
+    What is between the marks of the circuits' section is written anew, and not looked at.
+    """
+    text = re.sub(rf"{BEGIN}.*?{END}", "", text, flags=re.S)
+    for _, target in _LINK.findall(text):
+        file = target.partition("#")[0]
+        if file and "://" not in target and not target.startswith("mailto:") and not (folder / file).exists():
+            return target
+    for block in re.findall(r"```(?:bash|sh|shell|console)\n(.*?)```", text, re.S):
+        if (command := _LOCAL_COMMAND.search(block)) is not None:
+            return block[command.start() :].strip().splitlines()[0]
+    return ""
+
+
 def write_pair_card(folder: Path, pair: BridgedPair, repo_id: str) -> None:
     """README.md of a bridged pair, with the figures of its report.json, if it has one."""
     sides = (pair.dense, pair.sparse)

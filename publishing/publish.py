@@ -27,7 +27,7 @@ from ..corpora.blocks import BLOCKS, saved_blocks
 from ..hub import require, upload
 from ..modeling_csp import CSPForCausalLM
 from ..viewer import Subject, write_page
-from .card import model_card
+from .card import LARGEST_PICTURE, dead_end, model_card, pictures
 from .places import is_own_file, is_own_folder, scratch_folder, sweep
 from .secrets import find_in_file, find_in_text
 
@@ -126,6 +126,7 @@ def _put_together(
     left_out = (_stage_pair if is_pair(folder) else _stage)(folder, staged)
     with _named(staged, folder):
         model, tokenizer, pair = _require_models(staged, folder)
+    left_out += _leave_card(folder, staged, say)
     circuits = _circuits(staged, model, tokenizer)
     (staged / "README.md").write_text(model_card(staged, pair or model, repo_id, _rows(staged, circuits)), encoding="utf-8")
     blocks = _blocks(folder, tokenizer, own, say) if circuits else None
@@ -137,6 +138,27 @@ def _put_together(
     for place in (staged, site):
         _refuse_private(place, own)
     return left_out, list(circuits)
+
+
+def _leave_card(folder: Path, staged: Path, say: Callable[[str], None]) -> list[str]:
+    """The folder's own card stays here, and another is written, if a link or a command in it would be dead on the Hub, as in a repository's; its
+    pictures go along if it does."""
+    card = staged / "README.md"
+    if not card.is_file():
+        return []
+    text = card.read_text(encoding="utf-8")
+    for name in pictures(text):
+        path = folder / name
+        if ".." not in path.parts and is_own_file(path, folder) and path.stat().st_size <= LARGEST_PICTURE:
+            (staged / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, staged / name)
+    if not (dead := dead_end(text, staged)):
+        return []
+    say(f"README.md stays here, and a card of its own goes up: {dead[:100]!r} in it would lead nowhere on the Hub")
+    card.unlink()
+    for name in pictures(text):
+        (staged / name).unlink(missing_ok=True)
+    return ["README.md"]
 
 
 def _require_words(repo_id: str, space: str | None, message: str, own: set[str]) -> None:

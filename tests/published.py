@@ -5,6 +5,10 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
+from sparse_circuits.convert import publish
+
 TASK = "single_double_quote"
 
 
@@ -64,3 +68,13 @@ def cut(name):
 
 def text(name, content):
     return lambda copy: (copy / name).write_text(content)
+
+
+def refused(folder, hub, scratch, monkeypatch, case, repo_id, token):
+    """What publishing a folder that is damaged says; nothing was sent."""
+    change, message = case
+    called_at(hub, monkeypatch)
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        publish(damaged(folder, scratch, change), repo_id, token=token)
+    assert hub.requests == []
+    return str(error.value)

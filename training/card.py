@@ -29,8 +29,8 @@ model = AutoModelForCausalLM.from_pretrained("{load}", trust_remote_code=True)
 |---|---|
 {rows}
 
-{citation}"""
-CITATION = """Weight-sparse transformers: Gao et al. 2025, *Weight-sparse transformers have interpretable circuits*, arXiv 2511.13653.
+{curves}{citation}"""
+CITATION = """A weight-sparse transformer is a GPT-2-style model trained so that nearly all of its weights are zero; model type `csp` stands for *circuit sparsity*. Gao et al. 2025, *Weight-sparse transformers have interpretable circuits*, arXiv 2511.13653.
 
 ```bibtex
 @article{gao2025weightsparse,
@@ -58,6 +58,7 @@ def write_card(
         yaml=front_matter(), title=title, description=description, load=HERE,
         tokenizer_lines=f'tokenizer = AutoTokenizer.from_pretrained("{HERE}", trust_remote_code=True)\n' if has_tokenizer else "",
         rows="\n".join(f"| {key} | {value} |" for key, value in table.items()), citation=CITATION,
+        curves="![Loss, density and nonzeros over the run](curves.png)\n\n" if (folder / "curves.png").is_file() else "",
     )  # fmt: skip
     write_whole(folder / "README.md", text)
 
