@@ -9,13 +9,12 @@ A plain step is forward, loss and backward of the sparse model. Optimizer and pr
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
-import transformers
+from side_by_side import machine, ratio
 
 from sparse_circuits import CSPConfig, CSPForCausalLM
 from sparse_circuits.bridges import BridgeConfig, Bridges, bridge_losses, side_of
@@ -38,8 +37,9 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=128)
     given = parser.parse_args(words)
     print(
-        f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, {platform.machine()}, "
-        f"{torch.get_num_threads()} threads; width {given.width}, {given.layers} layers, {given.batch} x {given.tokens} tokens; seed 0, {given.rounds} rounds"
+        machine(
+            f"width {given.width}, {given.layers} layers, {given.batch} x {given.tokens} tokens; seed 0, {given.rounds} rounds"
+        )
     )
     torch.manual_seed(0)
     shape = {
@@ -72,10 +72,7 @@ def main(words: list[str] | None = None) -> None:
             if i:
                 times[name].append(took)
     for name, each in times.items():
-        ratios = sorted(t / p for t, p in zip(each, times["plain step"]))
-        print(
-            f"{name:34s} {1000 * statistics.median(each):8.0f} ms   {statistics.median(ratios):5.2f} x plain ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        )
+        print(f"{name:34s} {1000 * statistics.median(each):8.0f} ms   {ratio(each, times['plain step'], 2)} x plain")
     sublayers, heads = plain_passes(2 * given.layers)
     print(f"counted: the sublayers of {sublayers:g} forward passes and {heads} unembeddings, for 1 and 1")
 

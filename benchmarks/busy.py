@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-import torch
+from side_by_side import machine, ratio
 
 BUSY = 2  # processes beside the run
 LIMIT = 4.0  # times as long, at most, where threads sleep
@@ -60,8 +59,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8.0)
     options = parser.parse_args()
-    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores; preset {options.preset}, "
-          f"{BUSY} busy processes, {options.rounds} rounds in turns")  # fmt: skip
+    print(machine(f"preset {options.preset}, {BUSY} busy processes, {options.rounds} rounds in turns"))
     kinds = [(policy, busy) for policy in ("PASSIVE", "default") for busy in (0, BUSY)]
     found: dict[tuple[str, int], list[float]] = {kind: [] for kind in kinds}
     for _ in range(options.rounds):
@@ -69,10 +67,9 @@ def main() -> None:
             found[kind].append(step_seconds(options.preset, options.seconds, *kind))
     for policy, name in (("PASSIVE", "threads sleep (csp)"), ("default", "threads spin")):
         alone, beside = found[policy, 0], found[policy, BUSY]
-        ratios = [b / a for a, b in zip(alone, beside)]
         print(
             f"{name:<20} alone {1e3 * statistics.median(alone):7.0f} ms a step, beside {1e3 * statistics.median(beside):7.0f} ms: "
-            f"{statistics.median(ratios):5.1f} times ({min(ratios):.1f} to {max(ratios):.1f})"
+            f"{ratio(beside, alone)} times"
         )
     worst = statistics.median(b / a for a, b in zip(found["PASSIVE", 0], found["PASSIVE", BUSY]))
     if worst > LIMIT:

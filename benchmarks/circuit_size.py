@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import platform
 import time
 from pathlib import Path
 
-import torch
-import transformers
 from safetensors.torch import load_file
+from side_by_side import machine
 from transformers import AutoTokenizer
 
 from sparse_circuits import CSPForCausalLM
@@ -32,10 +30,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="of pruning; medians over them")
     parser.add_argument("--verify", action="store_true", help="verify each circuit of the first model, controls included")
     given = parser.parse_args()
-    print(
-        f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, {torch.get_num_threads()} threads; "
-        f"{given.steps} steps, target loss 0.15, {given.seeds} seed(s) from 0, means over 51,200 training tokens"
-    )
+    print(machine(f"{given.steps} steps, target loss 0.15, {given.seeds} seed(s) from 0, means over 51,200 training tokens"))
     models = [CSPForCausalLM.from_pretrained(folder).eval() for folder in given.models]
     tokenizer = AutoTokenizer.from_pretrained(given.models[0])
     blocks = [load_file(folder / "blocks.safetensors")["train"] for folder in given.models]

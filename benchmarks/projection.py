@@ -9,13 +9,12 @@ Also the share of a training step of the `small` preset that projection takes.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
+from side_by_side import machine, ratio
 from sparse import yolo2
 
 import sparse_circuits.training.selection as selection
@@ -42,11 +41,11 @@ def by_topk(tensors, densities, min_alive) -> None:
 
 
 def without_numba(tensors, densities, min_alive) -> None:
-    selection.kernels_serve = lambda *tensors: False
+    selection.serve = lambda *tensors: False
     try:
         project_tensors_(tensors, densities, min_alive)
     finally:
-        selection.kernels_serve = kernels_serve
+        selection.serve = kernels_serve
 
 
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -89,9 +88,8 @@ def compare(layers: int, rounds: int) -> None:
         equal = all(same(a, b) for name in paths for a, b in zip(results["ours"], results[name], strict=True))
         medians = {name: statistics.median(t) for name, t in times.items()}
         cells = "   ".join(f"{name} {value:7.3f} s" for name, value in medians.items())
-        ratios = [slow / fast for slow, fast in zip(times["torch.topk"], times["ours"])]
         plain = [slow / fast for slow, fast in zip(times["torch.topk"], times["ours, PyTorch"])]
-        print(f"{label:<26} {cells}   |   topk / ours {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}), "
+        print(f"{label:<26} {cells}   |   topk / ours {ratio(times['torch.topk'], times['ours'])}, "
               f"topk / PyTorch {statistics.median(plain):.1f} ({min(plain):.1f} to {max(plain):.1f}), equal {equal}", flush=True)  # fmt: skip
 
 
@@ -126,8 +124,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores; seed 0, "
-          f"{options.layers} layers, {options.rounds} rounds: medians, and the range of the ratios")  # fmt: skip
+    print(machine(f"seed 0, {options.layers} layers, {options.rounds} rounds: medians, and the range of the ratios"))
     compare(options.layers, options.rounds)
     share_of_a_step(max(3, options.rounds))
 

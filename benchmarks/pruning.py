@@ -7,13 +7,12 @@ python benchmarks/pruning.py --model runs/tiny        # a circuit of another mod
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
-import transformers
+from side_by_side import machine, ratio
 from transformers import AutoTokenizer
 
 from sparse_circuits import CSPConfig, CSPForCausalLM, project_
@@ -64,10 +63,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--task", default="single_double_quote")
     parser.add_argument("--steps", type=int, default=PruneConfig().steps, help="of mask training, for the circuit")
     given = parser.parse_args(words)
-    print(
-        f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, {platform.machine()}, "
-        f"{torch.get_num_threads()} threads; seed 0, {given.rounds} rounds in turns"
-    )
+    print(machine(f"seed 0, {given.rounds} rounds in turns"))
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, 2048, (32, 32), generator=generator)
     answers = torch.tensor([[5, 9], [9, 5]]).repeat(16, 1)
@@ -77,11 +73,10 @@ def main(words: list[str] | None = None) -> None:
         sparse = random_model(width, layers, density).requires_grad_(False).to_sparse()
         step_seconds(dense, pairs), step_seconds(sparse, pairs)  # kernels are compiled, memory is there
         times = [(step_seconds(dense, pairs), step_seconds(sparse, pairs)) for _ in range(given.rounds)]
-        ratios = sorted(d / s for d, s in times)
         d, s = (statistics.median(each) for each in zip(*times))
         print(
             f"width {width}, {layers} layers, density 1/{round(1 / density)}: dense {1 / d:6.2f} steps/s, sparse {1 / s:6.2f} steps/s, "
-            f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            f"ratio {ratio(*map(list, zip(*times)), 2)}"
         )
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     for kind in ("dense", "sparse"):

@@ -15,7 +15,6 @@ import contextlib
 import gc
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from plain import Plain, plain_abs_topk
+from side_by_side import in_turns, machine, ratio
 from torch.nn import functional as F
 
 import sparse_circuits.attention_csp as attention_csp
-import sparse_circuits.modeling_csp as modeling_csp
 import sparse_circuits.nonzeros_csp as nonzeros_csp
 import sparse_circuits.topk_csp as topk_csp
 from sparse_circuits import CSPConfig, CSPForCausalLM
@@ -66,58 +65,6 @@ def random_model(config: CSPConfig, block_density: float, embedding_density: flo
     return model
 
 
-# ------------------------------------------------------------------------------------------------------------ the plain path
-
-
-def plain_abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
-    index = torch.topk(x.abs(), k, dim=-1, sorted=False).indices
-    return torch.zeros_like(x).scatter_(-1, index, x.gather(-1, index))
-
-
-class Plain:
-    """The released code's way through the network, on the weights of a dense model; every step is timed."""
-
-    def __init__(self, model: CSPForCausalLM):
-        self.model, self.seconds = model, defaultdict(float)
-
-    def timed(self, kind: str, function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
-        begun = time.perf_counter()
-        out = function(*args)
-        self.seconds[kind] += time.perf_counter() - begun
-        return out
-
-    def topk(self, x: torch.Tensor) -> torch.Tensor:
-        return self.timed("AbsTopK", plain_abs_topk, x, x.shape[-1] // 4)
-
-    def linear(self, x: torch.Tensor, layer: Any) -> torch.Tensor:
-        return self.timed("products", F.linear, x, layer.weight, layer.bias)
-
-    def attention(self, qkv: list[torch.Tensor], sink: torch.Tensor, d_head: int) -> torch.Tensor:
-        q, k, v = (x.view(*x.shape[:2], -1, d_head).transpose(1, 2) for x in qkv)
-        batch, heads, tokens, _ = q.shape
-        mask = torch.full((tokens, tokens), -torch.inf).triu(1).expand(heads, tokens, tokens)
-        mask = torch.cat([sink.view(heads, 1, 1).expand(heads, tokens, 1), mask], dim=-1)
-        k, v = (torch.cat([x.new_zeros(batch, heads, 1, d_head), x], dim=2) for x in (k, v))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None])
-        return y.transpose(1, 2).reshape(batch, tokens, -1)
-
-    def __call__(self, ids: torch.Tensor, embeds: torch.Tensor | None = None) -> torch.Tensor:
-        base = self.model.transformer
-        x = self.timed("rest", base.wte, ids) if embeds is None else embeds
-        positions = base.wpe(torch.arange(ids.shape[1]))[None]
-        for block in base.h:
-            a = self.timed("rest", modeling_csp.with_positions, block.attn_norm(x), block.attn_pos_norm, positions)
-            qkv = self.linear(self.topk(a), block.attn.c_attn).chunk(3, dim=-1)
-            qkv = [self.topk(part) for part in qkv]
-            y = self.timed("attention", self.attention, qkv, block.attn.sink_bias, block.attn.d_head)
-            x = x + self.topk(self.linear(y, block.attn.c_proj))
-            m = self.timed("rest", modeling_csp.with_positions, block.mlp_norm(x), block.mlp_pos_norm, positions)
-            h = self.timed("rest", F.gelu, self.linear(self.topk(m), block.mlp.c_fc))
-            x = x + self.topk(self.linear(self.topk(h), block.mlp.c_proj))
-        logits = self.linear(self.timed("rest", base.final_norm, x), self.model.lm_head)
-        return logits + self.model.final_logits_bias + self.model.bigram_table(ids)
-
-
 @contextlib.contextmanager
 def breakdown(seconds: dict[str, float]) -> Iterator[None]:
     """Times the parts of our own model, module by module (a hook on one site of each block keeps it from running fused)."""
@@ -148,28 +95,9 @@ def breakdown(seconds: dict[str, float]) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------------- measurements
 
 
-def rounds_of(paths: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each path, in turns, after one turn unmeasured."""
-    times: dict[str, list[float]] = {name: [] for name in paths}
-    for turn in range(rounds + 1):
-        for name, function in paths.items():
-            begun = time.perf_counter()
-            function()
-            if turn:
-                times[name].append(time.perf_counter() - begun)
-    return times
-
-
 def line(label: str, times: dict[str, list[float]], unit: float = 1e3, suffix: str = "ms") -> None:
-    base = times["sparse"]
     cells = [f"{name} {statistics.median(t) * unit:9.2f} {suffix}" for name, t in times.items()]
-    ratios = []
-    for name, t in times.items():
-        if name != "sparse":
-            each = [slow / fast for slow, fast in zip(t, base)]
-            ratios.append(
-                f"{name} / sparse {statistics.median(t) / statistics.median(base):.1f} ({min(each):.1f} to {max(each):.1f})"
-            )
+    ratios = [f"{name} / sparse {ratio(t, times['sparse'])}" for name, t in times.items() if name != "sparse"]
     print(f"{label:<34} " + "   ".join(cells) + "   |   " + "   ".join(ratios), flush=True)
 
 
@@ -197,7 +125,7 @@ def forward(plain: Plain, dense: CSPForCausalLM, sparse: CSPForCausalLM, rounds:
     ids = torch.randint(0, 2048, (1, TOKENS), generator=torch.Generator().manual_seed(1))
     paths = {"plain": lambda: plain(ids), "dense": lambda: dense(ids), "sparse": lambda: sparse(ids)}
     agree = (sparse(ids).logits - dense(ids).logits).abs().median()
-    line(f"forward, {TOKENS} tokens", rounds_of(paths, rounds))
+    line(f"forward, {TOKENS} tokens", in_turns(paths, rounds))
     plain.seconds.clear()
     plain(ids)
     parts_line("plain", plain.seconds)
@@ -223,7 +151,7 @@ def backward(plain: Plain, dense: CSPForCausalLM, sparse: CSPForCausalLM, rounds
 
     line(
         f"forward + backward, {TOKENS} tokens",
-        rounds_of(
+        in_turns(
             {
                 "plain": lambda: loss_of(lambda leaf: plain(ids, leaf)),
                 "dense": lambda: loss_of(lambda leaf: dense(ids, inputs_embeds=leaf).logits),
@@ -317,9 +245,7 @@ def abs_topk_rows(rounds: int) -> None:
     for rows, width in ((512, 8192), (512, 2048), (1, 8192), (1, 2048)):
         x, repeats = torch.randn(rows, width), max(1, 100_000 // (rows * width))
         functions = {"topk sorted": sorted_abs_topk, "topk unsorted": plain_abs_topk, "sparse": topk_csp.abs_topk}
-        times = rounds_of(
-            {name: repeated(function, repeats, x, width // 4) for name, function in functions.items()}, 3 * rounds
-        )
+        times = in_turns({name: repeated(function, repeats, x, width // 4) for name, function in functions.items()}, 3 * rounds)
         line(f"AbsTopK, {rows} x {width}", {n: [v / repeats for v in t] for n, t in times.items()}, 1e6, "us")
 
 
@@ -383,11 +309,11 @@ def small(rounds: int) -> None:
         ids = torch.randint(0, 2048, (batch, tokens), generator=torch.Generator().manual_seed(3))
         repeats = max(1, 200 // (batch * tokens))
         models = {"dense": dense, "sparse": sparse}
-        times = rounds_of({name: repeated(model, repeats, ids, use_cache=False) for name, model in models.items()}, 3 * rounds)
+        times = in_turns({name: repeated(model, repeats, ids, use_cache=False) for name, model in models.items()}, 3 * rounds)
         line(f"small model, forward {batch} x {tokens}", {n: [v / repeats for v in t] for n, t in times.items()})
     ids = torch.randint(0, 2048, (1, 64), generator=torch.Generator().manual_seed(3))
     paths = {"dense": lambda: generated(dense, ids, 32), "sparse": lambda: generated(sparse, ids, 32)}
-    line("small model, 32 new tokens", rounds_of(paths, 3 * rounds))
+    line("small model, 32 new tokens", in_turns(paths, 3 * rounds))
 
 
 def main() -> None:
@@ -396,9 +322,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=[])
     options = parser.parse_args()
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}, "
-          f"{platform.machine()}, {os.cpu_count()} cores; seed 0, {options.layers} layers, {options.rounds} rounds: "
-          f"medians, and the range of the ratios")  # fmt: skip
+    print(machine(f"seed 0, {options.layers} layers, {options.rounds} rounds: medians, and the range of the ratios"))
     if not available():
         raise SystemExit("Numba is not installed: pip install 'sparse-circuits[fast]'")
 

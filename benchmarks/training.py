@@ -10,31 +10,19 @@ its sink through a materialised mask.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 
 import torch
+from plain import plain_abs_topk, plain_attention
 from projection import by_topk
-from sparse import plain_abs_topk
-from torch.nn import functional as F
+from side_by_side import machine, ratio
 
 import sparse_circuits.attention_csp as attention_csp
 import sparse_circuits.topk_csp as topk_csp
 from sparse_circuits import CSPConfig, CSPForCausalLM, SparsityConfig
 from sparse_circuits.training import normalize_gradients_, project_tensors_, sparse_tensors
 from sparse_circuits.training.recipes import make_recipe
-
-
-def plain_attention(module, query, key, value, attention_mask, scaling=None, s_aux=None, **kwargs):
-    batch, heads, tokens, _ = query.shape
-    mask = torch.full((tokens, tokens), -torch.inf).triu(1).expand(heads, tokens, tokens)
-    if s_aux is not None:
-        mask = torch.cat([s_aux.view(heads, 1, 1).expand(heads, tokens, 1), mask], dim=-1)
-        key, value = (F.pad(x, (0, 0, 1, 0)) for x in (key, value))
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[None].expand(batch, -1, -1, -1), scale=scaling)
-    return out.transpose(1, 2).contiguous(), None
 
 
 class Run:
@@ -73,8 +61,8 @@ def main() -> None:
     options = parser.parse_args()
     recipe = make_recipe(options.preset)
     batch_size = recipe.arguments["per_device_train_batch_size"]
-    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores; preset "
-          f"{options.preset}, {batch_size} x {recipe.block} tokens a step, density a quarter into the run, seed 0, {options.rounds} rounds")  # fmt: skip
+    shape = f"preset {options.preset}, {batch_size} x {recipe.block} tokens a step, density a quarter into the run"
+    print(machine(shape, f"seed 0, {options.rounds} rounds"))
     runs = {"ours": Run(recipe, plain=False), "plain": Run(recipe, plain=True)}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(options.rounds + 1):
@@ -84,10 +72,9 @@ def main() -> None:
             if turn:
                 times[name].append(took)
     tokens = batch_size * recipe.block
-    ratios = [slow / fast for slow, fast in zip(times["plain"], times["ours"])]
     for name, run in runs.items():
         print(f"{name:<6} {tokens / statistics.median(times[name]):9,.0f} tokens per second, last loss {run.loss:.4f}")
-    print(f"ours / plain {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"ours / plain {ratio(times['plain'], times['ours'], 2)}")
 
 
 if __name__ == "__main__":

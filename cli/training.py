@@ -54,8 +54,7 @@ def demo(
     from ..training.recipes import make_recipe
 
     given = [f"arguments.seed={seed}"] + ([f"arguments.max_steps={steps}"] if steps is not None else [])
-    if not run_demo(out, make_recipe("demo", settings=given), say=typer.echo)["finished"]:
-        return
+    run_demo(out, make_recipe("demo", settings=given), say=typer.echo)
     typer.echo(f"\nA circuit for {DEMO_TASK}:")
     try:
         prune_task(str(out), DEMO_TASK, out / "circuits" / DEMO_TASK, setting=["steps=200"])

@@ -26,7 +26,7 @@ def client(hub, cache, *words, code=None, token=True):
         "OMP_NUM_THREADS": "1",
     }
     environment |= {"HF_TOKEN": hub.token} if token else {}
-    command = ["-c", code] if code else ["-m", "sparse_circuits.cli.app", *map(str, words)]
+    command = ["-c", code] if code else ["-m", "sparse_circuits.cli", *map(str, words)]
     return subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, timeout=600, env=environment, cwd=cache.parent
     )

@@ -149,7 +149,7 @@ def test_a_kill_inside_the_first_save_of_a_circuit_does_not_lock_its_folder(move
 
 def test_sigterm_ends_a_command_with_one_line_and_no_leftovers(tmp_path):
     out = tmp_path / "demo"
-    command = [sys.executable, "-m", "sparse_circuits.cli.app", "demo", "--out", str(out), "--steps", "100000"]
+    command = [sys.executable, "-m", "sparse_circuits.cli", "demo", "--out", str(out), "--steps", "100000"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 120
     while time.time() < deadline and not any(tmp_path.iterdir()):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..files import fresh_folder
 from .recipes import PRESETS, Recipe, make_recipe
 from .schedules import GROUPS
 from .train import train
@@ -32,11 +33,10 @@ def run_demo(out: str | Path, recipe: Recipe | None = None, say: Callable[[str],
         what `train` measures, with seconds, the loss after loading again, and the completions.
     """
     recipe, begun = recipe or make_recipe("demo"), time.monotonic()
-    report = train(recipe, out, say=say)
-    if not report["finished"]:
-        return report
-    report["seconds"] = time.monotonic() - begun
-    report |= _reload(Path(out).resolve())
+    with fresh_folder(out) as folder:  # which vanishes if the demo is stopped
+        report = train(recipe, folder, stops=False, say=lambda text: say(text.replace(str(folder), str(out))))
+        report["seconds"] = time.monotonic() - begun
+        report |= _reload(folder.resolve())
     _print(report, Path(out), say)
     whole = recipe.arguments["max_steps"] >= PRESETS["demo"]["arguments"]["max_steps"]
     if whole and report["reloaded"] >= report["bigram"]:

@@ -38,11 +38,13 @@ from .schedules import SparsityConfig
 RECIPE, CURVES, REPORT = "recipe.yaml", "curves.png", "report.json"
 
 
-def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callable[[str], None] = print) -> dict[str, Any]:
+def train(
+    recipe: Recipe, out: str | Path, *, resume: bool = False, stops: bool = True, say: Callable[[str], None] = print
+) -> dict[str, Any]:  # fmt: skip
     """Trains a model by a recipe and saves it in `out`, with its tokenizer, card, curves and report.
 
     Checkpoints lie in `out` too; with `resume`, the last complete one is taken up, and the run ends with the weights, bit for bit on
-    CPU, that it would have had uninterrupted. SIGTERM and Ctrl-C save a checkpoint and end the run; NaN ends it before it reaches
+    CPU, that it would have had uninterrupted. SIGTERM and Ctrl-C save a checkpoint and end the run, if it `stops`; NaN ends it before it reaches
     the weights.
 
     Returns:
@@ -67,7 +69,7 @@ def train(recipe: Recipe, out: str | Path, *, resume: bool = False, say: Callabl
         blocks = run_blocks(recipe, tokenizer, out, say)
         checkpoint = last_complete(out) if resume else None
     set_seed(arguments.seed)
-    model, stop = first_model(recipe, config, blocks["train"]), StopCleanly(say)
+    model, stop = first_model(recipe, config, blocks["train"]), StopCleanly(say, stops)
     trainer = Trainer(
         model=model, args=arguments, train_dataset=TokenBlocks(blocks["train"]), eval_dataset=TokenBlocks(blocks["held_out"]),
         data_collator=default_data_collator, callbacks=[callback, RunMetrics(recipe.block), stop],
@@ -314,8 +316,8 @@ def _save(model: CSPForCausalLM, tokenizer: Any, recipe: Recipe, report: dict[st
 class StopCleanly(TrainerCallback):
     """On SIGTERM or Ctrl-C: ends the step that is under way, saves a checkpoint, and ends the run. A second Ctrl-C ends it at once."""
 
-    def __init__(self, say: Callable[[str], None]):
-        self.asked, self._say = False, say
+    def __init__(self, say: Callable[[str], None], listens: bool = True):
+        self.asked, self.listens, self._say = False, listens, say
 
     def listening(self):
         return _Listening(self)
@@ -331,7 +333,7 @@ class _Listening:
         self.stop, self.before = stop, {}  # type: ignore[var-annotated]
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():  # elsewhere signals cannot be received
+        if self.stop.listens and threading.current_thread() is threading.main_thread():  # elsewhere signals cannot be received
             self.before = {kind: signal.signal(kind, self._ask) for kind in (signal.SIGTERM, signal.SIGINT)}
 
     def _ask(self, kind, frame):

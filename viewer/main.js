@@ -2,8 +2,9 @@
 function start() {
   const read = (id) => JSON.parse(byId(id).textContent);
   page = read("data");
-  wiring = read("wiring");
-  checkContract(read("contract"), page, "Page", "page");
+  const known = read("contract");
+  wiring = known.wiring;
+  checkContract(known.records, page, "Page", "page");
   if (page.version !== 1) throw new Error(`This page has data of version ${page.version} and code of version 1; write it again with csp view.`);
   readFragment();
   buildFilters();

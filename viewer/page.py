@@ -42,7 +42,7 @@ def render(data: dict[str, Any]) -> str:
     title = ", ".join(dict.fromkeys(circuit["task"] for circuit in data["circuits"]))
     parts = {
         "POLICY": policy, "TITLE": html.escape(f"Circuit: {title}"), "STYLE": style, "SCRIPT": code, "DATA": inline_json(data),
-        "CONTRACT": inline_json(records()), "WIRING": inline_json(wiring()),
+        "CONTRACT": inline_json({"records": records(), "wiring": wiring()}),
     }  # fmt: skip
     text = (HERE / "page.html").read_text(encoding="utf-8")
     head, *rest = text.split("@@")  # @@NAME@@, replaced once: what is put in is not searched again

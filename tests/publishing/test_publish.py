@@ -110,7 +110,7 @@ def test_killed_in_the_middle_and_run_again(hub, cache, folder):
     }
     environment.pop("HF_HUB_OFFLINE", None)
     process = subprocess.Popen(
-        [sys.executable, "-m", "sparse_circuits.cli.app", "publish", str(folder), "--repo-id", "user/model"],
+        [sys.executable, "-m", "sparse_circuits.cli", "publish", str(folder), "--repo-id", "user/model"],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     running["process"] = process

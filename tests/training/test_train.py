@@ -154,7 +154,7 @@ def test_two_processes_train_as_one(whole, tmp_path):
         "--nproc_per_node",
         "2",
         "-m",
-        "sparse_circuits.cli.app",
+        "sparse_circuits.cli",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launcher, *words], capture_output=True, text=True, timeout=300, env=environment)

@@ -49,7 +49,7 @@ def test_wrong_input_is_one_sentence(words, message, tmp_path):
 
 
 def test_it_is_served_until_ctrl_c():
-    command = [sys.executable, "-m", "sparse_circuits.cli.app", "view", str(ROOT), TASK, "--serve", "--port", "0", *SMALL]
+    command = [sys.executable, "-m", "sparse_circuits.cli", "view", str(ROOT), TASK, "--serve", "--port", "0", *SMALL]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     )
