@@ -228,7 +228,7 @@ class CSPConfig(PretrainedConfig):
 
     def _refuse_impossible(self) -> None:
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "d_head", "d_model", "d_mlp"):
-            _require_positive_int(name, getattr(self, name))
+            require_positive_int(name, getattr(self, name))
         self._refuse_immense()
         _require_choice("activation_type", self.activation_type, ACTIVATION_TYPES)
         _require_choice("residual_activation_type", self.residual_activation_type, RESIDUAL_ACTIVATION_TYPES)
@@ -278,7 +278,7 @@ class CSPConfig(PretrainedConfig):
         if self.position_embedding_type == "concatenated":
             if self.d_pos_emb is None:
                 raise ValueError("position_embedding_type='concatenated' needs d_pos_emb, the width of the position vectors.")
-            _require_positive_int("d_pos_emb", self.d_pos_emb)
+            require_positive_int("d_pos_emb", self.d_pos_emb)
         elif self.d_pos_emb is not None:
             raise ValueError(
                 f"d_pos_emb={self.d_pos_emb!r:.80} only has a meaning with position_embedding_type='concatenated', "
@@ -326,7 +326,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300  # beyond, an int is no float
 
 
-def _require_positive_int(name: str, value: Any) -> None:
+def require_positive_int(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} is {value!r:.80}; it must be a whole number of at least 1.")
 

@@ -5,6 +5,10 @@ What the `csp` command and bridged pairs load goes through here. The package onl
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +147,17 @@ def load_model(source: str | Path, **options: Any) -> Any:
         for name in sorted(map(str, info.get(kind) or ())):
             raise ValueError(f"The weights in {source} {said} {name:.200}; get them again.")
     return model.eval()
+
+
+def in_new_process(code: str, *words: str) -> str:
+    """What a program prints that knows nothing of this process: offline, in an empty folder, with remote code copied anew.
+
+    Raises:
+        ValueError: with the last line of its errors, if it fails.
+    """
+    with tempfile.TemporaryDirectory() as empty:
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": empty}
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=empty, env=environment)
+    if done.returncode:
+        raise ValueError((done.stderr.strip().splitlines() or ["no reason given"])[-1][:300])
+    return done.stdout

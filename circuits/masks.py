@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..configuration_csp import require_positive_int
 from ..wiring_csp import located, site
 from .ablation import ablated, gated, holding, scaled, surrogate
 from .scoring import task_loss
@@ -61,8 +62,7 @@ class PruneConfig:
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be above 0, and finite.")
         for name in ("steps", "pairs", "eval_pairs"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a whole number of at least 1.")
+            require_positive_int(name, getattr(self, name))
         for name in ("k_coef", "weight_decay", "warmup"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 0.")

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from .ablation import ablated, holding
 from .calibration import apply_calibration
@@ -295,8 +296,7 @@ def _difference(logits: torch.Tensor) -> float:
 
 def kl(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
     """KL(one || two) in nats of the answer probabilities, [prompts], from logits [prompts, 2]."""
-    p, q = torch.log_softmax(one, -1), torch.log_softmax(two, -1)
-    return (p.exp() * (p - q)).sum(-1)
+    return F.kl_div(two.log_softmax(-1), one.log_softmax(-1), reduction="none", log_target=True).sum(-1)
 
 
 def _controls(look: Examination, tokenizer: Any, blocks: torch.Tensor | None, left_out: list[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,13 +129,9 @@ def _require_circuit_place(out: Path) -> None:
 
 def page_of(folder: Path, model: Any, tokenizer: Any, task: Any, blocks: Any) -> Path:
     """Writes page.html into a circuit's folder, with the report that is there."""
-    from ..circuits import Circuit, Verification
     from ..viewer import Subject, write_page
 
-    circuit = Circuit.from_pretrained(folder)
-    return write_page(
-        [Subject(circuit, model, tokenizer, task, blocks, Verification.of(folder, circuit))], folder / "page.html"
-    )
+    return write_page([replace(Subject.of(folder, model, tokenizer, blocks), task=task)], folder / "page.html")
 
 
 def prune_config(target: float, settings: list[str]) -> Any:

@@ -89,17 +89,15 @@ def subject_of(
     folder: Path, model: Any, tokenizer: Any, pair: Any, blocks: Any, contexts: int = 5, task: str | None = None
 ) -> Any:
     """What the page shows of the circuit in a folder: with its task, if it is built in or its file is given, and its report, if it has been verified."""
-    from ..circuits import Circuit, Verification
     from ..viewer import Subject
 
-    circuit = Circuit.from_pretrained(folder)
-    found = circuit.find_task(tokenizer, task)
-    if found is None:
+    found = Subject.of(folder, model, tokenizer, blocks, task=task, contexts=contexts, pair=pair)
+    if found.task is None:
+        name = found.circuit.task
         typer.echo(
-            f"{circuit.task} is no built-in task: without --task FILE the page has no prompts and no effects of nodes.",
-            err=True,
+            f"{name} is no built-in task: without --task FILE the page has no prompts and no effects of nodes.", err=True
         )
-    return Subject(circuit, model, tokenizer, found, blocks, Verification.of(folder, circuit), contexts, pair)
+    return found
 
 
 def label_nodes(

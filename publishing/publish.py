@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..bridges.pair import PARTS, BridgedPair, is_pair
-from ..checkpoints.models import load_tokenizer
+from ..checkpoints.models import in_new_process, load_tokenizer
 from ..circuits.circuit import Circuit
 from ..circuits.identity import refuse_other_model, tokenizer_sha256
 from ..circuits.report import REPORT, Verification
@@ -130,7 +127,7 @@ def _put_together(
     circuits = _circuits(staged, model, tokenizer)
     (staged / "README.md").write_text(model_card(staged, pair or model, repo_id, _rows(staged, circuits)), encoding="utf-8")
     blocks = _blocks(folder, tokenizer, own, say) if circuits else None
-    subjects = [_subject(staged, model, tokenizer, pair, circuit, blocks, say) for circuit in circuits.values()]
+    subjects = [_subject(staged / "circuits" / task, model, tokenizer, pair, blocks, say) for task in circuits]
     for subject, task in zip(subjects, circuits):
         write_page([subject], staged / "circuits" / task / "page.html")
     if space is not None:
@@ -298,22 +295,15 @@ def _blocks(folder: Path, tokenizer: Any, own: set[str], say: Callable[[str], No
 
 
 def _subject(
-    staged: Path,
-    model: CSPForCausalLM,
-    tokenizer: Any,
-    pair: BridgedPair | None,
-    circuit: Circuit,
-    blocks: Any,
-    say: Callable[[str], None],
+    folder: Path, model: CSPForCausalLM, tokenizer: Any, pair: BridgedPair | None, blocks: Any, say: Callable[[str], None]
 ) -> Subject:
-    task = circuit.find_task(tokenizer)
-    missing = [] if task is not None else ["prompts (it is no built-in task)"]
+    found = Subject.of(folder, model, tokenizer, blocks, pair=pair)
+    missing = [] if found.task is not None else ["prompts (it is no built-in task)"]
     missing += [] if blocks is not None else ["contexts (the folder has no blocks.safetensors of csp train)"]
-    if pair is not None and (task is None or blocks is None):
+    if pair is not None and (found.task is None or blocks is None):
         missing.append("what nodes mean to the dense model (it takes both)")
-    say(f"page of {circuit.task}" + (f", without {' and '.join(missing)}" if missing else ""))
-    report = Verification.of(staged / "circuits" / circuit.task, circuit)
-    return Subject(circuit, model, tokenizer, task, blocks, report, pair=pair)
+    say(f"page of {found.circuit.task}" + (f", without {' and '.join(missing)}" if missing else ""))
+    return found
 
 
 def _rows(staged: Path, circuits: dict[str, Circuit]) -> list[tuple[str, str, str, str]]:
@@ -344,19 +334,12 @@ if sys.argv[2] == "1":
 
 
 def _require_loadable(staged: Path) -> None:
-    with scratch_folder() as empty:
-        has_tokenizer = "1" if (staged / "tokenizer.json").is_file() else "0"
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": empty}
-        done = subprocess.run(
-            [sys.executable, "-c", _LOAD, str(staged), has_tokenizer],
-            capture_output=True,
-            text=True,
-            cwd=empty,
-            env=environment,
-        )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:300]
-        raise ValueError(f"The folder does not load in a new process ({reason}); save the model again with save_pretrained.")
+    try:
+        in_new_process(_LOAD, str(staged), "1" if (staged / "tokenizer.json").is_file() else "0")
+    except ValueError as error:
+        raise ValueError(
+            f"The folder does not load in a new process ({error}); save the model again with save_pretrained."
+        ) from None
 
 
 def _own_strings(folder: Path, token: str | None) -> set[str]:

@@ -29,8 +29,8 @@ def untouched(monkeypatch):
 
     monkeypatch.setattr(modeling.CSPForCausalLM, "from_pretrained", fail)
     for module, name in (
-        ("training.corpora", "load_corpus"),
-        ("training.corpus", "read_sources"),
+        ("corpora.mixture", "load_corpus"),
+        ("corpora.sources", "read_sources"),
         ("training.idioms", "programs"),
     ):
         monkeypatch.setattr(importlib.import_module(f"sparse_circuits.{module}"), name, fail)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.models import in_new_process
 from ..files import fresh_folder
 from .recipes import PRESETS, Recipe, make_recipe
 from .schedules import GROUPS
@@ -51,7 +50,7 @@ _RELOAD = """
 import json, sys, torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-folder, exchange, prompts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+folder, prompts = sys.argv[1], json.loads(sys.argv[2])
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 blocks = load_file(folder + "/blocks.safetensors")["held_out"].long()
@@ -62,18 +61,15 @@ for prompt in prompts:
     inputs = tokenizer(prompt, return_tensors="pt")
     out = model.generate(**inputs, max_new_tokens=32, do_sample=False)
     completions.append(tokenizer.decode(out[0, inputs["input_ids"].shape[1]:]))
-with open(exchange + "/reloaded.json", "w") as file:
-    json.dump({"reloaded": sum(losses) / len(blocks), "completions": completions}, file)
+print(json.dumps({"reloaded": sum(losses) / len(blocks), "completions": completions}))
 """
 
 
 def _reload(folder: Path) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as exchange:
-        command = [sys.executable, "-c", _RELOAD, str(folder), exchange, json.dumps(PROMPTS)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=exchange)
-        if done.returncode:
-            raise RuntimeError(f"The model saved in {folder} could not be loaded in a new process:\n{done.stderr.strip()}")
-        return json.loads(Path(exchange, "reloaded.json").read_text())
+    try:
+        return json.loads(in_new_process(_RELOAD, str(folder), json.dumps(PROMPTS)).strip().splitlines()[-1])
+    except ValueError as error:
+        raise RuntimeError(f"The model saved in {folder} could not be loaded in a new process: {error}") from None
 
 
 def _print(report: dict[str, Any], out: Path, say: Callable[[str], None]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..configuration_csp import require_positive_int
 from ..files import parse_yaml, read_text
 from ..wiring_csp import NODE_LOCATIONS
 from .checks import check_settings
@@ -45,9 +46,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("block", "eval_blocks"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r:.60}; it must be a whole number of at least 1.")
+            require_positive_int(name, getattr(self, name))
         if not isinstance(self.round_table, bool):
             raise ValueError(f"round_table is {self.round_table!r:.60}; it must be true or false.")
         check_settings(self.model, self.sparsity, self.arguments, self.corpora, self.tokenizer, self.start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,16 @@ class Subject:
     report: Verification | None = None
     contexts: int = 5
     pair: BridgedPair | None = None
+
+    @classmethod
+    def of(
+        cls, folder: str | Path, model: Any, tokenizer: Any, blocks: torch.Tensor | None = None, *, task: str | Path | None = None, **more: Any
+    ) -> Subject:  # fmt: skip
+        """The circuit in a folder, with its task (built in, or that of a file) and its report, if it has been verified."""
+        circuit = Circuit.from_pretrained(folder)
+        return cls(
+            circuit, model, tokenizer, circuit.find_task(tokenizer, task), blocks, Verification.of(folder, circuit), **more
+        )
 
 
 def page_data(subjects: Sequence[Subject], live: bool = False) -> dict[str, Any]:
