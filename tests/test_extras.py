@@ -31,7 +31,7 @@ def untouched(monkeypatch):
     for module, name in (
         ("corpora.mixture", "load_corpus"),
         ("corpora.sources", "read_sources"),
-        ("training.idioms", "programs"),
+        ("corpora.idioms", "programs"),
     ):
         monkeypatch.setattr(importlib.import_module(f"sparse_circuits.{module}"), name, fail)
 

@@ -35,6 +35,7 @@ from .projection import sparse_tensors
 from .recipes import Recipe, read_yaml
 from .schedules import SparsityConfig
 
+_SINCE = {"round_table": False}  # sections of recipes that older runs do not have
 RECIPE, CURVES, REPORT = "recipe.yaml", "curves.png", "report.json"
 
 
@@ -202,7 +203,7 @@ def prepare_folder(recipe: dict[str, Any], out: Path, resume: bool) -> None:
             raise FileNotFoundError(f"{out} has no {RECIPE}, so there is no run to resume; leave out --resume to start one.")
         saved = read_yaml(file)
         for section, value in recipe.items():
-            if saved.get(section) != value:
+            if saved.get(section, _SINCE.get(section)) != value:
                 raise ValueError(
                     f"{section} of this recipe differs from the run's in {file}; resume with the same settings, or start in another folder."
                 )
