@@ -63,12 +63,13 @@ _ARGUMENTS = {
 
 
 def _preset(width: int, layers: int, density: float, afrac: float, steps: int, **more: Any) -> dict[str, Any]:
-    sites = [site for site in NODE_LOCATIONS if more.pop("qk", True) or site not in ("attn_q", "attn_k")]
+    dense = more.pop("dense_at", ())
+    sites = [site for site in NODE_LOCATIONS if site not in dense]
     arguments = {**_ARGUMENTS, "max_steps": steps, **more.pop("arguments", {})}
     return {
         "model": {
             "n_layer": layers, "d_model": width, "d_mlp": 4 * width, "n_head": width // 16, "d_head": 16, "afrac": dict.fromkeys(sites, afrac),
-            **_SINK,
+            **_SINK, **more.pop("model", {}),
         },
         "sparsity": {"density": density, **more.pop("sparsity", {})},
         "arguments": arguments,
@@ -78,10 +79,10 @@ def _preset(width: int, layers: int, density: float, afrac: float, steps: int, *
 
 def _paper(factor: int) -> dict[str, Any]:
     """The release's sweep, csp_sweep1_<factor>x: width 256 * factor, 8 layers, block density pfrac / factor**2 with pfrac = factor / 8,
-    embeddings and biases pfrac / factor, AbsTopK 1/8 except on q and k, 512 sequences of 256 tokens a step (docs/method.md#weight-sparse-training)."""
+    embeddings and biases pfrac / factor, AbsTopK 1/8 except on q and k, no sinks, 512 sequences of 256 tokens a step (docs/method.md#weight-sparse-training)."""
     pfrac = factor / 8
     return _preset(
-        256 * factor, 8, pfrac / factor**2, 1 / 8, 244_000, qk=False,
+        256 * factor, 8, pfrac / factor**2, 1 / 8, 244_000, dense_at=("attn_q", "attn_k"), model={"sink": False},
         sparsity={"embedding_density": pfrac / factor, "bias_density": pfrac / factor, "min_alive": 4},
         arguments={"learning_rate": 0.0128, "per_device_train_batch_size": 64, "gradient_accumulation_steps": 8, "bf16": True},
     )  # fmt: skip

@@ -13,6 +13,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+from sparse_circuits import CSPConfig
 from sparse_circuits.cli.app import app
 from sparse_circuits.training.recipes import PRESETS, make_recipe
 from sparse_circuits.training.train import last_complete, model_config, train, training_arguments
@@ -217,6 +218,28 @@ def test_every_preset_can_be_built(tmp_path):
     one, two = (SparsityConfig(**make_recipe(f"paper-{n}x").sparsity) for n in (1, 2))
     assert (one.density, two.density) == (1 / 8, 1 / 16)  # pfrac / factor**2, as csp_sweep1_1x and csp_sweep1_2x have it
     assert (one.embedding_density, two.embedding_density) == (1 / 8, 1 / 8)
+
+
+def test_the_papers_presets_are_the_releases_sweep(reference):
+    """Of the configs that are here: shape, and where AbsTopK acts."""
+    from sparse_circuits.convert import config_from_openai
+
+    for factor, nonzero in ((1, "0.9M"), (2, "1.9M")):
+        beeg = json.loads((reference / "openai_configs" / f"csp_sweep1_{factor}x_{nonzero}nonzero_afrac0.125.json").read_text())
+        released, ours = config_from_openai(beeg), CSPConfig(**make_recipe(f"paper-{factor}x").model)
+        for name in (
+            "n_layer",
+            "n_head",
+            "d_head",
+            "d_model",
+            "d_mlp",
+            "afrac",
+            "sink",
+            "enable_bigram_table",
+            "position_embedding_type",
+            "norm_type",
+        ):
+            assert getattr(ours, name) == getattr(released, name), name
 
 
 def test_files_go_over_presets_and_settings_over_files(tmp_path):
