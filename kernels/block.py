@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..wiring_csp import LOCATIONS
 from .attention import exp
 from .jit import compiled, draw, float_of, floats, summing, words
 from .jobs import CHUNKS, FIRST, length, positions, record
@@ -92,7 +91,8 @@ def _normed_input(x, d_model, norm, places, d_pos, position_norm, k, a, magnitud
     guesses[which] = top_k_in_place(a, d_model + d_pos, k, magnitudes, guesses[which])
 
 
-Kept = record("Kept", " ".join(LOCATIONS))  # k of each AbsTopK location
+# k of each AbsTopK location that these kernels apply; blocks with another at work are left to their modules (`fused.py`).
+Kept = record("Kept", "attn_in attn_q attn_k attn_v attn_out resid_post_attn mlp_in mlp_neuron mlp_out resid_post_mlp")
 
 
 # What stays from call to call. width: of q; relu: whether it acts on the residual stream.

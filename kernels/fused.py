@@ -119,8 +119,8 @@ class _Plan:
         self._forwards = {type(m): type(m).forward for m in modules}
         self._norms = [n for n in (block.attn_norm, block.attn_pos_norm, block.mlp_norm, block.mlp_pos_norm) if n is not None]
         self._block, self._settings = block, self._settings_of(block)
-        self._sites = [block.get_submodule(location.path) for location in LOCATIONS.values()]
         self.record = self._describe(block, modules)
+        self._sites = [] if self.record is None else [block.get_submodule(LOCATIONS[name].path) for name in Kept._fields]
         self._kept: tuple[int, ...] | None = None
 
     def words(self) -> tuple[int, ...]:
@@ -175,6 +175,14 @@ class _Plan:
         sparse = all(type(matrix).__name__ == "SparseLinear" for matrix in matrices)
         if not sparse or block.resid_in.k < block.resid_in.width:
             return None
+        known, sites = {LOCATIONS[name].path for name in Kept._fields}, dict(block.named_modules())
+        if not known <= set(sites):  # of remote code of another version
+            return None
+        others = [
+            site for path, site in sites.items() if type(site).__name__ == "NodeSite" and path not in {*known, "resid_in"}
+        ]
+        if any(site.k < site.width for site in others):  # a location that the kernels do not know
+            return None
         tensors = [p for m in modules for p in m._parameters.values() if p is not None]
         if not all(serve(p) or p.numel() == 0 for p in tensors) or not all(p.is_contiguous() for p in tensors):
             return None
@@ -182,7 +190,7 @@ class _Plan:
         activation = {"gelu": GELU, "relu": RELU}.get(mlp.activation_type, 0)
         return BlockPlan(
             block.resid_in.width, d_pos, attn.c_attn.out_features // 3, mlp.c_fc.out_features, int(block.residual_activation_type == "relu"),
-            activation, Kept(*(0 for _ in LOCATIONS)), _norm(block.attn_norm), _norm(block.attn_pos_norm), _norm(block.mlp_norm),
+            activation, Kept(*(0 for _ in Kept._fields)), _norm(block.attn_norm), _norm(block.attn_pos_norm), _norm(block.mlp_norm),
             _norm(block.mlp_pos_norm), _matrix(attn.c_attn), _matrix(attn.c_proj), _matrix(mlp.c_fc), _matrix(mlp.c_proj),
         )  # fmt: skip
 

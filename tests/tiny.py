@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from sparse_circuits import CSPConfig, CSPForCausalLM
+from sparse_circuits.wiring_csp import LOCATIONS
 from sparse_circuits.wiring_csp import NODE_LOCATIONS as ALL_SITES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +37,7 @@ FEATURES = {
         "position_embedding_type": "concatenated",
         "d_pos_emb": 6,
         "enable_bigram_table": True,
-        "afrac": {**dict.fromkeys(ALL_SITES, 0.5), "resid_post_attn": 0.75, "resid_post_mlp": 0.75},
+        "afrac": {**dict.fromkeys(LOCATIONS, 0.75), **dict.fromkeys(ALL_SITES, 0.5)},
     },
 }
 

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 import sparse_circuits.kernels.fused as fused
+from sparse_circuits import CSPConfig
+from sparse_circuits.topk_csp import NodeSite
+from sparse_circuits.wiring_csp import LOCATIONS
 from tiny import ALL_SITES, sparse_pair, tiny_ids
 
 
@@ -186,3 +189,25 @@ def test_whoever_looks_at_a_module_sees_it_run():
     assert differ(lambda: setattr(norm, "eps", 1.0), lambda: setattr(norm, "eps", 1.1920929e-07))
     mlp = form.transformer.h[0].mlp
     assert differ(lambda: setattr(mlp, "activation_type", "relu"), lambda: setattr(mlp, "activation_type", "gelu"))
+
+
+@torch.no_grad()
+def test_every_location_of_the_table_is_applied_or_leaves_the_block_to_its_modules(fused_runs):
+    """Each alone, at work: the form computes what the dense model does, by whatever way."""
+    for location in LOCATIONS:
+        dense, form = sparse_pair(afrac={location: 0.25})
+        ids = tiny_ids(2, 18)
+        assert (form(ids).logits - dense(ids).logits).abs().max() < 1e-5, location
+        assert (form(ids).logits - sparse_pair()[1](ids).logits).abs().max() > 1e-3, location
+
+
+@torch.no_grad()
+def test_a_location_that_kernels_do_not_know_is_not_passed_over(fused_runs):
+    _, form = sparse_pair()
+    block, ids = form.transformer.h[1], tiny_ids(1, 20)
+    block.mlp.extra = NodeSite(form.config, "mlp_neuron")
+    form(ids)
+    assert fused_runs == [0, 1]  # it keeps everything
+    block.mlp.extra = NodeSite(CSPConfig(**{**form.config.to_dict(), "afrac": {"mlp_neuron": 0.25}}), "mlp_neuron")
+    form(ids)
+    assert fused_runs == [0, 1, 0]
