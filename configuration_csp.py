@@ -141,23 +141,13 @@ class CSPConfig(PretrainedConfig):
     model_type = "csp"
     keys_to_ignore_at_inference = ["past_key_values"]
     attribute_map = {
-        "hidden_size": "d_model",
-        "n_embd": "d_model",
-        "num_hidden_layers": "n_layer",
-        "num_attention_heads": "n_head",
-        "head_dim": "d_head",
-        "intermediate_size": "d_mlp",
-        "hidden_act": "activation_type",
-        "max_position_embeddings": "block_size",
-        "n_positions": "block_size",
-    }
+        "hidden_size": "d_model", "n_embd": "d_model", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "head_dim": "d_head",
+        "intermediate_size": "d_mlp", "hidden_act": "activation_type", "max_position_embeddings": "block_size", "n_positions": "block_size",
+    }  # fmt: skip
     # What FSDP2 through transformers' DistributedConfig shards, by our module names.
     base_model_fsdp_plan = {
-        "wte": "free_full_weight",
-        "wpe": "free_full_weight",
-        "h.*": "free_full_weight",
-        "final_norm": "keep_full_weight",
-    }
+        "wte": "free_full_weight", "wpe": "free_full_weight", "h.*": "free_full_weight", "final_norm": "keep_full_weight",
+    }  # fmt: skip
 
     @_understanding_aliases
     def __init__(

@@ -34,7 +34,7 @@ from .attention_csp import (
     packed_positions,
     refuse_unknown_keywords,
     sdpa_attention_forward,
-)
+)  # fmt: skip
 from .configuration_csp import CSPConfig
 from .sparse_form_csp import SparseForm
 from .topk_csp import NodeSite, kernels
@@ -409,17 +409,10 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        cache: Cache | None = None,
-        **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+        input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None, inputs_embeds: torch.Tensor | None = None, labels: torch.Tensor | None = None,
+        use_cache: bool | None = None, logits_to_keep: int | torch.Tensor = 0, cache: Cache | None = None, **kwargs: Any,
+    ) -> CausalLMOutputWithPast:  # fmt: skip
         """Logits [batch, tokens, vocab]; with `labels` [batch, tokens] (-100: ignored) also the next-token cross-entropy.
 
         `inputs_embeds` may replace the embedding of `input_ids`; a model with a bigram table still needs the ids.
@@ -430,14 +423,9 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):  # type: ignore[misc]
                 "(the ids then feed the table only)."
             )
         outputs: BaseModelOutputWithPast = self.transformer(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=one_cache(past_key_values, cache),
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
-        )
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, inputs_embeds=inputs_embeds,
+            past_key_values=one_cache(past_key_values, cache), use_cache=use_cache, **kwargs,
+        )  # fmt: skip
         ids = None if input_ids is None else keep(input_ids, logits_to_keep)
         logits = self.unembed(keep(cast(torch.Tensor, outputs.last_hidden_state), logits_to_keep), ids)
         loss = None
@@ -445,12 +433,9 @@ class CSPForCausalLM(CSPPreTrainedModel, GenerationMixin):  # type: ignore[misc]
             # transformers' loss works in float32, also on float64 logits; top-k training amplifies that rounding.
             loss_function = float64_loss if logits.dtype == torch.float64 else self.loss_function
             loss = loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        left = {OUTPUT_CACHE: getattr(outputs, OUTPUT_CACHE)}
         return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            **{OUTPUT_CACHE: getattr(outputs, OUTPUT_CACHE)},
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions, **left
         )
 
     def unembed(self, hidden_states: torch.Tensor, input_ids: torch.Tensor | None) -> torch.Tensor:

@@ -26,7 +26,7 @@ from .sparse_file_csp import (
     read_sparse,
     require_complete,
     require_layers,
-)
+)  # fmt: skip
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 # Options of from_pretrained that change nothing here.

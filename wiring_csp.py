@@ -54,21 +54,25 @@ class Matrix(NamedTuple):
         reads: the location whose nodes are its inputs. writes: those whose nodes are its outputs, in the order of its rows.
         neuron_dim: the dimension of its weight that counts neurons or attention channels, each of which keeps a minimum of weights: 0 where an
             output row is a neuron's own weights, 1 where an input column is.
-        means: whose means stand for its inputs where an edge is removed; "attn_y": what attention makes of v, which is no node.
+        inputs: where its inputs are not those nodes themselves but what is made of them, the name of that: its means stand for removed edges.
     """
 
     path: str
     reads: str
     writes: tuple[str, ...]
     neuron_dim: int
-    means: str
+    inputs: str = ""
+
+    def inputs_name(self, layer: int | str) -> str:
+        """The name under which means of its inputs are kept."""
+        return f"{layer}.{self.inputs or LOCATIONS[self.reads].path}"
 
 
 MATRICES = (
-    Matrix("attn.c_attn", "attn_in", ("attn_q", "attn_k", "attn_v"), 0, "attn_in"),
-    Matrix("attn.c_proj", "attn_v", ("attn_out",), 1, "attn_y"),
-    Matrix("mlp.c_fc", "mlp_in", ("mlp_neuron",), 0, "mlp_in"),
-    Matrix("mlp.c_proj", "mlp_neuron", ("mlp_out",), 1, "mlp_neuron"),
+    Matrix("attn.c_attn", "attn_in", ("attn_q", "attn_k", "attn_v"), 0),
+    Matrix("attn.c_proj", "attn_v", ("attn_out",), 1, inputs="attn.y"),  # what attention makes of v, which is no node
+    Matrix("mlp.c_fc", "mlp_in", ("mlp_neuron",), 0),
+    Matrix("mlp.c_proj", "mlp_neuron", ("mlp_out",), 1),
 )
 EMBEDDING, POSITIONS, UNEMBEDDING, TABLE, LOGIT_BIAS = "wte", "wpe", "lm_head", "bigram_table", "final_logits_bias"
 # Kept out of projection and decay: the bigram table, the only dense matrix.
@@ -94,6 +98,13 @@ def writing(location: str) -> Matrix:
 def reading(location: str) -> Matrix:
     """The matrix whose inputs are the nodes of a location."""
     return next(matrix for matrix in MATRICES if matrix.reads == location)
+
+
+def made_inputs(names: Iterable[str]) -> dict[str, str]:
+    """Name of inputs that are no nodes -> the node site that they are made of, and as wide as, for every layer of these sites."""
+    layers = {located(name)[0] for name in names} - {None}
+    made = [matrix for matrix in MATRICES if matrix.inputs]
+    return {matrix.inputs_name(layer): site(layer, matrix.reads) for layer in layers for matrix in made}  # type: ignore[arg-type]
 
 
 def site(layer: int | str, location: str) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..wiring_csp import MATRICES
 from .hooks import hooks
-from .sites import evaluating, require_csp, y_name
+from .sites import evaluating, require_csp
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ def watching(model: Any) -> Iterator[dict[str, torch.Tensor]]:
         for name, site in require_csp(model).node_sites().items():
             handles.append(site.register_forward_hook(keep(name)))
         for i, block in enumerate(model.transformer.h):
-            handles.append(block.attn.c_proj.register_forward_pre_hook(keep_input(y_name(i))))
+            for matrix in MATRICES:
+                if matrix.inputs:
+                    hook = keep_input(matrix.inputs_name(i))
+                    handles.append(block.get_submodule(matrix.path).register_forward_pre_hook(hook))
         yield seen
 
 

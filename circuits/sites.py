@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..wiring_csp import MATRICES, located, location_width, site
+from ..wiring_csp import MATRICES, located, location_width, reading, site
 
 
 def require_csp(model: Any) -> Any:
@@ -37,7 +37,7 @@ def require_ids(model: Any, *ids: torch.Tensor) -> None:
 
 def y_name(layer: int | str) -> str:
     """The name under which means of what attention makes of v are kept. It is no node site; c_proj reads it."""
-    return f"{layer}.attn.y"
+    return reading("attn_v").inputs_name(layer)
 
 
 def dense(weight: Any) -> torch.Tensor:
@@ -94,7 +94,7 @@ def edge_maps(model: Any) -> dict[str, EdgeMap]:
     for i, block in enumerate(model.transformer.h):
         for matrix in MATRICES:
             source, first = site(i, matrix.reads), 0
-            means = y_name(i) if matrix.means == "attn_y" else site(i, matrix.means)
+            means = matrix.inputs_name(i)
             for location in matrix.writes:
                 target, rows = site(i, location), slice(first, first + location_width(config, location))
                 first = rows.stop

@@ -20,7 +20,7 @@ from safetensors.torch import save as to_safetensors
 
 from ..files import read_json, scratch_prefix, sweep
 from ..hub import upload
-from ..wiring_csp import FINAL, located, ordered
+from ..wiring_csp import FINAL, located, made_inputs, ordered
 from .edges import Edges
 from .identity import circuit_sha256
 from .masks import PruneConfig
@@ -229,12 +229,12 @@ def _edges(found: dict[str, Any], nodes: dict[str, torch.Tensor], tensors: dict[
 
 
 def _vectors(kind: str, tensors: dict[str, torch.Tensor], widths: dict[str, int]) -> dict[str, torch.Tensor]:
-    found = {}
+    found, made = {}, made_inputs(widths) if kind == "mean" else {}
     for name, tensor in tensors.items():
         head, _, site = name.partition("::")
         if head != kind:
             continue
-        wanted = widths.get(site.removesuffix("y") + "v") if site.endswith(".attn.y") else widths.get(site)
+        wanted = widths.get(made.get(site, site))
         if wanted is None or tensor.dtype != torch.float32 or tensor.shape != (wanted,) or not tensor.isfinite().all():
             raise ValueError(f"{name} is not {wanted} finite numbers of float32.")
         found[site] = tensor

@@ -68,7 +68,7 @@ def gated(monkeypatch):
         added[name] = location
         if name == "mlp_in":
             added["mlp_gate"] = Location("mlp.gate", "neurons", "gates")
-    matrices = (*MATRICES, Matrix("mlp.c_gate", "mlp_in", ("mlp_gate",), 0, "mlp_in"))
+    matrices = (*MATRICES, Matrix("mlp.c_gate", "mlp_in", ("mlp_gate",), 0))
     monkeypatch.setattr("sparse_circuits.modeling_csp.CSPMLP", GatedMLP)
     changed = {"LOCATIONS": added, "MATRICES": matrices, "NODE_LOCATIONS": tuple(n for n, each in added.items() if each.node)}
     import sys

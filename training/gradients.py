@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from ..wiring_csp import TABLE
 from .projection import local_part
 
 RMS_EPS = 1e-5
@@ -43,7 +44,7 @@ def adamw_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     The stock Trainer makes the same split for our models, because it goes by names (`*_norm`, `*bias*`).
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in named if p.dim() >= 2 and not name.startswith("bigram_table.")]
+    decayed = [p for name, p in named if p.dim() >= 2 and not name.startswith(f"{TABLE}.")]
     chosen = {id(p) for p in decayed}
     return [
         {"params": decayed, "weight_decay": weight_decay},
