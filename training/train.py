@@ -76,7 +76,8 @@ def train(
         data_collator=default_data_collator, callbacks=[callback, RunMetrics(recipe.block), stop],
     )  # fmt: skip
     report: dict[str, Any] = ngram_losses(blocks["train"], blocks["held_out"], len(tokenizer))
-    report |= {"dense start": evaluated(trainer)} if checkpoint is None else {}
+    if checkpoint is None:  # not by the trainer: it would draw random numbers, and processes see other batches then
+        report["dense start"] = loss_on(trainer.model, blocks["held_out"], arguments.per_device_eval_batch_size)
     finished = run_to_end(trainer, callback, stop, out, checkpoint, say)
     if first and missing("matplotlib") is None:
         write_curves(trainer.state.log_history, out / CURVES)
@@ -161,28 +162,21 @@ def take_up_finished(trainer: Trainer, checkpoint: str | None) -> bool:
     return True
 
 
-def evaluated(trainer: Trainer) -> float:
-    """Loss in nats per token on the trainer's held-out blocks; the trainer is left as it was."""
-    found = trainer.evaluate()["eval_loss"]
-    trainer.state.log_history.clear()
-    return found
-
-
 @torch.no_grad()
+def loss_on(model: CSPForCausalLM, blocks: torch.Tensor, batch: int) -> float:
+    """Loss in nats per token on blocks [n, tokens], the model being left in eval mode."""
+    parts = blocks.long().to(model.eval().device).split(batch)
+    return sum(float(model(part, labels=part).loss) * len(part) for part in parts) / len(blocks)
+
+
 def losses(model: CSPForCausalLM, blocks: torch.Tensor, batch: int) -> dict[str, float]:
     """Held-out loss in nats per token, and, as a control, what the trained bigram table alone scores: the sparse network says nothing then."""
-    model.eval()
-
-    def loss(parts: tuple[torch.Tensor, ...]) -> float:
-        return sum(float(model(part, labels=part).loss) * len(part) for part in parts) / len(blocks)
-
-    parts = blocks.long().split(batch)
-    found = {"held out": loss(parts)}
+    found = {"held out": loss_on(model, blocks, batch)}
     if model.bigram_table is not None:
         unembedding = model.lm_head.weight.detach().clone()
-        model.lm_head.weight.zero_()
-        found["table alone"] = loss(parts)
-        model.lm_head.weight.copy_(unembedding)
+        model.lm_head.weight.data.zero_()
+        found["table alone"] = loss_on(model, blocks, batch)
+        model.lm_head.weight.data.copy_(unembedding)
     return found
 
 

@@ -163,8 +163,7 @@ def test_two_processes_train_as_one(whole, tmp_path):
     one, two = (json.loads((folder / "report.json").read_text()) for folder in (whole, tmp_path / "run"))
     assert two["tokens"] == one["tokens"]
     assert two["l0"] == one["l0"]
-    # Float32 sums in another order move the support, and with it the path; by how much differs between machines (0.054 of 4.8 nats was seen).
-    assert abs(two["held out"] - one["held out"]) < 0.03 * (one["dense start"] - one["held out"])
+    assert abs(two["held out"] - one["held out"]) < 0.005  # float32 sums in another order may move the support
 
 
 def test_sigterm_saves_and_ends_cleanly(whole, tmp_path):
