@@ -74,7 +74,7 @@ MATRICES = (
     Matrix("mlp.c_fc", "mlp_in", ("mlp_neuron",), 0),
     Matrix("mlp.c_proj", "mlp_neuron", ("mlp_out",), 1),
 )
-EMBEDDING, POSITIONS, UNEMBEDDING, TABLE, LOGIT_BIAS = "wte", "wpe", "lm_head", "bigram_table", "final_logits_bias"
+EMBEDDING, POSITIONS, UNEMBEDDING, TABLE = "wte", "wpe", "lm_head", "bigram_table"
 # Kept out of projection and decay: the bigram table, the only dense matrix.
 TABLE_WEIGHT = f"{TABLE}.logit_bias"
 _IN_BLOCK = re.compile(r"(?:^|\.)h\.\d+\.(?P<path>[\w.]+)\.(?P<kind>weight|bias)$")
