@@ -12,7 +12,7 @@ TYPED := $(filter-out sparse_circuits.__init__,$(subst /,.,$(MODULES:%.py=sparse
 ON_NEWEST := tests/test_model.py tests/test_keywords.py tests/test_generation.py tests/kernels/test_attention.py tests/test_remote_code.py tests/test_hub.py tests/test_config.py \
   tests/checkpoints/test_tokenizer.py tests/checkpoints/test_writing.py tests/test_sparse_file.py tests/training/test_callback.py tests/training/test_guards.py tests/circuits/test_compiled.py
 
-.PHONY: demo test quick check format compat newest browser venv clean
+.PHONY: demo test quick gpu check format compat newest browser venv clean
 
 demo: venv
 	rm -rf runs/demo
@@ -29,6 +29,10 @@ QUICK := tests/test_house.py tests/test_wiring.py tests/test_docs.py tests/test_
 
 quick: venv
 	$(BIN)/python -m pytest $(wildcard $(QUICK)) -q -n 2 -m "not slow"
+
+# All that is to be known of a GPU, in ten minutes: on a bare machine too, by its own Python, where torch, Triton and transformers are there.
+gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py
 
 check: venv
 	$(BIN)/ruff check .

@@ -65,7 +65,7 @@ class Plain:
 
 def plain_attention(module, query, key, value, attention_mask, scaling=None, s_aux=None, **kwargs):
     batch, heads, tokens, _ = query.shape
-    mask = torch.full((tokens, tokens), -torch.inf).triu(1).expand(heads, tokens, tokens)
+    mask = torch.full((tokens, tokens), -torch.inf, device=query.device).triu(1).expand(heads, tokens, tokens)
     if s_aux is not None:
         mask = torch.cat([s_aux.view(heads, 1, 1).expand(heads, tokens, 1), mask], dim=-1)
         key, value = (F.pad(x, (0, 0, 1, 0)) for x in (key, value))

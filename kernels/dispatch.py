@@ -48,7 +48,10 @@ def product(x: torch.Tensor, values: torch.Tensor, support: Any, bias: torch.Ten
 
 def value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Any) -> torch.Tensor | None:
     """The entries of dy.T @ x at the nonzeros, [nonzeros]."""
-    return _module("products").value_gradient(dy, x, support) if serve(dy, x) else None
+    if serve(dy, x):
+        return _module("products").value_gradient(dy, x, support)
+    triton = gpu(x) if support.columns.numel() and x.dtype == dy.dtype == torch.float32 else None
+    return None if triton is None else triton.value_gradient(dy, x, support.row_of, support.columns)
 
 
 def embedding(ids: torch.Tensor, values: torch.Tensor, support: Any) -> torch.Tensor | None:

@@ -1,8 +1,9 @@
-"""GPU kernels in Triton: AbsTopK by a search over thresholds, and products with sparse matrices.
+"""GPU kernels in Triton: AbsTopK by a search over thresholds, products with sparse matrices, and the gradient of their values.
 
 Imported only where Triton is installed and a tensor lies on a GPU. Semantics are those of the PyTorch path, exactly for AbsTopK. Each
-output is summed by one program in a fixed order, so results are deterministic. `ready` tries both kernels on small inputs, once per
-device, before they are used: where one fails or differs, PyTorch serves instead, with a warning that says so.
+output is summed by one program in a fixed order, so results are deterministic. `ready` tries them all on small inputs, once per
+device, before they are used: where one fails or differs, PyTorch serves instead, with a warning that says so. Nothing here waits for the
+device, but for the first call of each shape on it, which times a few block sizes (`_chosen`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,26 +19,36 @@ import triton
 import triton.language as tl
 
 MAX_WIDTH = 1 << 15  # a row of AbsTopK is held in registers
-TOKENS = 64  # tokens that a product handles side by side
+# Block sizes that are tried, once for each kernel, shape and device; the first is taken where timing means nothing.
+ROWS_OF_TOPK = (4096, 8192, 16384)  # entries in a program: several rows of a narrow site
+TOKENS = (64, 32, 128, 256)  # tokens that a product handles side by side
+# Bits of a float32 that are 0 in a widened value: the search need not look at them.
+_EMPTY_BITS = {torch.float32: 0, torch.float16: 13, torch.bfloat16: 16}
 
 
 @triton.jit
-def _abs_topk_kernel(x, out, kept, width, k, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64) * width
+def _abs_topk_kernel(x, out, kept, rows, width, k, ROWS: tl.constexpr, BLOCK: tl.constexpr, LOWEST: tl.constexpr):
+    """ROWS rows, each read once and written once, with its mask; held in registers meanwhile."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK)
-    inside = columns < width
-    values = tl.load(x + row + columns, mask=inside, other=0.0)
+    inside = (row < rows)[:, None] & (columns < width)[None, :]
+    place = row[:, None] * width + columns[None, :]
+    values = tl.load(x + place, mask=inside, other=0.0)
     # The bits of a non-negative float order as integers do, with NaN above infinity; what is outside ranks below everything.
     bits = tl.where(inside, values.to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF, -1)
-    threshold = 0
-    for i in range(31):  # from the highest bit down: the largest threshold that at least k entries reach
+    threshold = tl.zeros((ROWS,), dtype=tl.int32)
+    for i in range(31 - LOWEST):  # from the highest bit down: the largest threshold that at least k entries reach
         candidate = threshold | (1 << (30 - i))
-        threshold = tl.where(tl.sum((bits >= candidate).to(tl.int32)) >= k, candidate, threshold)
-    above, tied = bits > threshold, bits == threshold
-    room = k - tl.sum(above.to(tl.int32))
-    keep = above | (tied & (tl.cumsum(tied.to(tl.int32), 0) <= room))
-    tl.store(out + row + columns, tl.where(keep, values, 0.0), mask=inside)
-    tl.store(kept + row + columns, keep.to(tl.int8), mask=inside)
+        reached = tl.sum((bits >= candidate[:, None]).to(tl.int32), axis=1)
+        threshold = tl.where(reached >= k, candidate, threshold)
+    above, tied = bits > threshold[:, None], bits == threshold[:, None]
+    room = k - tl.sum(above.to(tl.int32), axis=1)
+    excess = tl.max(tl.sum(tied.to(tl.int32), axis=1) - room, axis=0)
+    keep = above | tied
+    if excess > 0:  # more ties than room in some row: those to the left
+        keep = above | (tied & (tl.cumsum(tied.to(tl.int32), 1) <= room[:, None]))
+    tl.store(out + place, tl.where(keep, values, 0.0), mask=inside)
+    tl.store(kept + place, keep.to(tl.int8), mask=inside)
 
 
 @triton.jit
@@ -66,6 +78,42 @@ def _product_of_one_kernel(x, starts, columns, values, out, BLOCK: tl.constexpr)
     tl.store(out + row, tl.sum(total))
 
 
+@triton.jit
+def _value_gradient_kernel(dy, x, row_of, columns, out, tokens, BLOCK: tl.constexpr):
+    """One nonzero: dy is [rows, tokens], x [width, tokens]."""
+    n = tl.program_id(0).to(tl.int64)
+    left = dy + tl.load(row_of + n).to(tl.int64) * tokens
+    right = x + tl.load(columns + n).to(tl.int64) * tokens
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for base in range(0, tokens, BLOCK):
+        token = base + tl.arange(0, BLOCK)
+        inside = token < tokens
+        total += tl.load(left + token, mask=inside, other=0.0) * tl.load(right + token, mask=inside, other=0.0)
+    tl.store(out + n, tl.sum(total))
+
+
+_choices: dict[tuple[Any, ...], int] = {}
+
+
+def _chosen(key: tuple[Any, ...], options: tuple[int, ...], launch: Callable[[int], None], device: torch.device) -> int:
+    """The fastest of a few block sizes, timed once for each key on a device; the first where there is no clock for it."""
+    if len(options) == 1 or device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        return _choices.get((device, *key), options[0])
+    if (device, *key) not in _choices:
+        seconds = {}
+        for option in options:
+            launch(option)  # compiles
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            for _ in range(3):
+                launch(option)
+            end.record()
+            end.synchronize()
+            seconds[option] = start.elapsed_time(end)
+        _choices[(device, *key)] = min(seconds, key=seconds.__getitem__)
+    return _choices[(device, *key)]
+
+
 def _on(device: torch.device) -> Any:
     """Triton launches on the current device, which need not be the tensor's."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
@@ -92,10 +140,18 @@ def selected(x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(AbsTopK over the last dimension, bool mask of what it keeps); float32, float16 or bfloat16, 0 < k < width <= MAX_WIDTH."""
     x, width = x.contiguous(), x.shape[-1]
     out, kept = torch.empty_like(x), torch.empty(x.shape, dtype=torch.bool, device=x.device)
-    block = triton.next_power_of_2(width)
-    grid = (x.numel() // width,)
+    block, rows = triton.next_power_of_2(width), x.numel() // width
+
+    def launch(entries: int) -> None:
+        side = max(1, entries // block)
+        warps = max(1, min(16, side * block // 512))
+        _abs_topk_kernel[(triton.cdiv(rows, side),)](
+            x, out, kept.view(torch.int8), rows, width, k, ROWS=side, BLOCK=block, LOWEST=_EMPTY_BITS[x.dtype], num_warps=warps
+        )
+
+    options = tuple(entries for entries in ROWS_OF_TOPK if block <= entries <= max(block, 2 * rows * block)) or (block,)
     with _on(x.device):
-        _abs_topk_kernel[grid](x, out, kept.view(torch.int8), width, k, BLOCK=block, num_warps=max(1, min(16, block // 512)))
+        launch(_chosen(("topk", x.dtype, width, rows > 64), options, launch, x.device))
     return out, kept
 
 
@@ -103,14 +159,32 @@ def product(x: torch.Tensor, starts: torch.Tensor, columns: torch.Tensor, values
     """x [tokens, width] @ W.T in float32, for W [rows, width] by its nonzeros (CSR, int32)."""
     rows, tokens = starts.shape[0] - 1, x.shape[0]
     out = torch.empty(rows, tokens, device=x.device, dtype=torch.float32)
+    values = values.contiguous()
     if tokens == 1:
         with _on(x.device):
-            _product_of_one_kernel[(rows,)](x.contiguous(), starts, columns, values.contiguous(), out, BLOCK=32, num_warps=1)
+            _product_of_one_kernel[(rows,)](x.contiguous(), starts, columns, values, out, BLOCK=32, num_warps=1)
         return out.view(1, rows)
-    grid = (rows, triton.cdiv(tokens, TOKENS))
+    turned = x.t().contiguous()
+
+    def launch(block: int) -> None:
+        grid, warps = (rows, triton.cdiv(tokens, block)), max(1, block // 32)
+        _product_kernel[grid](turned, starts, columns, values, out, tokens, BLOCK=block, num_warps=warps)
+
     with _on(x.device):
-        _product_kernel[grid](x.t().contiguous(), starts, columns, values.contiguous(), out, tokens, BLOCK=TOKENS, num_warps=2)
+        launch(_chosen(("product", rows, x.shape[1], triton.next_power_of_2(tokens)), TOKENS, launch, x.device))
     return out.t().contiguous()
+
+
+def value_gradient(dy: torch.Tensor, x: torch.Tensor, row_of: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """The entries of dy.T @ x at the nonzeros, float32 [nonzeros]; dy [tokens, rows], x [tokens, width] float32."""
+    out = torch.empty(columns.shape[0], device=x.device, dtype=torch.float32)
+    left, right, tokens = dy.t().contiguous(), x.t().contiguous(), x.shape[0]
+    block = min(1024, triton.next_power_of_2(tokens))
+    with _on(x.device):
+        _value_gradient_kernel[(out.shape[0],)](
+            left, right, row_of, columns, out, tokens, BLOCK=block, num_warps=max(1, block // 256)
+        )
+    return out
 
 
 @functools.cache
@@ -143,4 +217,8 @@ def _fault(device: torch.device) -> str:
             found = product(inputs, starts, columns.int(), dense[rows, columns])
             if not torch.allclose(found.double(), inputs.double() @ dense.double().t(), atol=1e-4):
                 return "the sparse product differs"
+            dy = torch.randn(tokens, 5, generator=torch.Generator().manual_seed(2)).to(device)
+            gradient = value_gradient(dy, inputs, rows.int(), columns.int())
+            if not torch.allclose(gradient.double(), (dy.double().t() @ inputs.double())[rows, columns], atol=1e-4):
+                return "the gradient of sparse values differs"
     return ""

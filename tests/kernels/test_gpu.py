@@ -46,6 +46,29 @@ def test_products(gpu, tokens, density):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("tokens", [1, 3, 64, 1500])
+def test_the_gradient_of_values(gpu, tokens):
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(20, 50, generator=generator) * (torch.rand(20, 50, generator=generator) < 0.1)
+    matrix = SparseMatrix.from_dense(weight).to(DEVICE)
+    dy, x = torch.randn(tokens, 20, generator=generator).to(DEVICE), torch.randn(tokens, 50, generator=generator).to(DEVICE)
+    found = gpu.value_gradient(dy, x, matrix.support.row_of, matrix.columns)
+    rows, columns = weight.to(DEVICE).nonzero(as_tuple=True)
+    torch.testing.assert_close(found, (dy.t() @ x)[rows, columns], atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.gpu
+def test_rows_that_do_not_fill_a_program(gpu):
+    """Several rows of a narrow site in one program, the last program with some missing; rows of ties beside rows without."""
+    x = torch.randn(37, 50, generator=torch.Generator().manual_seed(3))
+    x[5], x[9, ::2] = 1.0, 0.0
+    expected = abs_topk_mask(x, 12)
+    out, kept = gpu.selected(x.to(DEVICE), 12)
+    assert torch.equal(kept.cpu(), expected)
+    assert torch.equal(out.cpu(), torch.where(expected, x, 0))
+
+
+@pytest.mark.gpu
 def test_a_device_is_tried_before_it_is_used(gpu, monkeypatch):
     gpu.ready.cache_clear()
     with warnings.catch_warnings():
