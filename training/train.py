@@ -77,7 +77,7 @@ def train(
     )  # fmt: skip
     report: dict[str, Any] = ngram_losses(blocks["train"], blocks["held_out"], len(tokenizer))
     if checkpoint is None:  # not by the trainer: it would draw random numbers, and processes see other batches then
-        report["dense start"] = loss_on(trainer.model, blocks["held_out"], arguments.per_device_eval_batch_size)
+        report["dense start"] = loss_on(model, blocks["held_out"], arguments.per_device_eval_batch_size)
     finished = run_to_end(trainer, callback, stop, out, checkpoint, say)
     if first and missing("matplotlib") is None:
         write_curves(trainer.state.log_history, out / CURVES)
