@@ -18,6 +18,7 @@ from .hooks import hooks
 from .sites import EdgeMap, edge_maps, norms, require_csp
 
 Change = Callable[[torch.Tensor], torch.Tensor]
+Scales = dict[nn.Module, torch.Tensor]
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def ablated(
     *,
     removed: Mapping[str, tuple[torch.Tensor, ...]] | None = None,
     means: Mapping[str, torch.Tensor] | None = None,
-    freeze_norms: bool = False,
+    freeze_norms: bool | Scales = False,
 ) -> Iterator[None]:
     """While the block runs, the output of each named node site goes through its function, and removed edges carry means.
 
@@ -37,9 +38,10 @@ def ablated(
     Args:
         changes: site -> function of the site's output.
         removed: "source site->target site" -> (source nodes, target nodes), one pair for each edge; or `Edges`, which have the weights too.
-        means: of every source, for removed edges; for v -> resid_delta of what attention makes of v (`sites.y_name`), which c_proj reads.
+        means: of every source, for removed edges, [width], or anything that broadcasts to [batch, tokens, width]; for v -> resid_delta of what attention makes of v (`sites.y_name`), which c_proj reads.
         freeze_norms: norms use the scales that they have in the unpruned model on the same input, so that deleting nodes cannot
-            amplify what is left. Only scales are frozen, not outputs, so gradients flow. Each call runs the model twice.
+            amplify what is left. Only scales are frozen, not outputs, so gradients flow. Each call runs the model twice, unless the scales of
+            this input are given (`norm_scales`).
     """
     sites = require_csp(model).node_sites()
     state = _Recording()
@@ -53,8 +55,21 @@ def ablated(
             handles.append(module.register_forward_hook(state.cut_hook(cut)))
         if freeze_norms:
             handles += [norm.register_forward_hook(state.norm_hook) for norm in norms(model)]
-            handles.append(model.register_forward_pre_hook(state.record, with_kwargs=True))
+            if isinstance(freeze_norms, Mapping):
+                state.scales = freeze_norms
+            else:
+                handles.append(model.register_forward_pre_hook(state.record, with_kwargs=True))
         yield
+
+
+@contextmanager
+def recorded_scales(model: nn.Module) -> Iterator[Scales]:
+    """While the block runs, the scales that the model's norms use in its last call: norm -> [batch, tokens, 1]."""
+    state = _Recording()
+    state.recording = True
+    with hooks() as handles:
+        handles += [norm.register_forward_hook(state.norm_hook) for norm in norms(model)]
+        yield state.scales
 
 
 class _Recording:
@@ -62,7 +77,7 @@ class _Recording:
 
     def __init__(self) -> None:
         self.recording = False
-        self.scales: dict[nn.Module, torch.Tensor] = {}
+        self.scales: Scales = {}
 
     def hook(self, change: Change) -> Any:
         return lambda module, args, out: None if self.recording else change(out)
@@ -122,9 +137,10 @@ class _Gate(torch.autograd.Function):
         out, fill, importance = ctx.saved_tensors
         (grad,) = grads
         to_gate = (grad * (out - fill)).flatten(0, -2).sum(0)
+        closed = importance <= 0
         return (
-            torch.where(importance > 0, grad, 0),
-            None,
+            torch.where(closed, 0, grad),
+            torch.where(closed, grad, 0).sum_to_size(fill.shape) if ctx.needs_input_grad[1] else None,
             (to_gate * surrogate(importance, ctx.temperature)).to(importance),
             None,
         )
@@ -137,7 +153,7 @@ def surrogate(importance: torch.Tensor, temperature: float) -> torch.Tensor:
 
 
 def gated(importance: torch.Tensor, fill: torch.Tensor, temperature: float) -> Change:
-    """Nodes open where importance [width] is above 0, held at `fill` [width] elsewhere; importance gets a gradient."""
+    """Nodes open where importance [width] is above 0, held at `fill` (as in `holding`) elsewhere; importance gets a gradient, and fill if it wants one."""
     return lambda out: _Gate.apply(out, fill.to(out), importance, temperature)  # type: ignore[no-untyped-call,return-value]
 
 
@@ -173,7 +189,7 @@ class _Cut:
         weights = part.entries(source, target) if weights is None else weights
         matrix = weights.new_zeros(len(targets), len(sources))
         matrix[at_target, at_source] = weights
-        return cls(targets + part.rows.start, sources, matrix, means[part.mean_name][sources])
+        return cls(targets + part.rows.start, sources, matrix, means[part.mean_name][..., sources])
 
 
 def _by_module(model: nn.Module, names: Mapping[str, Any]) -> dict[nn.Module, list[EdgeMap]]:

@@ -6,27 +6,30 @@ import math
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 
-from .scoring import Score, losses
+from .scoring import Score
 
 MAX_SCALE = 10.0  # larger scales were seen only where they flatter a circuit that has nearly no signal left (docs/method.md#calibration)
 
 
-def calibrate(logits: torch.Tensor) -> tuple[dict[str, float], Score]:
+def calibrate(logits: torch.Tensor, model: torch.Tensor) -> tuple[dict[str, float], Score]:
     """Fits `scale` and `shift` of the difference of the two answers' logits by 16 LBFGS steps (paper: scale and shift of the logits).
 
-    Prompts 2j and 2j + 1 are a pair whose right answers are opposite, so the difference is taken towards the first prompt's answer.
+    Fitted to the whole model's probabilities of the two answers (cross-entropy), not to which answer is right: right answers can often be separated,
+    and no scale is large enough for those. Prompts 2j and 2j + 1 are a pair whose right answers are opposite, so the difference is taken towards
+    the first prompt's answer.
 
     Args:
-        logits: [2n, 2] of (right, other).
+        logits: the circuit's, [2n, 2] of (right, other). model: the whole model's.
 
     Returns:
         {"scale", "shift"}, and the score on the half of the pairs that was not fitted on. The scale is at most 10.
     """
-    towards = _towards_first(logits.detach().cpu().double())
+    towards, wanted = (_towards_first(each.detach().cpu().double()) for each in (logits, model))
     if len(towards) < 2:
         raise ValueError("One pair cannot be fitted on and scored on; calibrate on at least 2.")
-    fit, rest = towards[0::2], towards[1::2]
+    fit, rest, wanted = towards[0::2], towards[1::2], wanted[0::2].sigmoid()
     # scale = 10 * sigmoid: the bound is part of the fit, so that the shift belongs to the scale
     start = torch.logit(torch.tensor(1 / MAX_SCALE, dtype=torch.float64))
     raw, shift = start.requires_grad_(), torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -34,7 +37,7 @@ def calibrate(logits: torch.Tensor) -> tuple[dict[str, float], Score]:
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = losses(_calibrated(fit, MAX_SCALE * raw.sigmoid(), shift)).mean()
+        loss = F.binary_cross_entropy_with_logits(fit * MAX_SCALE * raw.sigmoid() + shift, wanted)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

@@ -12,11 +12,14 @@ from tqdm import tqdm
 
 from ..configuration_csp import require_positive_int
 from ..wiring_csp import located, site
-from .ablation import ablated, gated, holding, scaled, surrogate
+from .ablation import Change, Scales, ablated, gated, holding, recorded_scales, scaled, surrogate
+from .conditions import ABLATIONS, Conditions
+from .outcome import last_logits, losses, vocabulary_kl
 from .scoring import task_loss
 from .sites import require_csp
 from .tasks import Pairs, Task
 
+OBJECTIVES = ("task", "distribution")
 Nodes = dict[str, torch.Tensor]  # site -> sorted int64 indices of nodes
 
 
@@ -31,8 +34,13 @@ class PruneConfig:
         temperature: of the surrogate gradient (1). init_mean, init_std: of importance (0.1, 0.01).
         weight_decay, beta2, clip: of the optimizer (1e-3, 0.95, 1).
         tie_qk: channel i of q and of k share one mask while masks are trained; afterwards each is kept or dropped by itself.
-        freeze_norms: norms use the scales of the unpruned model.
-        ablation: "mean", or "zero" (smaller circuits, further from what the model does).
+        freeze_norms: norms use the scales of the unpruned model, so that no node is kept for turning a norm up.
+        ablation: what closed nodes are held at (`conditions.py`): "mean"; "zero"; "resample": activations of other tokens of the corpus; "mix":
+            mean and resample, and the circuit must do under each; "adversarial": mix, and what was sought to break it. Larger circuits, that
+            survive more, in this order.
+        draws: of each kind of resampling, under which decisions are taken.
+        objective: "task": the loss between the two answers; "distribution": KL(model || circuit) over the whole vocabulary, and a circuit must have at
+            most `target_kl` of it, beside `target_loss`.
         eval_pairs: held-out pairs, always the same, on which every decision after training is taken.
         edges: whether edges are pruned after nodes.
         seed: of batches and masks.
@@ -51,17 +59,20 @@ class PruneConfig:
     beta2: float = 0.95
     clip: float = 1.0
     tie_qk: bool = False
-    freeze_norms: bool = False
+    freeze_norms: bool = True
     ablation: str = "mean"
+    draws: int = 4
+    objective: str = "task"
+    target_kl: float = 0.5
     eval_pairs: int = 64
     edges: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("target_loss", "lr", "temperature", "init_std", "clip"):
+        for name in ("target_loss", "target_kl", "lr", "temperature", "init_std", "clip"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be above 0, and finite.")
-        for name in ("steps", "pairs", "eval_pairs"):
+        for name in ("steps", "pairs", "eval_pairs", "draws"):
             require_positive_int(name, getattr(self, name))
         for name in ("k_coef", "weight_decay", "warmup"):
             if not getattr(self, name) >= 0:
@@ -71,8 +82,9 @@ class PruneConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 0 and less than 1.")
         if self.eval_pairs < 2:
             raise ValueError("eval_pairs is 1; calibration is fitted on one half and scored on the other: give at least 2.")
-        if self.ablation not in ("mean", "zero"):
-            raise ValueError(f"ablation is {self.ablation!r}; it must be 'mean' or 'zero'.")
+        for name, choices in (("ablation", ABLATIONS), ("objective", OBJECTIVES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}.")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,31 +95,50 @@ class Masks:
 
     Args:
         fills: site -> what a closed node is held at, [width].
+        barred: nodes that stay closed.
     """
 
-    def __init__(self, model: Any, fills: Mapping[str, torch.Tensor], config: PruneConfig):
+    def __init__(self, model: Any, fills: Mapping[str, torch.Tensor], config: PruneConfig, barred: Nodes | None = None):
         generator = torch.Generator().manual_seed(config.seed)
         self.model, self.config = model, config
-        self.fills = {name: fills[name].to(model.device) for name in require_csp(model).node_sites()}
+        self.fills: dict[str, torch.Tensor] = {}
+        self.hold(fills)
         self.importance: dict[str, torch.Tensor] = {}
         for name, fill in self.fills.items():
-            importance = config.init_mean + config.init_std * torch.randn(fill.shape, generator=generator)
+            importance = config.init_mean + config.init_std * torch.randn(fill.shape[-1], generator=generator)
             self.importance[name] = importance.to(model.device).requires_grad_()
         if config.tie_qk:
             for name in self.importance:
                 layer, location = located(name)
                 if layer is not None and location == "attn_k":
                     self.importance[name] = self.importance[site(layer, "attn_q")]
+        self.barred = barred or {}
+        self.clamp()
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Brings importance back into [-1, 1], that of barred nodes to -1."""
+        for importance in self.parameters():
+            importance.clamp_(-1, 1)
+        for name, indices in self.barred.items():
+            self.importance[name][indices] = -1
+
+    def hold(self, fills: Mapping[str, torch.Tensor]) -> None:
+        """From now on closed nodes are held at these: [width], or what broadcasts to [prompts, tokens, width]."""
+        self.fills = {name: fills[name].to(self.model.device) for name in require_csp(self.model).node_sites()}
 
     def parameters(self) -> list[torch.Tensor]:
         return list({id(importance): importance for importance in self.importance.values()}.values())
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
-        changes = {
-            name: gated(importance, self.fills[name], self.config.temperature) for name, importance in self.importance.items()
-        }
-        with ablated(self.model, changes, freeze_norms=self.config.freeze_norms):
+    def applied(self, scales: Scales | None = None) -> Iterator[None]:
+        """While the block runs, the model is as under the masks. scales: of this input's norms in the unpruned model, if they are known."""
+
+        def change(name: str) -> Change:  # the fills of the moment
+            return lambda out: gated(self.importance[name], self.fills[name], self.config.temperature)(out)
+
+        freeze = self.config.freeze_norms and (scales or True)
+        with ablated(self.model, {name: change(name) for name in self.importance}, freeze_norms=freeze):
             yield
 
     def open_count(self) -> torch.Tensor:
@@ -145,14 +176,17 @@ class _Open(torch.autograd.Function):
 
 
 def train_masks(
-    masks: Masks, task: Task, report: Callable[[int, float, int], None] | None = None
-) -> list[tuple[int, float, int]]:
-    """Trains importance by AdamW on task loss + k_coef * open nodes, the model's weights frozen.
+    masks: Masks, task: Task, report: Callable[[int, float, int], None] | None = None, conditions: Conditions | None = None
+) -> list[tuple[int, float, int]]:  # fmt: skip
+    """Trains importance by AdamW on the objective + k_coef * open nodes, the model's weights frozen.
 
     Ctrl-C ends the training early; the masks stay as they are then.
 
+    Args:
+        conditions: what closed nodes are held at in each step; default: always the masks' fills.
+
     Returns:
-        (step, task loss, open nodes) of each step.
+        (step, loss, open nodes) of each step.
     """
     config, model = masks.config, masks.model
     optimizer = torch.optim.AdamW(masks.parameters(), lr=config.lr, betas=(0.9, config.beta2), weight_decay=config.weight_decay)
@@ -166,29 +200,71 @@ def train_masks(
     requires = {name: p.requires_grad for name, p in model.named_parameters()}
     try:
         model.requires_grad_(False)
-        with masks.applied():
-            for step in bar:
-                start = (step * config.pairs) % max(1, len(pool) - config.pairs + 1)
-                loss = task_loss(model, pool.part(start, start + config.pairs))
-                count = masks.open_count()
-                optimizer.zero_grad()
-                (loss + config.k_coef * count).backward()
-                torch.nn.utils.clip_grad_norm_(masks.parameters(), config.clip)
-                optimizer.step()
-                schedule.step()
-                with torch.no_grad():
-                    for importance in masks.parameters():
-                        importance.clamp_(-1, 1)
-                history.append((step, loss.item(), int(count.item())))
-                bar.set_postfix(loss=f"{history[-1][1]:.3f}", nodes=history[-1][2])
-                if report is not None:
-                    report(*history[-1])
+        batches = _Batches(model, pool, config)
+        for step in bar:
+            loss = _step(masks, batches, step, conditions)
+            count = masks.open_count()
+            optimizer.zero_grad()
+            (loss + config.k_coef * count).backward()
+            if conditions is not None:
+                conditions.ascend()
+            torch.nn.utils.clip_grad_norm_(masks.parameters(), config.clip)
+            optimizer.step()
+            schedule.step()
+            masks.clamp()
+            history.append((step, loss.item(), int(count.item())))
+            bar.set_postfix(loss=f"{history[-1][1]:.3f}", nodes=history[-1][2])
+            if report is not None:
+                report(*history[-1])
     except KeyboardInterrupt:
         bar.write(f"Stopped after {len(history)} of {config.steps} steps; going on with the masks as they are.")
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(requires[name])
     return history
+
+
+def _step(masks: Masks, batches: _Batches, step: int, conditions: Conditions | None) -> torch.Tensor:
+    """The objective on a step's batch."""
+    pairs, model_logits, scales = batches.at(step)
+    if conditions is not None:
+        masks.hold(conditions.for_training(*pairs.input_ids.shape))
+    with masks.applied(scales):
+        logits = last_logits(masks.model, pairs, len(pairs))
+    return objective(logits, pairs.answers, model_logits)
+
+
+def objective(logits: torch.Tensor, answers: torch.Tensor, model_logits: torch.Tensor | None) -> torch.Tensor:
+    """Pairwise loss, or with the whole model's logits KL(model || circuit) over the vocabulary; mean over prompts, nats."""
+    if model_logits is None:
+        return losses(logits.gather(1, answers)).mean()
+    return vocabulary_kl(model_logits, logits).mean()
+
+
+class _Batches:
+    """Batches of training pairs in turn, with what the unpruned model does on them: logits and scales of norms, computed once for each."""
+
+    def __init__(self, model: Any, pool: Pairs, config: PruneConfig):
+        self.model, self.pool, self.config = model, pool, config
+        self._known: dict[int, tuple[torch.Tensor | None, Scales | None]] = {}
+
+    def at(self, step: int) -> tuple[Pairs, torch.Tensor | None, Scales | None]:
+        config = self.config
+        start = step % max(1, len(self.pool) // config.pairs) * config.pairs
+        pairs = self.pool.part(start, start + config.pairs)
+        if start not in self._known:
+            self._known[start] = unpruned(self.model, pairs, config)
+        return pairs, *self._known[start]
+
+
+@torch.no_grad()
+def unpruned(model: Any, pairs: Pairs, config: PruneConfig) -> tuple[torch.Tensor | None, Scales | None]:
+    """What decisions about a circuit need of the whole model on pairs, one batch: logits where the objective is the distribution, scales where norms are frozen."""
+    if config.objective == "task" and not config.freeze_norms:
+        return None, None
+    with recorded_scales(model) as scales:
+        logits = last_logits(model, pairs, len(pairs))
+    return logits if config.objective == "distribution" else None, scales if config.freeze_norms else None
 
 
 def pool_size(config: PruneConfig) -> int:

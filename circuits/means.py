@@ -25,6 +25,7 @@ class Means:
         low, high: smallest and largest activation seen, [width].
         count: tokens that were averaged.
         corpus: sha256 of the token ids, in order.
+        samples: activations at random tokens, the same tokens at every site, [samples, width]; None if none were asked for.
     """
 
     values: dict[str, torch.Tensor]
@@ -32,6 +33,7 @@ class Means:
     high: dict[str, torch.Tensor]
     count: int
     corpus: str
+    samples: dict[str, torch.Tensor] | None = None
 
 
 @contextmanager
@@ -57,10 +59,13 @@ def watching(model: Any) -> Iterator[dict[str, torch.Tensor]]:
 
 
 @torch.no_grad()
-def mean_activations(model: Any, blocks: torch.Tensor, batch: int = 16) -> Means:
+def mean_activations(model: Any, blocks: torch.Tensor, batch: int = 16, *, samples: int = 0, seed: int = 0) -> Means:
     """Mean of every node over all tokens of blocks [n, tokens] of token ids, as sums in float64, streaming.
 
     The same, up to float64 rounding, for every batch size. AbsTopK is applied, as the model does it.
+
+    Args:
+        samples: how many tokens' activations to keep beside the means, for resampling; drawn by `seed`.
 
     Raises:
         ValueError: if there are no tokens, or ids that the model does not have.
@@ -85,7 +90,8 @@ def mean_activations(model: Any, blocks: torch.Tensor, batch: int = 16) -> Means
                 high[name] = torch.maximum(high[name], most) if name in high else most
     count = blocks.numel()
     corpus = hashlib.sha256(blocks.cpu().to(torch.int32).contiguous().numpy().tobytes()).hexdigest()
-    return Means({name: (total / count).float() for name, total in sums.items()}, low, high, count, corpus)
+    kept = sample_activations(model, blocks, samples, seed, batch) if samples else None
+    return Means({name: (total / count).float() for name, total in sums.items()}, low, high, count, corpus, kept)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The report on a circuit: a table for the terminal, JSON, and a verdict that says what the evidence supports, never more."""
+"""The report on a circuit: tables for the terminal, JSON, and a verdict in levels, each with its figures."""
 
 from __future__ import annotations
 
@@ -15,13 +15,32 @@ from .identity import circuit_sha256
 from .storage import REPORT
 
 Rows = list[tuple[str, ...]]
+VERSION = 2  # of report.json; 1 had one word for all
+FIGURES = {
+    "loss": "pairwise loss, nats", "preference": "prefers the right answer", "first_guess": "right answer is the first guess", "probability": "its probability",
+    "rank": "its rank, median", "on_answers": "probability of the two answers", "kl": "KL from the model, nats", "same_guess": "the model's first guess",
+    "same_preference": "the model's preference",
+}  # fmt: skip
 
 # What counts as what, in one place.
-ACCURATE = 0.9  # accuracy on prompts, and share of same answers, that count as doing the task and as agreeing
-CRIPPLED = 0.5  # nats of task loss without the circuit, of a chance of 0.693 ...
+PREFERS = 0.9  # share of test prompts on which the right answer is preferred to the other
+PRODUCES = 0.8  # ... and on which it is the first guess
+AGREES = 0.5  # KL to the model over the vocabulary, as a share of what it is with everything ablated
+ABLE = 2.0  # times the target loss that still counts as doing the task, on prompts and under ablations that decided nothing
+CRIPPLED = 0.5  # nats of pairwise loss without the circuit, of a chance of 0.693 ...
 RISES = 0.35  # ... which must be as many more than the model's own, half of chance
-SPECIFIC = 2.0  # times the rise in loss that as many random nodes of the same sites cause on average; in narrow models those matter too
+SPECIFIC = 2.0  # times the rise in loss that as many random nodes, or edges, that are as active cause on average
 STABLE = 0.5  # mean Jaccard of edges over seeds
+
+# The levels of a verdict, from the least to the most. Each stands on figures of its own; none follows from another.
+LEVELS = {
+    "prefers": "prefers the right one of the two answers",
+    "produces": "gives the right answer as its first guess",
+    "agrees": "is close to the whole model over the whole vocabulary",
+    "mechanism": "survives resampling and frozen norms, and the model needs its edges",
+    "robust": "survives the worst that was found for what is outside of it",
+    "only one": "no other circuit without its heads' channels and neurons does the task",
+}
 
 
 @dataclass(frozen=True)
@@ -30,42 +49,32 @@ class Verification:
 
     Args:
         found: all numbers, as plain data; losses and KL in nats.
-        supported: whether sufficiency, agreement and necessity all hold on unseen prompts.
-        verdict: sentences.
+        levels: level (`LEVELS`) -> whether it is reached, None where it was not measured.
+        verdict: sentences, one for each level, then for what is beside them.
     """
 
     found: dict[str, Any]
-    supported: bool
+    levels: dict[str, bool | None]
     verdict: list[str]
 
     @classmethod
     def judged(cls, found: dict[str, Any]) -> Verification:
-        sufficient, agrees, crippled, specific = _sufficient(found), _agrees(found), _crippled(found), _specific(found)
-        necessary = crippled and specific
-        said = [
-            _sufficiency_said(found, sufficient), _agreement_said(found, agrees), _necessity_said(found, necessary),
-            *_families_said(found), *_ablations_said(found), *_controls_said(found), *_stability_said(found),
-        ]  # fmt: skip
-        supported = sufficient and agrees and necessary
-        head = {
-            True: "Supported, on unseen prompts of the task's own wording: the circuit does the task, agrees with the model, and the model needs it.",
-            False: "Not supported: "
-            + ", ".join(
-                text
-                for holds, text in (
-                    (sufficient, "the circuit does not do the task on unseen prompts"),
-                    (agrees, "it does not agree with the unpruned model"),
-                    (crippled, "the model can do without it"),
-                    (specific or not crippled, "as many random nodes matter about as much"),
-                )
-                if not holds
-            )
-            + ".",
-        }[supported]
-        return cls(found, supported, [head, *said])
+        judged = {
+            "prefers": _prefers(found), "produces": _produces(found), "agrees": _agrees(found), "mechanism": _mechanism(found),
+            "robust": _robust(found), "only one": _only_one(found),
+        }  # fmt: skip
+        levels = {name: holds for name, (holds, _) in judged.items()}
+        said = [f"{name}: {_word(holds)}; {text}" for name, (holds, text) in judged.items()]
+        beside = [*_families_said(found), *_cross_said(found), *_controls_said(found), *_stability_said(found)]
+        return cls(found, levels, [*said, *beside])
+
+    @property
+    def headline(self) -> str:
+        """The levels that are reached, in a few words: "prefers, mechanism"; "none"."""
+        return ", ".join(name for name, holds in self.levels.items() if holds) or "none"
 
     def to_dict(self) -> dict[str, Any]:
-        return {"supported": self.supported, "verdict": self.verdict, **self.found}
+        return {"version": VERSION, "levels": self.levels, "verdict": self.verdict, **self.found}
 
     def save(self, folder: str | Path) -> Path:
         """Writes report.json into a folder."""
@@ -83,14 +92,14 @@ class Verification:
             raise FileNotFoundError(f"{folder} has no {REPORT}; csp verify writes it.")
         try:
             found = read_json(path, fix="run csp verify again")
-            supported, verdict = found.pop("supported"), found.pop("verdict")
-            report = cls(found, supported, verdict)
+            version, levels, verdict = found.pop("version", None), found.pop("levels", None), found.pop("verdict")
+            if version != VERSION:
+                raise TypeError("it is of another version of this package")
+            report = cls(found, levels, verdict)
             str(report)  # all of it that is shown
-            if (
-                not isinstance(supported, bool)
-                or not isinstance(verdict, list)
-                or not all(isinstance(text, str) for text in verdict)
-            ):
+            if not isinstance(levels, dict) or list(levels) != list(LEVELS) or not set(levels.values()) <= {True, False, None}:
+                raise TypeError("its levels are not those of a verdict")
+            if not isinstance(verdict, list) or not all(isinstance(text, str) for text in verdict):
                 raise TypeError("a verdict is text")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise ValueError(
@@ -111,30 +120,40 @@ class Verification:
         found = self.found
         size = found["size"]
         yield "size", [("", "nodes", "edges"), ("circuit", f"{size['nodes']:,}", f"{size['edges']:,}"),
+                       ("  of them on a path to an answer", "", f"{size['edges_on_path']:,}"),
+                       ("  all edges between its nodes", "", f"{size['edges_between_nodes']:,}"),
                        ("model", f"{size['model_nodes']:,}", f"{size['model_edges']:,}")]  # fmt: skip
-        kinds = ("model", "circuit", "calibrated")
-        rows: Rows = [("prompts", *(f"{kind}: loss (accuracy)" for kind in kinds))]
         for name, each in found["scores"].items():
-            rows.append((name, *(f"{each[k]['loss']:.3f} ({each[k]['accuracy']:.2f})" if k in each else "" for k in kinds)))
-        yield "task loss", rows
-        for title in ("agreement", "necessity", "ablations", "interchange", "faithfulness", "stability"):
+            kinds = [kind for kind in ("model", "circuit", "nothing", "calibrated") if kind in each]
+            figures = list(dict.fromkeys(key for kind in kinds for key in each[kind] if key not in ("count", "intervals")))
+            rows: Rows = [
+                (f"{each['model']['count']} prompts", *("everything ablated" if kind == "nothing" else kind for kind in kinds))
+            ]
+            rows += [(FIGURES.get(key, key), *(_with_interval(each[kind], key) for kind in kinds)) for key in figures]
+            yield f"scores, {name}", rows
+        for title in ("agreement", "necessity", "ablations", "interchange", "faithfulness", "redundancy", "stability"):
             values = {k: v for k, v in (found.get(title) or {}).items() if isinstance(v, (int, float, type(None)))}
             if values:
                 yield title, [("", ""), *((name.replace("_", " "), _number(value)) for name, value in values.items())]
+        if "cross_tasks" in found:
+            rows = [("other tasks: pairwise loss", "the model", "without this circuit")]
+            yield (
+                "cross tasks",
+                rows
+                + [
+                    (name, f"{each['model']:.3f}", f"{each['without_circuit']:.3f}")
+                    for name, each in found["cross_tasks"].items()
+                ],
+            )
         if "controls" in found:
-            rows = [("pruned the same way", "reached", "nodes", "edges", "loss", "KL to its model", "same answer")]
+            rows = [("pruned the same way", "reached", "nodes", "edges", "loss", "first guess", "KL", "same guess")]
             rows += [
                 (
-                    name,
-                    "yes" if c["reached"] else "no",
-                    str(c["nodes"]),
-                    str(c["edges"]),
-                    f"{c['loss']:.3f}",
-                    f"{c['kl']:.3f}",
-                    f"{c['same_answer']:.2f}",
+                    name, "yes" if c["reached"] else "no", str(c["nodes"]), str(c["edges"]), f"{c['scores']['circuit']['loss']:.3f}",
+                    f"{c['scores']['circuit']['first_guess']:.2f}", f"{c['agreement']['kl']:.3f}", f"{c['agreement']['same_guess']:.2f}",
                 )
                 for name, c in found["controls"].items()
-            ]
+            ]  # fmt: skip
             yield "controls", rows
 
     def __str__(self) -> str:
@@ -149,73 +168,121 @@ class Verification:
         return "\n".join(lines)
 
 
-def _number(value: float | None) -> str:
+def _number(value: Any) -> str:
     if value is None:
         return "none"
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def _sufficient(found: dict[str, Any]) -> bool:
-    test = found["scores"]["test"]["circuit"]
-    return test["accuracy"] >= ACCURATE and test["loss"] <= 2 * found["target_loss"]
+def _with_interval(each: dict[str, Any], key: str) -> str:
+    if key not in each:
+        return ""
+    interval = each.get("intervals", {}).get(key)
+    return _number(float(each[key])) + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
 
-def _agrees(found: dict[str, Any]) -> bool:
-    agreement = found["agreement"]
-    better = agreement["kl"] < agreement["kl_everything_ablated"] / 2
-    return agreement["same_answer"] >= ACCURATE and agreement["kl"] <= 2 * found["target_loss"] and better
+def _word(holds: bool | None) -> str:
+    return {True: "yes", False: "no", None: "not measured"}[holds]
 
 
-def _crippled(found: dict[str, Any]) -> bool:
-    n = found["necessity"]
-    return n["without_circuit"] >= CRIPPLED and n["without_circuit"] - n["model"] >= RISES
+Judged = tuple["bool | None", str]
 
 
-def _specific(found: dict[str, Any]) -> bool:
-    n = found["necessity"]
-    return n["without_circuit"] - n["model"] >= SPECIFIC * (n["without_random_nodes"] - n["model"])
+def _test(found: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    scores = found["scores"]["test"]
+    return scores["model"], scores["circuit"], scores["nothing"]
 
 
-def _sufficiency_said(found: dict[str, Any], holds: bool) -> str:
-    test, full = found["scores"]["test"]["circuit"], found["scores"]["test"]["model"]
-    return (
-        f"Sufficiency {'holds' if holds else 'fails'}: on test prompts the circuit has loss {test['loss']:.3f} and accuracy "
-        f"{test['accuracy']:.2f} (the model {full['loss']:.3f} and {full['accuracy']:.2f}; chance {math.log(2):.3f})."
+def _prefers(found: dict[str, Any]) -> Judged:
+    model, own, nothing = _test(found)
+    holds = own["preference"] >= PREFERS and own["loss"] <= ABLE * found["target_loss"] and nothing["preference"] < PREFERS
+    return holds, (
+        f"on test prompts it prefers the right one of the two answers on {own['preference']:.0%} (the model {model['preference']:.0%}, everything ablated "
+        f"{nothing['preference']:.0%}), pairwise loss {own['loss']:.3f} ({model['loss']:.3f}, {nothing['loss']:.3f}; chance {math.log(2):.3f})."
     )
 
 
-def _agreement_said(found: dict[str, Any], holds: bool) -> str:
+def _produces(found: dict[str, Any]) -> Judged:
+    model, own, nothing = _test(found)
+    holds = own["first_guess"] >= PRODUCES > nothing["first_guess"]
+    return holds, (
+        f"the right answer is its first guess on {own['first_guess']:.0%} (the model {model['first_guess']:.0%}, everything ablated "
+        f"{nothing['first_guess']:.0%}), with probability {own['probability']:.2f} ({model['probability']:.2f}, {nothing['probability']:.2f})."
+    )
+
+
+def _agrees(found: dict[str, Any]) -> Judged:
     a = found["agreement"]
-    return (
-        f"Agreement {'holds' if holds else 'fails'}: KL from the unpruned model's answer probabilities is {a['kl']:.3f} nats "
-        f"({a['kl_everything_ablated']:.3f} with everything ablated), the same answer on {a['same_answer']:.0%} of prompts."
+    holds = a["kl"] <= AGREES * a["kl_everything_ablated"] and a["same_guess"] >= PRODUCES
+    related = "none, as it does not vary" if a["correlation"] is None else f"{a['correlation']:.2f}"
+    return holds, (
+        f"KL from the model over the whole vocabulary is {a['kl']:.2f} nats (everything ablated {a['kl_everything_ablated']:.2f}), the same first guess on "
+        f"{a['same_guess']:.0%} ({a['same_guess_everything_ablated']:.0%}), correlation of logit differences within classes {related}."
     )
 
 
-def _necessity_said(found: dict[str, Any], holds: bool) -> str:
-    n = found["necessity"]
-    return (
-        f"Necessity {'holds' if holds else 'fails'}: without the circuit the model's loss is {n['without_circuit']:.3f}, without as many "
-        f"random nodes {n['without_random_nodes']:.3f}; with everything ablated {n['everything_ablated']:.3f}."
+def _mechanism(found: dict[str, Any]) -> Judged:
+    prefers, a, n = _prefers(found)[0], found["ablations"], found["necessity"]
+    ways = ("frozen_norms", "resample_prompt", "resample_position")
+    if not all(way in a for way in ways):
+        return None, "no corpus was given to resample from."
+    survives = all(a[way] <= ABLE * found["target_loss"] for way in ways)
+    needed = _needed(n["without_edges"], n["without_random_edges"], n["model"])
+    return bool(prefers and survives and needed), (
+        f"pairwise loss under frozen norms {a['frozen_norms']:.3f}, with a random token's activations outside of it for a prompt {a['resample_prompt']:.3f}, "
+        f"for each position {a['resample_position']:.3f}; the model without its edges {n['without_edges']:.3f}, without as many random ones "
+        f"{n['without_random_edges']:.3f} (without its nodes {n['without_circuit']:.3f}, random ones as active {n['without_random_nodes']:.3f}; "
+        f"the whole model {n['model']:.3f})."
     )
+
+
+def _needed(without: float, random: float, model: float) -> bool:
+    return without >= CRIPPLED and without - model >= RISES and without - model >= SPECIFIC * (random - model)
+
+
+def _robust(found: dict[str, Any]) -> Judged:
+    worst = found["ablations"].get("worst_case")
+    if worst is None:
+        return None, "no corpus was given, whose ranges bound what is outside."
+    holds = _prefers(found)[0] and worst <= ABLE * found["target_loss"]
+    return bool(
+        holds
+    ), f"pairwise loss {worst:.3f} with the worst values outside of it that gradient ascent found within what a corpus shows."
+
+
+def _only_one(found: dict[str, Any]) -> Judged:
+    r = found.get("redundancy")
+    if r is None:
+        return None, "not asked for."
+    if not r["exhausted"]:
+        return False, f"{r['disjoint']} circuits were found that share no query, key, value or neuron, and there may be more."
+    if r["disjoint"] > 1:
+        return (
+            False,
+            f"{r['disjoint']} circuits do the task that share no query, key, value or neuron, with {', '.join(map(str, r['edges']))} edges.",
+        )
+    return bool(
+        _prefers(found)[0]
+    ), "without its queries, keys, values and neurons the same search finds nothing that reaches the target."
+
+
+def _cross_said(found: dict[str, Any]) -> list[str]:
+    others = found.get("cross_tasks")
+    if not others:
+        return []
+    hurt = [name for name, each in others.items() if each["without_circuit"] - each["model"] >= RISES]
+    text = f"Of {len(others)} other tasks that the model does, {len(hurt)} suffer when this circuit's nodes are held at their means"
+    return [text + (f": {', '.join(hurt)}." if hurt else ".")]
 
 
 def _families_said(found: dict[str, Any]) -> list[str]:
     families = {name: each for name, each in found["scores"].items() if name not in ("validation", "test")}
-    able = {name: each for name, each in families.items() if each["model"]["accuracy"] >= ACCURATE}
-    lost = [name for name, each in able.items() if each["circuit"]["accuracy"] < ACCURATE]
+    able = {name: each for name, each in families.items() if each["model"]["preference"] >= PREFERS}
+    lost = [name for name, each in able.items() if each["circuit"]["preference"] < PREFERS]
     if not families:
         return []
-    text = f"Paraphrases: the circuit does {len(able) - len(lost)} of the {len(able)} families that the model does"
+    text = f"Paraphrases: the circuit prefers the right answer in {len(able) - len(lost)} of the {len(able)} families in which the model does"
     return [text + (f", not {', '.join(lost)}." if lost else ".")]
-
-
-def _ablations_said(found: dict[str, Any]) -> list[str]:
-    a = found["ablations"]
-    bad = [name.replace("_", " ") for name in ("frozen_norms", "zero", "resample") if a.get(name, 0) > 2 * found["target_loss"]]
-    if not bad:
-        return []
-    return [f"It rests on the way of ablation: with {', '.join(bad)} its loss is above twice the target."]
 
 
 def _controls_said(found: dict[str, Any]) -> list[str]:
@@ -223,19 +290,40 @@ def _controls_said(found: dict[str, Any]) -> list[str]:
     if not controls:
         return ["No controls were run; low loss alone would also be found where there is nothing."]
     said = []
-    reached = [name for name, c in controls.items() if c["reached"]]
-    if "nonsense" in reached:
-        ratio = controls["nonsense"]["edges"] / max(1, found["size"]["edges"])
+    for name, title in (("nonsense", "the answers exchanged"), ("shuffled", "shuffled weights")):
+        if name not in controls:
+            continue
+        reached = _levels_of_control(found, controls[name])
+        word = "reaches the target loss" if controls[name]["reached"] else "does not reach the target loss"
+        text = f"With {title} the same search {word}, with {controls[name]['edges']} edges"
         said.append(
-            f"The same search also reached the target loss for the nonsense twin ({ratio:.1f} times the edges, KL {controls['nonsense']['kl']:.2f}), so "
-            f"low loss is no evidence here."
+            text
+            + (
+                f"; that circuit {' and '.join(reached)}."
+                if reached
+                else "; that circuit neither produces the answer nor is a mechanism."
+            )
         )
-    if "constant" in controls and controls["constant"]["reached"] and controls["constant"]["same_answer"] >= ACCURATE:
-        said.append("A circuit that always gives the same answer agrees with the model as well.")
-    if "shuffled" in controls:
-        word = "also reached it: size and loss say little" if "shuffled" in reached else "did not reach it"
-        said.append(f"On the model with shuffled weights the search {word}.")
+    if (
+        "constant" in controls
+        and controls["constant"]["reached"]
+        and controls["constant"]["agreement"]["same_guess"] >= PRODUCES
+    ):
+        said.append("A circuit that always gives the same answer has the model's first guess as often.")
     return said
+
+
+def _levels_of_control(found: dict[str, Any], control: dict[str, Any]) -> list[str]:
+    there = {
+        "target_loss": found["target_loss"],
+        "scores": {"test": control["scores"]},
+        **{k: control[k] for k in ("agreement", "necessity", "ablations")},
+    }
+    return [
+        word
+        for word, (holds, _) in (("produces its answers", _produces(there)), ("is a mechanism", _mechanism(there)))
+        if holds
+    ]
 
 
 def _stability_said(found: dict[str, Any]) -> list[str]:

@@ -1,40 +1,30 @@
-"""Task loss and accuracy, and capability: what a model can do at all."""
+"""Scores on a task, and capability: what a model can do at all."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from .._auto import renamed
+from .outcome import figures, last_logits, losses, summary
 from .python_tasks import BARE, FORMS, LINE_END
 from .sites import evaluating, require_csp, require_ids
 from .tasks import CannotExpress, Pairs, Task, load_task, tasks
 
 CHANCE = math.log(2)
-CAPABLE_ACCURACY = 0.95
+CAPABLE_PREFERENCE = 0.95
 
 
 def answer_logits(model: Any, pairs: Pairs, batch: int = 64) -> torch.Tensor:
     """Logits of (right answer, other answer) at the last position of each prompt, [2 * pairs, 2]."""
-    device = require_csp(model).device
-    found = []
-    for part in pairs.batches(batch):
-        part = part.to(device)
-        out = model(input_ids=part.input_ids, attention_mask=part.attention_mask, logits_to_keep=1, use_cache=False)
-        found.append(out.logits[:, -1].gather(1, part.answers))
-    return torch.cat(found)
-
-
-def losses(logits: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy of each prompt in nats, from [..., 2] logits of (right, other)."""
-    return F.softplus(logits[..., 1] - logits[..., 0])
+    return last_logits(model, pairs, batch).gather(1, pairs.answers.to(model.device))
 
 
 def task_loss(model: Any, pairs: Pairs, batch: int = 64) -> torch.Tensor:
@@ -44,30 +34,52 @@ def task_loss(model: Any, pairs: Pairs, batch: int = 64) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Score:
-    """Loss in nats (chance: ln 2 = 0.693) and accuracy over prompts; `count` prompts."""
+    """What a model does on the prompts of pairs, means over `count` prompts.
+
+    loss, preference: between the two answers alone (nats, chance ln 2 = 0.693; share of prompts on which the right one is preferred). They say nothing
+    of all other tokens; that do first_guess (share on which the right answer is preferred to every token), probability and rank (median) of
+    the right answer, and on_answers, the probability of the two together. None where only the two answers' logits are known.
+    """
 
     loss: float
-    accuracy: float
+    preference: float
     count: int
+    first_guess: float | None = None
+    probability: float | None = None
+    rank: float | None = None
+    on_answers: float | None = None
 
     @classmethod
     def of(cls, logits: torch.Tensor) -> Score:
+        """Of logits [prompts, 2] of (right, other)."""
         right = (logits[:, 0] > logits[:, 1]).double().mean()
         return cls(float(losses(logits.double()).mean()), float(right), len(logits))
 
+    @classmethod
+    def of_all(cls, logits: torch.Tensor, answers: torch.Tensor) -> Score:
+        """Of logits [prompts, vocabulary] and answers [prompts, 2]."""
+        found = summary(figures(logits, answers))
+        return cls(**{field.name: found[field.name] for field in dataclasses.fields(cls)})
+
+    @property
+    def accuracy(self) -> float:
+        """Former name of `preference`."""
+        warnings.warn("Score.accuracy is now Score.preference: of two answers, not of all tokens.", FutureWarning, stacklevel=2)
+        return self.preference
+
     def to_dict(self) -> dict[str, float]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def score(model: Any, pairs: Pairs, batch: int = 64) -> Score:
-    """Loss and accuracy of a model, or of the circuit that is applied to it, in eval mode.
+    """What a model, or the circuit that is applied to it, does on pairs, in eval mode.
 
     Raises:
         ValueError: if the pairs have token ids that the model does not have.
     """
     require_ids(require_csp(model), pairs.input_ids, pairs.answers)
     with evaluating(model), torch.no_grad():
-        return Score.of(answer_logits(model, pairs, batch))
+        return Score.of_all(last_logits(model, pairs, batch), pairs.answers)
 
 
 @dataclass(frozen=True)
@@ -85,17 +97,17 @@ class Capability:
 
 
 def capability(model: Any, task: Task, target_loss: float = 0.15, pairs: int = 64, seed: int = 0) -> Capability:
-    """Whether a model does a task well enough to prune for: accuracy of at least 0.95 and a loss below the target, on validation pairs
-    (fewer than `pairs` if the task has no more)."""
+    """Whether a model prefers the right one of two answers well enough to prune for: on 0.95 of the prompts, with a pairwise loss below the target, on
+    validation pairs (fewer than `pairs` if the task has no more). Whether the answer is its first guess is another matter, and in the score."""
     try:
         found = score(model, task.pairs(pairs, "validation", seed=seed, fewer=True))
     except CannotExpress as error:
         return Capability(task.name, None, str(error), task.form)
     reason = ""
-    if found.accuracy < CAPABLE_ACCURACY:
-        reason = f"accuracy {found.accuracy:.2f} is under {CAPABLE_ACCURACY}"
+    if found.preference < CAPABLE_PREFERENCE:
+        reason = f"it prefers the right answer on {found.preference:.0%} of prompts, under {CAPABLE_PREFERENCE:.0%}"
     elif found.loss >= target_loss:
-        reason = f"loss {found.loss:.3f} is not under the target {target_loss:g}"
+        reason = f"pairwise loss {found.loss:.3f} is not under the target {target_loss:g}"
     return Capability(task.name, found, reason, task.form)
 
 
@@ -130,9 +142,7 @@ def natural_form(model: Any, task: Task, pairs: int = 16) -> str:
 
 def _answer_mass(model: Any, pairs: Pairs) -> torch.Tensor:
     """Mean over prompts of the probability that the two answers have together."""
-    part = pairs.to(require_csp(model).device)
-    out = model(input_ids=part.input_ids, attention_mask=part.attention_mask, logits_to_keep=1, use_cache=False)
-    return out.logits[:, -1].softmax(-1).gather(1, part.answers).sum(1).mean()
+    return figures(last_logits(model, pairs), pairs.answers)["on_answers"].mean()
 
 
 __getattr__ = renamed(__name__, {"Gate": "Capability", "gate": "capability", "gates": "capabilities"})

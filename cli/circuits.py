@@ -33,7 +33,8 @@ def show_tasks(
     form: Form = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Which tasks a model can do: loss and accuracy on held-out pairs, against chance. Only those are worth pruning for.
+    """Which tasks a model can do: preference and loss between the two answers on held-out pairs, against chance, and whether the answer is its first
+    guess. Only those that pass the gate, which asks for preference, are worth pruning for.
 
     Example: csp tasks runs/tiny
     """
@@ -54,12 +55,16 @@ def show_tasks(
         typer.echo(json.dumps(rows, indent=1))
         return
     names = [each.task + (f" ({each.form})" if each.form not in ("", LINE_END) else "") for each in found]
-    width = max(map(len, names))
-    typer.echo(f"{'task'.ljust(width)}    loss  accuracy  gate        (chance: loss {CHANCE:.3f}, accuracy 0.50)")
+    width = max(len("(chance)"), *map(len, names))
+    typer.echo(f"{'task'.ljust(width)}  prefers    loss  first guess  probability  gate")
+    typer.echo(f"{'(chance)'.ljust(width)}  {0.5:7.2f}  {CHANCE:6.3f}")
     for name, each in zip(names, found):
-        numbers = f"{each.score.loss:8.3f}  {each.score.accuracy:8.2f}" if each.score else " " * 18
-        typer.echo(f"{name.ljust(width)}{numbers}  {'passes' if each.passes else each.reason}")
-    typer.echo(f"{sum(each.passes for each in found)} of {len(found)} tasks pass")
+        s = each.score
+        numbers = " " * 41 if s is None else f"{s.preference:7.2f}  {s.loss:6.3f}  {s.first_guess:11.2f}  {s.probability:11.2f}"
+        typer.echo(f"{name.ljust(width)}  {numbers}  {'passes' if each.passes else each.reason}")
+    typer.echo(
+        f"{sum(each.passes for each in found)} of {len(found)} tasks pass: the right one of two answers is preferred to the other."
+    )
 
 
 def prune_task(
@@ -82,6 +87,8 @@ def prune_task(
     Example: csp prune runs/tiny single_double_quote --out runs/quotes
     """
     from ..circuits import load_task, mean_activations, prune, task_for
+    from ..circuits.conditions import SAMPLED
+    from ..circuits.controls import SAMPLES
     from ..circuits.prune import METHODS
     from ..circuits.search import search
 
@@ -96,19 +103,21 @@ def prune_task(
     require_corpus(corpus)
     load_task(task, load_tokenizer(model), form)
     loaded, tokenizer = load(model)
-    means = mean_activations(loaded, blocks := corpus_blocks(model, corpus, tokenizer, tokens))
+    blocks = corpus_blocks(model, corpus, tokenizer, tokens)
+    means = mean_activations(loaded, blocks, samples=SAMPLES if config.ablation in SAMPLED else 0)
     wanted = task_for(loaded, task, tokenizer, form)
     if trials is not None:
         circuit = search(loaded, tokenizer, wanted, means, config, trials=trials, out=out, force=force)
     else:
         circuit = prune(loaded, tokenizer, wanted, means, config, method=method, out=out, force=force)
     metrics = circuit.metrics
-    pairs = "held-out" if metrics.get("held_out", True) else "training"
+    pairs, own, whole = "held-out" if metrics.get("held_out", True) else "training", metrics["circuit"], metrics["model"]
     if not metrics["reached"]:
-        typer.echo(f"The target of {target:g} was not reached; the best found has loss {metrics['circuit']['loss']:.3f}.")
+        typer.echo(f"The target of {target:g} was not reached; the best found has loss {metrics['worst_cost']:.3f}.")
     typer.echo(
-        f"{circuit.task}: {metrics['nodes']} nodes, {metrics['edges']} edges, loss {metrics['circuit']['loss']:.3f} on {pairs} pairs "
-        f"(the model {metrics['model']['loss']:.3f}); saved to {out}. Low loss proves little: csp verify checks it."
+        f"{circuit.task}: {metrics['nodes']} nodes, {metrics['edges']} edges ({metrics['edges_on_path']} on a path to an answer). On {pairs} pairs it prefers "
+        f"the right answer on {own['preference']:.0%} (the model {whole['preference']:.0%}), pairwise loss {own['loss']:.3f} ({whole['loss']:.3f}), and has it as its "
+        f"first guess on {own['first_guess']:.0%} ({whole['first_guess']:.0%}). Saved to {out}. A low loss proves little: csp verify checks the circuit."
     )
     typer.echo(f"Look at it: {page_of(out, loaded, tokenizer, wanted, blocks)}")
 
@@ -154,11 +163,12 @@ def verify_circuit(
     controls: Annotated[bool, typer.Option(help="Prune the twins and the model with shuffled weights too.")] = True,
     seeds: Annotated[int, typer.Option(help="Prunings that decide on stability; 1 leaves it out.", min=1)] = 3,
 ) -> None:
-    """Is a circuit to be believed? Sufficiency, agreement with the unpruned model, necessity, controls, stability, and a verdict.
+    """Is a circuit to be believed? What it prefers and produces, whether it agrees with the unpruned model, survives other ablations, is needed;
+    controls, stability, other tasks; and a verdict in levels.
 
     Example: csp verify runs/tiny runs/quotes
     """
-    from ..circuits import Circuit, verify
+    from ..circuits import Circuit, task_for, tasks, verify
     from ..circuits.report import REPORT
     from ..files import require_writable
 
@@ -172,7 +182,8 @@ def verify_circuit(
         raise ValueError(f"{found.task} is no built-in task; give the file that it came from with --task.")
     loaded, tokenizer = load(model)
     blocks = corpus_blocks(model, corpus, tokenizer, tokens)
-    report = verify(found, loaded, tokenizer, wanted, blocks=blocks, pairs=pairs, controls=controls, seeds=seeds)
+    others = [] if wanted.origin else [task_for(loaded, name, tokenizer) for name in tasks() if name != wanted.name]
+    report = verify(found, loaded, tokenizer, wanted, blocks=blocks, pairs=pairs, controls=controls, seeds=seeds, others=others)
     typer.echo(str(report))
     report.save(folder)
     typer.echo(f"saved to {folder / REPORT}; look at it: {page_of(folder, loaded, tokenizer, wanted, blocks)}")

@@ -17,10 +17,12 @@ BEGIN, END = "<!-- circuits -->", "<!-- /circuits -->"
 _CIRCUITS = """{begin}
 ## Circuits
 
-Each found by pruning, and kept as plain data in `circuits/<task>/` with a page to look at. Loss is that of the task, in nats, with everything
-outside of the circuit held at its mean; low loss alone proves little, the verdict is that of `csp verify`.
+Each found by pruning, and kept as plain data in `circuits/<task>/` with a page to look at. Loss is that between the two answers of the task, in nats, with
+everything outside of the circuit held at its mean; low loss alone proves little. Levels are those of `csp verify`: *prefers* (the right one of two answers),
+*produces* (it is the first guess), *agrees* (with the whole model, over the whole vocabulary), *mechanism* (survives resampling and frozen norms, its edges
+are needed), *robust* (survives the worst that was found), *only one*.
 
-| task | edges | loss | verdict | page |
+| task | edges | pairwise loss | levels reached | page |
 |---|---|---|---|---|
 {rows}
 

@@ -313,7 +313,7 @@ def _rows(staged: Path, circuits: dict[str, Circuit]) -> list[tuple[str, str, st
         folder = staged / "circuits" / task
         loss = circuit.metrics.get("circuit", {}).get("loss")
         report = Verification.of(folder, circuit)
-        verdict = "not verified" if report is None else "supported" if report.supported else "not supported"
+        verdict = "not verified" if report is None else report.headline
         edges = circuit.num_edges
         rows.append((task, "not counted" if edges is None else f"{edges:,}", "" if loss is None else f"{loss:.3f}", verdict))
     return rows

@@ -302,7 +302,7 @@ def _report(report: Verification | None) -> dict[str, Any] | None:
     if report is None:
         return None
     tables = [{"title": title, "rows": [list(row) for row in rows]} for title, rows in report.tables()]
-    return {"supported": report.supported, "verdict": list(report.verdict), "tables": tables}
+    return {"headline": report.headline, "verdict": list(report.verdict), "tables": tables}
 
 
 def _numbers(rows: Any) -> list[list[float]]:

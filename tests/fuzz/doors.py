@@ -256,7 +256,7 @@ def open_report(folder: Path) -> str:
     from sparse_circuits.circuits import Verification
 
     report = Verification.of(folder, Circuit.from_pretrained(folder))
-    return digest("none" if report is None else (str(report), report.supported))
+    return digest("none" if report is None else (str(report), report.headline))
 
 
 def make_labels(folder: Path) -> None:
