@@ -41,7 +41,7 @@ def controls(look: Examination, tokenizer: Any, blocks: torch.Tensor | None, lef
     return found
 
 
-def _control(look: Examination, tokenizer: Any, model: Any, task: Task, means: Means, **settings: float) -> dict[str, Any]:
+def _control(look: Examination, tokenizer: Any, model: Any, task: Task, means: Means, **settings: Any) -> dict[str, Any]:
     config = dataclasses.replace(look.config, **settings)
     circuit = prune(model, tokenizer, task, means, config, method=look.method, force=True)
     there = Examination(circuit, model, task, len(look.sets["test"]), look.seed, means if means.samples else None)

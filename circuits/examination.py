@@ -168,7 +168,8 @@ class Examination:
         return self._spread
 
     def _random_nodes(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """For each node of the circuit one of the same site that is none of it, among the three closest in activity; fewer where a site has no more."""
+        """For each node of the circuit one of the same site that is none of it, among the three closest in activity, one that moves while there is any; fewer where a
+        site has no more."""
         found, spread = {}, self._activity()
         for name, indices in self.circuit.nodes.items():
             free = torch.ones(self.circuit.widths[name], dtype=torch.bool).index_fill(0, indices, False)
@@ -177,6 +178,8 @@ class Examination:
                 others = free.nonzero()[:, 0]
                 if not len(others):
                     break
+                moving = others[spread[name][others] > 0]
+                others = moving if len(moving) else others
                 near = others[(spread[name][others] - spread[name][i]).abs().argsort(stable=True)[:3]]
                 pick = int(near[torch.randint(0, len(near), (1,), generator=generator)])
                 free[pick] = False

@@ -110,16 +110,24 @@ def prune_task(
         circuit = search(loaded, tokenizer, wanted, means, config, trials=trials, out=out, force=force)
     else:
         circuit = prune(loaded, tokenizer, wanted, means, config, method=method, out=out, force=force)
+    typer.echo(f"{_found(circuit, target)} Saved to {out}. A low loss proves little: csp verify checks the circuit.")
+    typer.echo(f"Look at it: {page_of(out, loaded, tokenizer, wanted, blocks)}")
+
+
+def _found(circuit: Any, target: float) -> str:
+    """What pruning came to, in words."""
     metrics = circuit.metrics
     pairs, own, whole = "held-out" if metrics.get("held_out", True) else "training", metrics["circuit"], metrics["model"]
-    if not metrics["reached"]:
-        typer.echo(f"The target of {target:g} was not reached; the best found has loss {metrics['worst_cost']:.3f}.")
-    typer.echo(
-        f"{circuit.task}: {metrics['nodes']} nodes, {metrics['edges']} edges ({metrics['edges_on_path']} on a path to an answer). On {pairs} pairs it prefers "
-        f"the right answer on {own['preference']:.0%} (the model {whole['preference']:.0%}), pairwise loss {own['loss']:.3f} ({whole['loss']:.3f}), and has it as its "
-        f"first guess on {own['first_guess']:.0%} ({whole['first_guess']:.0%}). Saved to {out}. A low loss proves little: csp verify checks the circuit."
+    missed = (
+        ""
+        if metrics["reached"]
+        else f"The target of {target:g} was not reached; the best found has loss {metrics['worst_cost']:.3f}. "
     )
-    typer.echo(f"Look at it: {page_of(out, loaded, tokenizer, wanted, blocks)}")
+    return (
+        f"{missed}{circuit.task}: {metrics['nodes']} nodes, {metrics['edges']} edges ({metrics['edges_on_path']} on a path to an answer). On {pairs} pairs it prefers "
+        f"the right answer on {own['preference']:.0%} (the model {whole['preference']:.0%}), pairwise loss {own['loss']:.3f} ({whole['loss']:.3f}), and has it as its "
+        f"first guess on {own['first_guess']:.0%} ({whole['first_guess']:.0%})."
+    )
 
 
 def _require_circuit_place(out: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_round_trip_is_exact_and_does_the_same(circuit, folder):
         after = score(model, pairs)
     with circuit.applied_to(model):
         assert score(model, pairs) == after
-    assert after.accuracy == 1.0
+    assert after.preference == 1.0
 
 
 def test_a_model_repository_has_several(circuit, tmp_path):
@@ -77,7 +77,7 @@ def test_another_models_circuit_is_refused(circuit):
     with pytest.raises(ValueError, match="whose weights are not this model's"), circuit.applied_to(other):
         pass
     with circuit.applied_to(other, force=True):
-        assert score(other, toy_task().pairs(4, "test")).accuracy == 1.0
+        assert score(other, toy_task().pairs(4, "test")).preference == 1.0
     with pytest.raises(ValueError, match="model of another shape"), circuit.applied_to(tiny_model(), force=True):
         pass
     with pytest.raises(ValueError, match="no CSP language model"), circuit.applied_to(torch.nn.Linear(2, 2)):

@@ -99,7 +99,7 @@ def test_a_circuit_is_pruned_and_verified_from_the_command_line(model_folder, tm
     assert f"{circuit.num_nodes} nodes, {circuit.num_edges} edges" in done.stdout
     done = csp("verify", model_folder, tmp_path / "c", *small, "--pairs", 8, "--no-controls", "--seeds", 1)
     assert done.exit_code == 0, done.output
-    assert "task loss" in done.stdout
+    assert "pairwise loss" in done.stdout
     assert "Verification" in (tmp_path / "c" / "page.html").read_text()
     json.loads((tmp_path / "c" / "report.json").read_text())
     model = CSPForCausalLM.from_pretrained(model_folder)
@@ -132,7 +132,7 @@ def test_wrong_input_ends_in_one_sentence(model_folder, tmp_path):
     for words, message in [
         (
             ("prune", model_folder, "var_swap", "--out", tmp_path / "c", "--corpus", "idioms:100"),
-            "cannot do var_swap: accuracy",
+            "cannot do var_swap: it prefers",
         ),
         (("prune", model_folder, "nothing", "--out", tmp_path / "c", "--corpus", "idioms:100"), "is no task"),
         (("prune", model_folder, "if_equals", "--out", tmp_path / "full"), "has other files"),

@@ -18,11 +18,11 @@ from sparse_circuits.circuits import (
     prune,
     verify,
 )
+from sparse_circuits.circuits.candidates import Search
+from sparse_circuits.circuits.examination import Examination
 from sparse_circuits.circuits.masks import deciding_pairs, pool_size, training_pairs
-from sparse_circuits.circuits.prune import _Search
 from sparse_circuits.circuits.python_tasks import SPLITS
 from sparse_circuits.circuits.task_files import COLUMNS, PUBLISHED_COLUMNS
-from sparse_circuits.circuits.verify import Examination
 from tiny import ROOT
 from toy import ToyTokenizer, toy_blocks, toy_model
 
@@ -177,7 +177,7 @@ def test_pruning_decides_on_prompts_that_masks_were_not_trained_on():
     drawn = task.pairs(48, "validation", seed=config.seed).prompts()
     trained = {*training_pairs(task, config).prompts(), *task.pairs(48, "train").prompts()}  # of masks, and of attribution
     assert trained & set(drawn)
-    search = _Search(model, task, means, config)
+    search = Search(model, task, means, config)
     assert not trained & set(search.pairs.prompts())
     assert len(search.pairs) == 48  # others were drawn instead
     circuit = prune(model, ToyTokenizer(), task, means, config)

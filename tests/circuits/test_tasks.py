@@ -224,12 +224,12 @@ def test_loss_is_the_binary_cross_entropy_of_the_two_answers():
             assert torch.allclose(found[row], alone, atol=1e-5)  # padding and batches change nothing
             expected = torch.nn.functional.cross_entropy(alone[None], torch.tensor([0]))
             assert torch.allclose(losses(found)[row], expected, atol=1e-6)
-    assert score(model, pairs).accuracy == 1.0
-    assert score(model, toy_task().nonsense().pairs(6, "test")).accuracy == 0.0
+    assert score(model, pairs).preference == 1.0
+    assert score(model, toy_task().nonsense().pairs(6, "test")).preference == 0.0
 
 
 def test_gates():
     assert capability(toy_model(), toy_task()).passes
     untrained = capability(tiny_model(vocab_size=16), toy_task())
     assert not untrained.passes
-    assert "accuracy" in untrained.reason
+    assert "prefers" in untrained.reason

@@ -67,7 +67,7 @@ def test_there_and_back(hub, cache, folder):
     assert f"circuits/{TASK}/page.html" in files
     card = files["README.md"].decode()
     assert 'from_pretrained("user/model", trust_remote_code=True)' in card
-    assert re.search(rf"\| {TASK} \| \d+ \| 0\.\d+ \| (not )?supported \| \[page.html\]", card)
+    assert re.search(rf"\| {TASK} \| \d+ \| 0\.\d+ \| [a-z, ]+ \| \[page.html\]", card)
     assert "Published with" in card
     assert "@article" in card
     assert "license: apache-2.0" in card
@@ -307,7 +307,7 @@ def test_ids_are_checked(folder):
 def test_a_card_of_ones_own_is_kept(folder, tmp_path):
     copy = damaged(folder, tmp_path, lambda c: (c / "README.md").write_text("# Mine\n\nWords.\n"))
     model = CSPForCausalLM.from_pretrained(copy)
-    rows = [("a", "3", "0.1", "supported")]
+    rows = [("a", "3", "0.1", "prefers")]
     once = model_card(copy, model, "user/model", rows)
     assert once.startswith("# Mine\n\nWords.\n")
     (copy / "README.md").write_text(once)

@@ -189,10 +189,10 @@ def test_labels_go_into_the_link_and_back_into_the_circuit_file(opened, toy_page
 
 def test_report_curves_and_facts(opened, toy_page, toy):
     page = opened(toy_page)
-    assert page.inner_text("#report h2") == "Verification: " + ("supported" if toy[3].report.supported else "not supported")
+    assert page.inner_text("#report h2") == f"Verification: {toy[3].report.headline}"
     assert toy[3].report.verdict[1] in page.inner_text("#report")
     page.click("#report summary")
-    assert "circuit: loss (accuracy)" in page.inner_text("#report table >> nth=1")
+    assert "right answer is the first guess" in page.inner_text("#report table >> nth=1")
     assert texts(page, "#curves h2") == ["Loss against size", "Pruning: loss", "Pruning: open nodes"]
     path = page.locator("#curves svg >> nth=0").locator("path >> nth=1").get_attribute("d")
     assert path.count("L") == 2
