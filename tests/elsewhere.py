@@ -1,4 +1,4 @@
-"""A saved model in a process that does not see this package."""
+"""Code in a process of its own, and a saved model in one that does not see this package."""
 
 import os
 import subprocess
@@ -7,6 +7,12 @@ import sys
 import torch
 
 from tiny import tiny_ids
+
+
+def run_alone(code):
+    """Runs code in a process of its own, with this package; it must not fail."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def run_elsewhere(folder, model, scratch, *, python_path=""):

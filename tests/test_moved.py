@@ -2,12 +2,12 @@
 
 import importlib
 import importlib.util
-import subprocess
 import sys
 
 import pytest
 
 import sparse_circuits._auto as auto
+from elsewhere import run_alone
 
 
 @pytest.mark.parametrize("name", auto._MOVED)
@@ -36,8 +36,7 @@ def test_names_in_documentation_of_the_version_before():
         "from sparse_circuits.convert.publish import Plan\n"
         "from sparse_circuits.sparse_csp import pays, abs_topk\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_alone(code)
 
 
 @pytest.mark.parametrize(("module", "old"), [("circuits", "gate"), ("training", "SparseTensor"), ("circuits.export", "to_mib")])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import sparse_circuits.kernels.run as running
+from elsewhere import run_alone
 from sparse_circuits.topk_csp import abs_topk
 
 
@@ -14,9 +15,6 @@ def test_a_kernel_without_memory_says_so(monkeypatch):
 
 
 def test_numba_that_cannot_be_imported_is_no_numba():
-    import subprocess
-    import sys
-
     code = (
         "import sys, importlib.util, warnings, torch\n"
         "class Broken:\n"
@@ -31,5 +29,4 @@ def test_numba_that_cannot_be_imported_is_no_numba():
         "    assert s.abs_topk(torch.tensor([1.0, -3.0]), 1).tolist() == [0.0, -3.0]\n"
         "assert 'PyTorch serves instead' in str(seen[0].message)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_alone(code)
