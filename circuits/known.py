@@ -23,7 +23,9 @@ from ..corpora.blocks import BLOCKS
 from ..files import read_json, write_whole
 from ..wiring_csp import NODE_LOCATIONS
 from .circuit import Circuit
+from .edges import Edges
 from .identity import identify, tokenizer_sha256, versions
+from .masks import Nodes
 from .means import Means, mean_activations
 from .planting import Ground
 from .python_tasks import SPLITS_VERSION
@@ -203,7 +205,9 @@ class Known:
         tokenizer = load_tokenizer(str(folder))
         model = CSPForCausalLM.from_pretrained(folder).eval()
         copies = tuple(Circuit.from_pretrained(folder / "circuits" / name) for name in said["copies"])
-        return cls(folder, said["program"], model, tokenizer, load_task(folder / _TASK, tokenizer), saved_blocks(folder), copies)
+        return cls(
+            folder, said["program"], model, tokenizer, load_task(folder / _TASK, tokenizer), saved_blocks(folder), copies
+        )
 
     @cached_property
     def means(self) -> Means:
@@ -212,20 +216,31 @@ class Known:
 
     def score(self, circuit: Circuit) -> dict[str, float]:
         """Recall and precision of a circuit's nodes and edges, against the copy that it is nearest to."""
-        return max((_against(circuit, true) for true in self.copies), key=lambda found: sum(found.values()))
+        return self.score_of(circuit.nodes, circuit.edges or {})
+
+    def score_of(self, nodes: Nodes, edges: Mapping[str, Edges]) -> dict[str, float]:
+        """`score` of nodes and edges."""
+        return max(
+            (_against((nodes, edges), (true.nodes, true.edges or {})) for true in self.copies),
+            key=lambda found: sum(found.values()),
+        )
 
 
-def _against(circuit: Circuit, true: Circuit) -> dict[str, float]:
-    nodes = [{(name, int(i)) for name, each in of.nodes.items() for i in each} for of in (circuit, true)]
-    edges = [{(name, int(s), int(t)) for name, each in (of.edges or {}).items() for s, t in zip(each.source, each.target)} for of in (circuit, true)]  # fmt: skip
+def _against(own: tuple[Nodes, Mapping[str, Edges]], true: tuple[Nodes, Mapping[str, Edges]]) -> dict[str, float]:
+    nodes = [{(name, int(i)) for name, each in of[0].items() for i in each} for of in (own, true)]
+    edges = [
+        {(name, int(s), int(t)) for name, each in of[1].items() for s, t in zip(each.source, each.target)} for of in (own, true)
+    ]
     found = {}
-    for what, (own, known) in (("node", nodes), ("edge", edges)):
-        both = len(own & known)
-        found |= {f"{what}_recall": both / len(known), f"{what}_precision": both / len(own) if own else 0.0}
+    for what, (mine, known) in (("node", nodes), ("edge", edges)):
+        both = len(mine & known)
+        found |= {f"{what}_recall": both / len(known), f"{what}_precision": both / len(mine) if mine else 0.0}
     return found
 
 
-def plant(program: str, folder: str | Path, host: Any = None, tokenizer: Any = None, *, size: str = "small", seed: int = 0) -> Known:
+def plant(
+    program: str, folder: str | Path, host: Any = None, tokenizer: Any = None, *, size: str = "small", seed: int = 0
+) -> Known:
     """Writes a program into a copy of a model, and the model with its task and its known circuits into a folder.
 
     Args:
@@ -271,10 +286,17 @@ def _vocabulary(tokenizer: Any, program: Program, random: Random) -> tuple[dict[
     able = []
     for token in range(len(tokenizer)):
         text = tokenizer.decode([token])
-        if text[:1] == " " and text[1:].isascii() and text[1:].isalpha() and tokenizer.encode(text, add_special_tokens=False) == [token]:
+        if (
+            text[:1] == " "
+            and text[1:].isascii()
+            and text[1:].isalpha()
+            and tokenizer.encode(text, add_special_tokens=False) == [token]
+        ):
             able.append(token)
     if len(able) < len(program.words) + 20:
-        raise ValueError(f"The tokenizer has {len(able)} tokens that are whole words after a blank; a program needs {len(program.words) + 20}.")
+        raise ValueError(
+            f"The tokenizer has {len(able)} tokens that are whole words after a blank; a program needs {len(program.words) + 20}."
+        )
     chosen = random.sample(able, min(len(able), 200))
     return dict(zip(program.words, chosen)), chosen[len(program.words) :]
 
@@ -301,12 +323,14 @@ def _written(program: Program, host: Any, words: Words, pairs: Sequence[tuple[li
     with torch.no_grad():
         ground = Ground(host, _padded(prompts), seed)
         asking = sorted({prompt[-1] for pair in pairs for prompt in pair})
-        ground.offer(asking, tuple(words[each] for each in program.answers))
+        ground.offer(asking, (words[program.answers[0]], words[program.answers[1]]))
         program.write(ground, words, torch.arange(len(prompts)) % 2 == 1)
     return ground
 
 
-def _corpus(program: Program, words: Words, fillers: Sequence[int], pairs: Sequence[tuple[list[int], list[int]]], random: Random) -> torch.Tensor:
+def _corpus(
+    program: Program, words: Words, fillers: Sequence[int], pairs: Sequence[tuple[list[int], list[int]]], random: Random
+) -> torch.Tensor:
     """Blocks [n, tokens] of prompts among fillers, and of words at random."""
     width = 8 + max(len(prompt) for pair in pairs for prompt in pair)
     special, blocks = list(words.values()), []
@@ -353,7 +377,9 @@ def random_host(vocabulary: int, layers: int, heads: int, channels: int, neurons
     return model
 
 
-def _save_beside(folder: Path, tokenizer: Any, pairs: Sequence[tuple[list[int], list[int]]], answers: tuple[int, int], blocks: torch.Tensor) -> None:
+def _save_beside(
+    folder: Path, tokenizer: Any, pairs: Sequence[tuple[list[int], list[int]]], answers: tuple[int, int], blocks: torch.Tensor
+) -> None:
     """The task's pairs, and the corpus that means are over, where `csp prune` looks for them."""
     from safetensors.torch import save_file
 

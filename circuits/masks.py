@@ -12,10 +12,9 @@ from tqdm import tqdm
 
 from ..configuration_csp import require_positive_int
 from ..wiring_csp import located, site
-from .ablation import Change, Scales, ablated, gated, holding, recorded_scales, scaled, surrogate
+from .ablation import Change, Scales, ablated, gated, holding, recorded_scales, surrogate
 from .conditions import ABLATIONS, Conditions
 from .outcome import last_logits, losses, vocabulary_kl
-from .scoring import task_loss
 from .sites import require_csp
 from .tasks import Pairs, Task
 
@@ -289,21 +288,6 @@ def deciding_pairs(task: Task, config: PruneConfig, count: int | None = None) ->
     if len(pairs) < 2:
         raise ValueError(f"{task.name} has {len(pairs)} pair for validation; it needs at least 2.")
     return pairs
-
-
-def attribution(
-    model: Any, fills: Mapping[str, torch.Tensor], pairs: Pairs, freeze_norms: bool = False
-) -> dict[str, torch.Tensor]:
-    """First-order effect of closing each node on the task loss: site -> loss(closed) - loss(open), estimated by one gradient, [width]."""
-    gates = {name: torch.ones(fill.shape, device=model.device, requires_grad=True) for name, fill in fills.items()}
-    changes = {name: scaled(gate, fills[name].to(model.device)) for name, gate in gates.items()}
-    with ablated(model, changes, freeze_norms=freeze_norms), torch.enable_grad():
-        loss = task_loss(model, pairs)
-    grads = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(gate.detach()).cpu() if g is None else -g.detach().float().cpu()
-        for (name, gate), g in zip(gates.items(), grads)
-    }
 
 
 def opened(nodes: Mapping[str, torch.Tensor], fills: Mapping[str, torch.Tensor]) -> dict[str, Any]:

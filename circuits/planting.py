@@ -23,6 +23,7 @@ from .sites import edge_maps, evaluating, require_csp
 
 LOUD = 3.0  # planted values against what the host keeps at the same site, its root mean square
 DECISIVE = 8.0  # between the logits of the right answer and of the other
+NOISE = 2.0  # of the host's own part in that difference, by prompt
 PRESENT = 4.0  # of both answers above all other tokens, halfway between the two
 _PROBE = 1e4  # a weight that is loud for certain, for the time of a measurement
 
@@ -58,7 +59,10 @@ class Ground:
         }
         self.copies: list[tuple[dict[Place, None], dict[tuple[str, int, int], None]]] = []
         self._known = True
-        levels = {name: float(each[each != 0].square().mean().sqrt()) if bool(each.any()) else 1.0 for name, each in self._seen().items()}
+        levels = {
+            name: float(each[each != 0].square().mean().sqrt()) if bool(each.any()) else 1.0
+            for name, each in self._seen().items()
+        }
         self.loudness = {name: LOUD * each for name, each in levels.items()}
         self.rms = self._rms()
         self.embedded = LOUD * max(self.rms.values())
@@ -166,10 +170,19 @@ class Ground:
         self.read(layer, "q", head, index, asks, size)
         self.read(layer, "k", head, index, shows, size)
 
-    def write(self, layer: int, head: int, index: int, channel: int, *, size: float | None = None, anywhere: bool = False) -> None:
+    def write(
+        self, layer: int, head: int, index: int, channel: int, *, size: float | None = None, anywhere: bool = False
+    ) -> None:
         """What a head makes of a value goes to a channel, loud, or of a `size`, at the end of prompts, or at its loudest `anywhere`."""
         here, name, values = head * self.config.d_head + index, site(layer, "attn_out"), site(layer, "attn_v")
-        self._set(self.model.transformer.h[layer].attn.c_proj.weight, channel, here, (name, channel), size or self._stream(name), anywhere)
+        self._set(
+            self.model.transformer.h[layer].attn.c_proj.weight,
+            channel,
+            here,
+            (name, channel),
+            size or self._stream(name),
+            anywhere,
+        )
         self._note((values, here), (name, channel), edge=(f"{values}->{name}", here, channel))
 
     def threshold(self, layer: int, neuron: int, source: int, target: int, high: torch.Tensor, against: int) -> None:
@@ -196,15 +209,19 @@ class Ground:
             self.model.lm_head.weight[token, channel] = sign * size / (2 * level)
         self._note((FINAL, channel))
 
-    def offer(self, asking: list[int], answers: tuple[int, ...]) -> None:
-        """The tokens that ask for an answer say so: both answers are above all others there, one like the other. No other part of the host tells them apart."""
-        table = self.model.get_parameter(TABLE_WEIGHT)
-        for answer in answers:
-            self.model.lm_head.weight[answer], table[:, answer], self.model.final_logits_bias[answer] = 0, 0, 0
+    def offer(self, asking: list[int], answers: tuple[int, int], noise: float = NOISE) -> None:
+        """The tokens that ask for an answer say so: both answers are above all others there, one like the other. What else the host has to say to the one and to
+        the other differs by `noise` at the end of the prompts, its standard deviation, 0 in the mean."""
+        table, rows, bias = self.model.get_parameter(TABLE_WEIGHT), self.model.lm_head.weight, self.model.final_logits_bias
+        answers_ = list(answers)
+        table[:, answers_], bias[answers_] = 0, 0
+        found = self._run()[:, answers_]
+        apart = found[:, 0] - found[:, 1]
+        rows[answers_] *= noise / max(float(apart.std()), 1e-6)
+        bias[answers[1]] = float(apart.mean()) * noise / max(float(apart.std()), 1e-6)
         top = float(self._run().max())
         for token in asking:
-            for answer in answers:
-                table[token, answer] = max(0.0, top) + PRESENT
+            table[token, answers_] = max(0.0, top) + PRESENT
 
     # --------------------------------------------------------------------------------------------------------- measuring
 

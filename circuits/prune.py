@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .attribution import attribution
 from .calibration import calibrate
 from .candidates import Search, edge_count, node_count
 from .circuit import Circuit
@@ -18,7 +19,6 @@ from .masks import (
     Masks,
     Nodes,
     PruneConfig,
-    attribution,
     ranked,
     train_masks,
     training_pairs,

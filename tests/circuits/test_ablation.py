@@ -9,8 +9,9 @@ from sparse_circuits.circuits import (
     mean_activations,
 )
 from sparse_circuits.circuits.ablation import gated
+from sparse_circuits.circuits.attribution import attribution
 from sparse_circuits.circuits.edges import removed_edges
-from sparse_circuits.circuits.masks import Masks, PruneConfig, attribution, opened
+from sparse_circuits.circuits.masks import Masks, PruneConfig, opened
 from sparse_circuits.circuits.scoring import task_loss
 from sparse_circuits.circuits.sites import edge_maps, y_name
 from sparse_circuits.circuits.tasks import Pairs

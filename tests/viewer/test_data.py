@@ -12,8 +12,9 @@ from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
 from sparse_circuits.bridges import BridgedPair
 from sparse_circuits.circuits import Edges, Verification, ablated, edges_in, load_task, make_task, mean_activations, score
 from sparse_circuits.circuits.ablation import holding
+from sparse_circuits.circuits.attribution import attribution
 from sparse_circuits.circuits.edges import within
-from sparse_circuits.circuits.masks import as_nodes, attribution, ranked
+from sparse_circuits.circuits.masks import as_nodes, ranked
 from sparse_circuits.viewer import Subject, circuit_data, page_data, write_page
 from sparse_circuits.viewer.contexts import find_contexts
 from sparse_circuits.viewer.contract import check, inline_json, records
