@@ -56,7 +56,8 @@ def main() -> None:
     for program in given.programs:
         for size in ["trained"] if host else given.sizes:
             for seed in range(given.seeds):
-                with tempfile.TemporaryDirectory() as folder:
+                with tempfile.TemporaryDirectory() as scratch:
+                    folder = Path(scratch, "known")
                     known = (
                         plant(program, folder, *(host or ()), seed=seed)
                         if host

@@ -17,18 +17,20 @@ from random import Random
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import save_file
 
 from ..configuration_csp import CSPConfig
 from ..corpora.blocks import BLOCKS
-from ..files import read_json, write_whole
+from ..files import fresh_folder, read_json, write_whole
 from ..wiring_csp import NODE_LOCATIONS
 from .circuit import Circuit
 from .edges import Edges
 from .identity import identify, tokenizer_sha256, versions
-from .masks import Nodes
+from .masks import Nodes, PruneConfig
 from .means import Means, mean_activations
 from .planting import Ground
 from .python_tasks import SPLITS_VERSION
+from .scoring import score
 from .tasks import Task, load_task
 
 PAIRS, TEXTS, SAMPLES = 1200, 512, 2048
@@ -261,24 +263,46 @@ def plant(
     of, random = PROGRAMS[program], Random(f"{program} {seed}")
     words, fillers = _vocabulary(tokenizer, of, random)
     pairs = _pairs(of, words, fillers, random)
-    blocks = _corpus(of, words, fillers, pairs, random)
+    blocks = _corpus(words, fillers, pairs, random)
     ground = _written(of, host, words, pairs, seed)
-    folder = Path(folder)
-    ground.model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    _save_beside(folder, tokenizer, pairs, (words[of.answers[0]], words[of.answers[1]]), blocks)
-    names = []
-    means = mean_activations(ground.model, blocks)
+    with fresh_folder(folder) as place:
+        ground.model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+        _save_task(place, tokenizer, pairs, (words[of.answers[0]], words[of.answers[1]]))
+        save_file({"train": blocks.contiguous()}, place / BLOCKS)
+        names = _save_circuits(place, ground, tokenizer, mean_activations(ground.model, blocks))
+        write_whole(
+            place / _FILE, json.dumps({"program": program, "seed": seed, "copies": names, "words": dict(words)}, indent=1)
+        )
+        _require_at_work(Known.from_pretrained(place))
+    return Known.from_pretrained(folder)
+
+
+def _save_circuits(folder: Path, ground: Ground, tokenizer: Any, means: Means) -> list[str]:
+    """Each copy as a circuit of the model; their names."""
+    names, origin = [], load_task(folder / _TASK, tokenizer).origin
     for i, (nodes, edges) in enumerate(ground.circuits()):
         names.append(_LABEL + (f"_{i + 1}" if i else ""))
         circuit = Circuit(
-            task="task", nodes=nodes, edges=edges, means=means.values, widths={n: s.width for n, s in ground.model.node_sites().items()},
+            task=Path(_TASK).stem, nodes=nodes, edges=edges, means=means.values, widths={name: each.width for name, each in ground.model.node_sites().items()},
             model=identify(ground.model), tokenizer=tokenizer_sha256(tokenizer), versions=versions(),
-            settings={"freeze_norms": True, "task_origin": load_task(folder / _TASK, tokenizer).origin, "splits": SPLITS_VERSION},
+            settings={"freeze_norms": True, "task_origin": origin, "splits": SPLITS_VERSION},
         )  # fmt: skip
         circuit.save_pretrained(folder / "circuits" / names[-1])
-    write_whole(folder / _FILE, json.dumps({"program": program, "seed": seed, "copies": names, "words": dict(words)}, indent=1))
-    return Known.from_pretrained(folder)
+    return names
+
+
+def _require_at_work(known: Known) -> None:
+    """Raises ValueError unless the model, and each of its known circuits alone, does the task."""
+    pairs = known.task.pairs(64, "validation", fewer=True)
+    losses = [score(known.model, pairs).loss]
+    for circuit in known.copies:
+        with circuit.applied_to(known.model):
+            losses.append(score(known.model, pairs).loss)
+    if max(losses) > PruneConfig.target_loss:
+        raise ValueError(
+            f"{known.program} does not work in this host (task loss {max(losses):.2f}, above {PruneConfig.target_loss:g}); take another seed or another host."
+        )
 
 
 def _vocabulary(tokenizer: Any, program: Program, random: Random) -> tuple[dict[str, int], list[int]]:
@@ -328,9 +352,7 @@ def _written(program: Program, host: Any, words: Words, pairs: Sequence[tuple[li
     return ground
 
 
-def _corpus(
-    program: Program, words: Words, fillers: Sequence[int], pairs: Sequence[tuple[list[int], list[int]]], random: Random
-) -> torch.Tensor:
+def _corpus(words: Words, fillers: Sequence[int], pairs: Sequence[tuple[list[int], list[int]]], random: Random) -> torch.Tensor:
     """Blocks [n, tokens] of prompts among fillers, and of words at random."""
     width = 8 + max(len(prompt) for pair in pairs for prompt in pair)
     special, blocks = list(words.values()), []
@@ -377,15 +399,9 @@ def random_host(vocabulary: int, layers: int, heads: int, channels: int, neurons
     return model
 
 
-def _save_beside(
-    folder: Path, tokenizer: Any, pairs: Sequence[tuple[list[int], list[int]]], answers: tuple[int, int], blocks: torch.Tensor
-) -> None:
-    """The task's pairs, and the corpus that means are over, where `csp prune` looks for them."""
-    from safetensors.torch import save_file
-
+def _save_task(folder: Path, tokenizer: Any, pairs: Sequence[tuple[list[int], list[int]]], answers: tuple[int, int]) -> None:
     one, two = (tokenizer.decode([answer]) for answer in answers)
     rows = [
         {"prompt_a": tokenizer.decode(a), "answer_a": one, "prompt_b": tokenizer.decode(b), "answer_b": two} for a, b in pairs
     ]
     write_whole(folder / _TASK, "".join(json.dumps(row) + "\n" for row in rows))
-    save_file({"train": blocks.contiguous()}, folder / BLOCKS)

@@ -111,7 +111,8 @@ COMMANDS: dict[typer.Typer, dict[str, Callable[..., Any]]] = {
     app: {
         "generate": models.generate, "info": models.info, "convert": models.convert, "train": training.train, "demo": training.demo,
         "tasks": circuits.show_tasks, "prune": circuits.prune_task, "verify": circuits.verify_circuit, "node": circuits.show_node,
-        "export": circuits.export_circuit, "view": pages.view_circuits, "label": pages.label_nodes, "publish": publishing.publish_folder,
+        "explain": circuits.explain_nodes, "export": circuits.export_circuit, "view": pages.view_circuits, "label": pages.label_nodes,
+        "publish": publishing.publish_folder,
     },
     tokenize_app: {"train": models.tokenize_train, "show": models.tokenize_show},
     bridge_app: {"train": bridges.bridge_train, "evaluate": bridges.bridge_evaluate, "steer": bridges.bridge_steer},

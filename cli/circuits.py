@@ -203,19 +203,78 @@ def show_node(
     corpus: Corpus = None,
     tokens: Tokens = 50_000,
     contexts: Annotated[int, typer.Option(help="Contexts at each end.", min=1)] = 5,
+    explains: Annotated[
+        str | None,
+        typer.Option(
+            help="Score an explanation: a ready predicate (a wrong name lists them), the token is 'x', FILE.py:FUNCTION, or best."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="For --explains: of what the node does for this task, how much the explanation keeps.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """What a node reads and writes, where it is largest and smallest, and what ablating it costs.
+    """What a node reads and writes, where it is largest and smallest, and what ablating it costs; or how well an explanation of it holds.
 
-    Example: csp node runs/tiny 0.mlp.post_act:17
+    Example: csp node runs/tiny 0.mlp.post_act:17 --explains "opens a string"
     """
+    from ..circuits import task_for
+    from ..circuits.hypotheses import explain_node, rule_of
     from ..circuits.reading import describe, parse_node, read_node
 
     require_corpus(corpus)
+    if task is not None and explains is None:
+        raise ValueError("--task says what an explanation keeps; give one with --explains, or best.")
+    if explains not in (None, "best"):
+        rule_of(str(explains))
     loaded, tokenizer = load(model)
     parse_node(loaded, node)
-    found = read_node(loaded, tokenizer, node, corpus_blocks(model, corpus, tokenizer, tokens), contexts=contexts)
-    typer.echo(json.dumps(found, indent=1) if as_json else describe(found))
+    blocks = corpus_blocks(model, corpus, tokenizer, tokens)
+    if explains is None:
+        found = read_node(loaded, tokenizer, node, blocks, contexts=contexts)
+        typer.echo(json.dumps(found, indent=1) if as_json else describe(found))
+        return
+    wanted = None if task is None else task_for(loaded, task, tokenizer)
+    scored = explain_node(loaded, tokenizer, node, blocks, None if explains == "best" else explains, task=wanted)
+    typer.echo(json.dumps(scored, indent=1) if as_json else f"{node} {scored['said']}")
+
+
+def explain_nodes(
+    model: Model,
+    circuit: Annotated[str, typer.Argument(help="Folder of the circuit, or its name under the model's circuits/.")],
+    task: Annotated[str | None, typer.Option(help="For tasks from files: the file. Default: by the circuit's name.")] = None,
+    corpus: Corpus = None,
+    tokens: Tokens = 50_000,
+    write: Annotated[
+        bool, typer.Option(help="Put labels that say something into the circuit file, for nodes that have none.")
+    ] = True,
+) -> None:
+    """The best of the ready explanations for each node of a circuit, with its score; those that say something become labels.
+
+    Example: csp explain runs/tiny runs/quotes
+    """
+    from ..circuits import Circuit
+    from ..circuits.hypotheses import explain_circuit, labels_of
+    from ..circuits.identity import refuse_other_model
+
+    require_model(model)
+    require_corpus(corpus)
+    folder = circuit_folder(model, circuit)
+    found = Circuit.from_pretrained(folder)
+    wanted = found.find_task(load_tokenizer(model), task)
+    loaded, tokenizer = load(model)
+    refuse_other_model(found, loaded)
+    scored = explain_circuit(loaded, tokenizer, found, corpus_blocks(model, corpus, tokenizer, tokens), wanted)
+    for node, each in scored.items():
+        typer.echo(f"{node} {each['said']}")
+    labels = {node: text for node, text in labels_of(scored).items() if node not in found.labels}
+    if write and labels:
+        found.labels |= labels
+        found.save_pretrained(folder)
+    typer.echo(
+        f"{len(labels_of(scored))} of {len(scored)} nodes have an explanation that says something"
+        + (f"; {len(labels)} labels written to {folder}" if write else "")
+    )
 
 
 def export_circuit(
