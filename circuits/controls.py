@@ -68,7 +68,7 @@ def shuffled(model: Any, seed: int = 0) -> Any:
             else:
                 order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
                 parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    return other
+    return other.to_sparse() if model.is_sparse else other
 
 
 def stability(look: Examination, tokenizer: Any, seeds: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,24 +37,32 @@ class Means:
 
 
 @contextmanager
-def watching(model: Any) -> Iterator[dict[str, torch.Tensor]]:
-    """While the block runs, a dict of the last activations [batch, tokens, width] at every node site, and of y (`sites.y_name`)."""
-    seen: dict[str, torch.Tensor] = {}
+def telling(model: Any, take: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """While the block runs, `take` is called with each activation [batch, tokens, width] at every node site, and with y (`sites.y_name`), as the model
+    makes it; nothing is kept."""
 
-    def keep(name: str) -> Any:
-        return lambda module, args, out: seen.__setitem__(name, out.detach())
+    def tell(name: str) -> Any:
+        return lambda module, args, out: take(name, out.detach())
 
-    def keep_input(name: str) -> Any:
-        return lambda module, args: seen.__setitem__(name, args[0].detach())
+    def tell_input(name: str) -> Any:
+        return lambda module, args: take(name, args[0].detach())
 
     with hooks() as handles:
         for name, site in require_csp(model).node_sites().items():
-            handles.append(site.register_forward_hook(keep(name)))
+            handles.append(site.register_forward_hook(tell(name)))
         for i, block in enumerate(model.transformer.h):
             for matrix in MATRICES:
                 if matrix.inputs:
-                    hook = keep_input(matrix.inputs_name(i))
+                    hook = tell_input(matrix.inputs_name(i))
                     handles.append(block.get_submodule(matrix.path).register_forward_pre_hook(hook))
+        yield
+
+
+@contextmanager
+def watching(model: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """While the block runs, a dict of the last activations [batch, tokens, width] at every node site, and of y (`sites.y_name`)."""
+    seen: dict[str, torch.Tensor] = {}
+    with telling(model, seen.__setitem__):
         yield seen
 
 
@@ -79,15 +87,17 @@ def mean_activations(model: Any, blocks: torch.Tensor, batch: int = 16, *, sampl
     sums: dict[str, torch.Tensor] = {}
     low: dict[str, torch.Tensor] = {}
     high: dict[str, torch.Tensor] = {}
-    with evaluating(model), torch.no_grad(), watching(model) as seen:
+
+    def add(name: str, activation: torch.Tensor) -> None:
+        flat = activation.flatten(0, -2)
+        total, least, most = flat.sum(0, dtype=torch.float64).cpu(), flat.amin(0).float().cpu(), flat.amax(0).float().cpu()
+        sums[name] = sums[name] + total if name in sums else total
+        low[name] = torch.minimum(low[name], least) if name in low else least
+        high[name] = torch.maximum(high[name], most) if name in high else most
+
+    with evaluating(model), torch.no_grad(), telling(model, add):
         for ids in tqdm(blocks.split(batch), desc="means", unit="batch", disable=None, delay=2):
             model(input_ids=ids.long().to(model.device), use_cache=False, logits_to_keep=1)
-            for name, activation in seen.items():
-                flat = activation.flatten(0, -2)
-                total, least, most = flat.double().sum(0).cpu(), flat.amin(0).float().cpu(), flat.amax(0).float().cpu()
-                sums[name] = sums[name] + total if name in sums else total
-                low[name] = torch.minimum(low[name], least) if name in low else least
-                high[name] = torch.maximum(high[name], most) if name in high else most
     count = blocks.numel()
     corpus = hashlib.sha256(blocks.cpu().to(torch.int32).contiguous().numpy().tobytes()).hexdigest()
     kept = sample_activations(model, blocks, samples, seed, batch) if samples else None
@@ -100,13 +110,15 @@ def sample_activations(model: Any, blocks: torch.Tensor, count: int, seed: int =
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(0, blocks.numel(), (count,), generator=generator).sort().values
     found: dict[str, list[torch.Tensor]] = {}
-    with evaluating(model), torch.no_grad(), watching(model) as seen:
-        start = 0
+    here, start = chosen, 0
+
+    def keep(name: str, activation: torch.Tensor) -> None:
+        found.setdefault(name, []).append(activation.flatten(0, -2)[here.to(activation.device)].float().cpu())
+
+    with evaluating(model), torch.no_grad(), telling(model, keep):
         for ids in blocks.split(batch):
             here = chosen[(chosen >= start) & (chosen < start + ids.numel())] - start
             start += ids.numel()
             if len(here):
                 model(input_ids=ids.long().to(model.device), use_cache=False, logits_to_keep=1)
-                for name, activation in seen.items():
-                    found.setdefault(name, []).append(activation.flatten(0, -2)[here.to(activation.device)].float().cpu())
     return {name: torch.cat(parts) for name, parts in found.items()}

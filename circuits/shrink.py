@@ -40,6 +40,21 @@ def _one_round(kept: list[Item], fits: Callable[[Sequence[Item]], bool], chunk: 
     return kept
 
 
+SCANNED = 512  # up to how many prefixes are all tried
+_AROUND = 32  # how many are tried around what a bisection finds
+
+
 def smallest_prefix(count: int, fits: Callable[[int], bool]) -> int | None:
-    """The smallest k of 0 ... count for which fits(k); None if there is none. By scanning: loss is not monotone in k."""
-    return next((k for k in range(count + 1) if fits(k)), None)
+    """The smallest k of 0 ... count for which fits(k); None if there is none. By scanning: loss is not monotone in k.
+
+    Above 512 a scan would take hours in large models: it is a bisection then, and a scan of the 32 before what it finds; exact if loss is monotone further away than that.
+    """
+    if count <= SCANNED:
+        return next((k for k in range(count + 1) if fits(k)), None)
+    if not fits(count):
+        return None
+    low, high = -1, count  # fits(high); below low nothing is known to fit
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return next((k for k in range(max(0, high - _AROUND), high) if fits(k)), high)

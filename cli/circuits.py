@@ -102,7 +102,7 @@ def prune_task(
     _require_circuit_place(out)
     require_corpus(corpus)
     load_task(task, load_tokenizer(model), form)
-    loaded, tokenizer = load(model)
+    loaded, tokenizer = load(model, sparse=True)
     blocks = corpus_blocks(model, corpus, tokenizer, tokens)
     means = mean_activations(loaded, blocks, samples=SAMPLES if config.ablation in SAMPLED else 0)
     wanted = task_for(loaded, task, tokenizer, form)
@@ -188,7 +188,7 @@ def verify_circuit(
     wanted = found.find_task(load_tokenizer(model), task)
     if wanted is None:
         raise ValueError(f"{found.task} is no built-in task; give the file that it came from with --task.")
-    loaded, tokenizer = load(model)
+    loaded, tokenizer = load(model, sparse=True)
     blocks = corpus_blocks(model, corpus, tokenizer, tokens)
     others = [] if wanted.origin else [task_for(loaded, name, tokenizer) for name in tasks() if name != wanted.name]
     report = verify(found, loaded, tokenizer, wanted, blocks=blocks, pairs=pairs, controls=controls, seeds=seeds, others=others)

@@ -97,15 +97,15 @@ def load_tokenizer(model: str) -> Any:
     return models.load_tokenizer(model)
 
 
-def load(model: str) -> tuple[Any, Any]:
-    """The model in float32, and its tokenizer."""
+def load(model: str, *, sparse: bool = False) -> tuple[Any, Any]:
+    """The model in float32, and its tokenizer; `sparse`: in sparse form as far as that is faster."""
     import torch
 
     from ..checkpoints.models import require_fit
     from ..modeling_csp import CSPForCausalLM
 
     tokenizer = load_tokenizer(model)
-    loaded = CSPForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    loaded = CSPForCausalLM.from_pretrained(model, dtype=torch.float32, sparse=sparse).eval()
     require_fit(tokenizer, loaded)
     return loaded, tokenizer
 

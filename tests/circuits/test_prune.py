@@ -183,6 +183,20 @@ def test_the_smallest_prefix_is_found_by_scanning():
     assert smallest_prefix(3, lambda k: False) is None
 
 
+def test_long_rankings_are_bisected_with_a_scan_around_what_is_found():
+    asked = []
+
+    def fits(k):
+        asked.append(k)
+        return k >= 4321 or k in (4300, 77)
+
+    assert smallest_prefix(40_000, fits) == 4300  # not monotone nearby: found; far away (77) it is not looked for
+    assert len(asked) < 60
+    assert smallest_prefix(40_000, lambda k: False) is None
+    assert smallest_prefix(40_000, lambda k: True) == 0
+    assert smallest_prefix(40_000, lambda k: k == 40_000) == 40_000
+
+
 WRONG = [
     ({"target_loss": 0.0}, "must be above 0"),
     ({"steps": 0}, "whole number of at least 1"),
