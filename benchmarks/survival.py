@@ -31,6 +31,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "mean, free norms": {"ablation": "mean", "freeze_norms": False},
     "mean": {"ablation": "mean"},
     "mix": {"ablation": "mix", "draws": 2},
+    "mix, 8 draws": {"ablation": "mix", "draws": 8},
     "mix, distribution": {"ablation": "mix", "draws": 2, "objective": "distribution"},
     "adversarial": {"ablation": "adversarial", "draws": 2},
 }

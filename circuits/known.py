@@ -9,6 +9,7 @@ The folder is a model like any other (`from_pretrained`, `csp prune`, `csp verif
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 
 from ..configuration_csp import CSPConfig
 from ..corpora.blocks import BLOCKS
-from ..files import fresh_folder, read_json, write_whole
+from ..files import fresh_folder, read_object, write_whole
 from ..wiring_csp import NODE_LOCATIONS
 from .circuit import Circuit
 from .edges import Edges
@@ -40,6 +41,7 @@ HOSTS = {  # of random weights: layers, heads, channels, neurons, density
     "large": (8, 32, 512, 2048, 1 / 64),
 }
 _FILE, _TASK, _LABEL = "known.json", "task.jsonl", "known"
+_NAMED = re.compile(_LABEL + r"(_\d+)?")
 
 Words = Mapping[str, int]  # name of a word in a program -> its token
 Prompt = list[str]  # names of words; "." is any filler
@@ -80,19 +82,19 @@ def _quote_circuit(ground: Ground, words: Words, layer: int) -> None:
     ground.decide(out, words["close '"], words['close "'])
 
 
-def _write_quotes(ground: Ground, words: Words, second: torch.Tensor) -> None:
+def _write_quotes(ground: Ground, words: Words, later: torch.Tensor) -> None:
     with ground.a_copy():
         _quote_circuit(ground, words, 0)
 
 
-def _write_two_copies(ground: Ground, words: Words, second: torch.Tensor) -> None:
+def _write_two_copies(ground: Ground, words: Words, later: torch.Tensor) -> None:
     """The same twice, in the first and in the last layer, with nothing in common: each does it alone."""
     for layer in (0, ground.config.n_layer - 1):
         with ground.a_copy():
             _quote_circuit(ground, words, layer)
 
 
-def _write_with_distractors(ground: Ground, words: Words, second: torch.Tensor) -> None:
+def _write_with_distractors(ground: Ground, words: Words, later: torch.Tensor) -> None:
     """The circuit, and what looks like it: a head that copies the quote to two channels whose effects on the answer cancel, the one that would help by way of a neuron;
     and one whose copy speaks for two tokens that are no answers."""
     with ground.a_copy():
@@ -105,7 +107,7 @@ def _write_with_distractors(ground: Ground, words: Words, second: torch.Tensor) 
             ground.embed(asks, {words["close"]: 1})
             ground.read(0, "v", head, 0, kind)
             ground.write(0, head, 0, copy_)
-            ground.threshold(0, neuron, copy_, relayed, ~second, asks)
+            ground.threshold(0, neuron, copy_, relayed, ~later, asks)
             ground.decide(relayed, words[tokens[0]], words[tokens[1]], size=1.0)
             ground.decide(copy_, words[tokens[1]], words[tokens[0]], size=1.0)
 
@@ -122,7 +124,7 @@ def _bracketed(random: Random) -> tuple[Prompt, Prompt]:
     return prompts[0], prompts[1]
 
 
-def _write_brackets(ground: Ground, words: Words, second: torch.Tensor) -> None:
+def _write_brackets(ground: Ground, words: Words, later: torch.Tensor) -> None:
     """Opened brackets are averaged over the prompt, and a neuron holds the average against what `close` itself writes."""
     with ground.a_copy():
         opened, asks, average, deep = (ground.channel() for _ in range(4))
@@ -131,7 +133,7 @@ def _write_brackets(ground: Ground, words: Words, second: torch.Tensor) -> None:
         head, neuron = ground.head(0), ground.neuron(0)
         ground.read(0, "v", head, 0, opened)
         ground.write(0, head, 0, average)
-        ground.threshold(0, neuron, average, deep, second, asks)
+        ground.threshold(0, neuron, average, deep, later, asks)
         ground.decide(deep, words["]]"], words["]"])
 
 
@@ -146,17 +148,17 @@ def _bound(random: Random) -> tuple[Prompt, Prompt]:
     return (prompts[0], prompts[1]) if asked == names[0] else (prompts[1], prompts[0])
 
 
-def _write_binding(ground: Ground, words: Words, second: torch.Tensor) -> None:
+def _write_binding(ground: Ground, words: Words, later: torch.Tensor) -> None:
     """Two hops: a value token averages the names before it, so that only the first value is bound to a name; the name that is asked for looks for the value that is bound
     to it, or else for any."""
     last = ground.config.n_layer - 1
     with ground.a_copy():
+        first, second = ground.head(0), ground.head(last)
         name, is_name, is_value, kind, bound, out = (ground.channel() for _ in range(6))
         ground.embed(name, {words["x"]: 1, words["y"]: -1})
         ground.embed(is_name, {words["x"]: 1, words["y"]: 1})
         ground.embed(is_value, {words["set"]: 1, words["str"]: 1})
         ground.embed(kind, {words["set"]: 1, words["str"]: -1})
-        first, second = ground.head(0), ground.head(last)
         ground.look(0, first, 0, is_value, is_name, sharp=8.0)
         ground.read(0, "v", first, 1, name)
         ground.write(0, first, 1, bound, anywhere=True)
@@ -203,13 +205,22 @@ class Known:
         from ..modeling_csp import CSPForCausalLM
 
         folder = Path(folder)
-        said = read_json(folder / _FILE, fix="give a folder that plant wrote")
+        fix = "give a folder that plant wrote"
+        said, blocks = read_object(folder / _FILE, fix=fix), saved_blocks(folder)
+        program, names = said.get("program"), said.get("copies")
+        if (
+            program not in PROGRAMS
+            or not isinstance(names, list)
+            or not names
+            or not all(_NAMED.fullmatch(str(name)) for name in names)
+        ):
+            raise ValueError(f"{folder / _FILE} names no program and no circuits of it; {fix}.")
+        if blocks is None:
+            raise FileNotFoundError(f"{folder} has no {BLOCKS}; {fix}.")
         tokenizer = load_tokenizer(str(folder))
         model = CSPForCausalLM.from_pretrained(folder).eval()
-        copies = tuple(Circuit.from_pretrained(folder / "circuits" / name) for name in said["copies"])
-        return cls(
-            folder, said["program"], model, tokenizer, load_task(folder / _TASK, tokenizer), saved_blocks(folder), copies
-        )
+        copies = tuple(Circuit.from_pretrained(folder / "circuits" / name) for name in names)
+        return cls(folder, program, model, tokenizer, load_task(folder / _TASK, tokenizer), blocks, copies)
 
     @cached_property
     def means(self) -> Means:
@@ -233,7 +244,7 @@ def _against(own: tuple[Nodes, Mapping[str, Edges]], true: tuple[Nodes, Mapping[
     edges = [
         {(name, int(s), int(t)) for name, each in of[1].items() for s, t in zip(each.source, each.target)} for of in (own, true)
     ]
-    found = {}
+    found: dict[str, float] = {}
     for what, (mine, known) in (("node", nodes), ("edge", edges)):
         both = len(mine & known)
         found |= {f"{what}_recall": both / len(known), f"{what}_precision": both / len(mine) if mine else 0.0}
@@ -327,7 +338,7 @@ def _vocabulary(tokenizer: Any, program: Program, random: Random) -> tuple[dict[
 
 def _pairs(program: Program, words: Words, fillers: Sequence[int], random: Random) -> list[tuple[list[int], list[int]]]:
     """Different pairs of prompts, as tokens. The two of a pair have the same fillers."""
-    found = {}
+    found: dict[tuple[int, ...], tuple[list[int], list[int]]] = {}
     while len(found) < PAIRS:
         one, two = program.prompts(random)
         filled = [random.choice(fillers) for _ in range(max(len(one), len(two)))]

@@ -73,7 +73,8 @@ def prune(
         CannotDo: if the model fails the task's gate.
         ValueError: for a method that does not exist, a tokenizer that is not the task's, or a task whose splits share all their prompts.
     """
-    config = dataclasses.replace(config or PruneConfig(), **({} if target_loss is None else {"target_loss": target_loss}))
+    config = config or PruneConfig()
+    config = config if target_loss is None else dataclasses.replace(config, target_loss=target_loss)
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; it must be 'learned' or 'attribution'.")
     if not NAME.fullmatch(task.name):

@@ -103,6 +103,10 @@ def _after_character(character: str) -> Predicate:
     return lambda before, after, text: not before.string and not before.comment and before.last == character
 
 
+def _innermost(bracket: str) -> Predicate:
+    return lambda before, after, text: after.brackets[-1:] == bracket
+
+
 def _is_name(text: str) -> bool:
     return text.strip().isidentifier() and not keyword.iskeyword(text.strip())
 
@@ -119,7 +123,7 @@ PREDICATES: dict[str, Predicate] = {
     "in a comment": lambda b, a, t: a.comment,
     "in brackets": lambda b, a, t: bool(a.brackets),
     "in two brackets or more": lambda b, a, t: len(a.brackets) > 1,
-    **{f"in {c}": lambda b, a, t, c=c: a.brackets[-1:] == c for c in _OPEN},
+    **{f"in {c}": _innermost(c) for c in _OPEN},
     "opens a bracket": lambda b, a, t: len(a.brackets) > len(b.brackets),
     "closes a bracket": lambda b, a, t: len(a.brackets) < len(b.brackets),
     "ends a line": lambda b, a, t: "\n" in t,

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import pytest
 import torch
@@ -168,6 +169,18 @@ def test_what_cannot_be_planted_says_why(tmp_path, arguments, said):
     with pytest.raises(ValueError, match=said):
         plant(arguments[0], tmp_path / "x", **options)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "document",
+    ["[]", "{}", '{"program": "quote_closing", "copies": ["../../elsewhere"]}', '{"program": "x", "copies": ["known"]}', "{"],
+)
+def test_a_folder_that_plant_did_not_write_is_refused(planted, tmp_path, document):
+    folder = tmp_path / "folder"
+    shutil.copytree(planted("quote_closing").folder, folder)
+    (folder / "known.json").write_text(document)
+    with pytest.raises(ValueError, match="give a folder that plant wrote"):
+        Known.from_pretrained(folder)
 
 
 def test_a_program_that_does_not_work_is_refused(tmp_path, monkeypatch):

@@ -1,0 +1,86 @@
+"""What is claimed of the model that ships and of its circuit, measured again: figures of the report, and those that README and results.md quote."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from sparse_circuits import CSPForCausalLM, CSPTokenizer
+from sparse_circuits.circuits import Circuit, capabilities
+from sparse_circuits.circuits.examination import Examination
+from sparse_circuits.circuits.identity import circuit_sha256
+from sparse_circuits.circuits.verify import Verification
+from tiny import ROOT
+
+TASK = "single_double_quote"
+FOLDER = ROOT / "circuits" / TASK
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    model, tokenizer = CSPForCausalLM.from_pretrained(ROOT).eval(), CSPTokenizer.from_pretrained(ROOT)
+    circuit = Circuit.from_pretrained(ROOT, TASK)
+    return model, tokenizer, circuit, json.loads((FOLDER / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def look(shipped):
+    model, tokenizer, circuit, report = shipped
+    return Examination(circuit, model, circuit.find_task(tokenizer), len_of(report), 1)
+
+
+def len_of(report):
+    """Pairs that the report was measured on: all of the family have as many."""
+    return int(report["scores"]["test"]["model"]["count"]) // 2
+
+
+def numbers(found, path=""):
+    """Every number in nested data, by its path; bootstrap intervals among them, which a seed fixes."""
+    if isinstance(found, dict):
+        return {k: v for name, each in found.items() for k, v in numbers(each, f"{path}/{name}").items()}
+    if isinstance(found, (list, tuple)):
+        return {k: v for i, each in enumerate(found) for k, v in numbers(each, f"{path}/{i}").items()}
+    return {path: float(found)} if isinstance(found, (int, float)) and not isinstance(found, bool) else {}
+
+
+@pytest.mark.parametrize("what", ["size", "scores", "agreement", "necessity"])
+def test_the_report_is_what_is_measured(shipped, look, what):
+    measured, said = numbers(getattr(look, what)()), numbers(shipped[3][what])
+    assert measured.keys() == said.keys()
+    for name, value in measured.items():
+        assert value == pytest.approx(said[name], rel=2e-3, abs=2e-3), name
+
+
+def test_the_report_is_of_this_circuit_and_its_levels_follow_from_it(shipped):
+    _, _, circuit, report = shipped
+    assert report["circuit_sha256"] == circuit_sha256(circuit)
+    read = Verification.load(FOLDER)
+    judged = Verification.judged(read.found)
+    assert judged.levels == read.levels
+    assert judged.headline == read.headline
+
+
+def test_documents_quote_the_report(shipped):
+    model, tokenizer, _, report = shipped
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    size = report["size"]
+    assert f"{size['nodes']} nodes and {size['edges']} edges, of {size['model_nodes']:,} and {size['model_edges']:,}" in results
+    assert ", ".join(f"*{name}*" for name, holds in read_levels() if holds) in results
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    nonzero = sum(int((p != 0).sum()) for name, p in model.named_parameters() if "bigram" not in name)
+    assert f"{nonzero:,} nonzero weights" in readme
+    passing = sum(each.passes for each in capabilities(model, tokenizer))
+    assert re.search(rf"passes {passing} of the 20 tasks", readme)
+
+
+def read_levels():
+    return Verification.load(FOLDER).levels.items()
+
+
+def test_nothing_at_all_and_a_shuffled_model_score_what_the_report_puts_beside(shipped):
+    """Everything ablated prefers by chance: were the report's controls broken, so would this be."""
+    report = shipped[3]
+    assert report["scores"]["test"]["nothing"]["preference"] == pytest.approx(0.5, abs=0.1)
+    with torch.no_grad():
+        assert report["necessity"]["everything_ablated"] > 0.5
