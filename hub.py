@@ -112,6 +112,7 @@ def upload(
 
 _EXTRA_OF = {
     "datasets": "train",
+    "datasketch": "train",
     "detect_secrets": "publish",
     "matplotlib": "train",
     "optuna": "search",

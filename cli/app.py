@@ -27,6 +27,8 @@ from .given import without_options
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 tokenize_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train a tokenizer, or see how text is split.")
 app.add_typer(tokenize_app, name="tokenize")
+corpus_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Gather text to train on.")
+app.add_typer(corpus_app, name="corpus")
 bridge_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Read a dense model through a sparse one.")
 app.add_typer(bridge_app, name="bridge")
 
@@ -114,6 +116,7 @@ COMMANDS: dict[typer.Typer, dict[str, Callable[..., Any]]] = {
         "explain": circuits.explain_nodes, "export": circuits.export_circuit, "view": pages.view_circuits, "label": pages.label_nodes,
         "publish": publishing.publish_folder, "plant": trials.plant_program, "attack": trials.attack_circuit,
     },
+    corpus_app: {"build": training.build_corpus},
     tokenize_app: {"train": models.tokenize_train, "show": models.tokenize_show},
     bridge_app: {"train": bridges.bridge_train, "evaluate": bridges.bridge_evaluate, "steer": bridges.bridge_steer},
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Corpora by name, weighed and mixed, as blocks of tokens: read once, deterministic, split by file or document.
 
 A source is "stdlib" (the interpreter's own library), "idioms" or "idioms:<programs>" (our generator), a folder, a glob or one file of
-source code, or "hf:<dataset>[:<config>][:<split>][#<column>]" (a dataset of the Hub or a local one, through `datasets`; add "@<documents>"
+source code, a folder that `csp corpus build` wrote, or "hf:<dataset>[:<config>][:<split>][#<column>]" (a dataset of the Hub or a local one, through `datasets`; add "@<documents>"
 to stop after so many, which then are streamed).
 """
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from ..hub import require
 from .blocks import split_blocks
 from .idioms import programs
+from .installed import LOCK, read_built
 from .sources import LARGEST_FILE, SourceFiles, add_text, gathered, read_sources
 
 IDIOMS = 20_000
@@ -38,6 +39,8 @@ def load_corpus(source: str) -> SourceFiles:
         return SourceFiles(dict(programs(int(source.partition(":")[2] or IDIOMS))))
     if source.startswith("hf:"):
         return _load_dataset(source)
+    if (Path(source) / LOCK).is_file():
+        return read_built(Path(source))
     if source != "stdlib" and (glob.has_magic(source) or Path(source).is_file()):
         return _read_files(source)
     return read_sources(source)

@@ -115,5 +115,7 @@ def add_text(name: str, text: str, texts: dict[str, str], seen: set[str], kind: 
 
 
 def held_out(name: str, percent: int = 10) -> bool:
-    """Whether a file belongs to the held-out split: decided by a hash of its name, so it never moves."""
+    """Whether a file belongs to the held-out split: decided by a hash of its name, so it never moves; files of a project ("project:NAME/path") all together,
+    so that nothing held out stands beside what was trained on."""
+    name = name.partition("/")[0] if name.startswith("project:") else name
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 100 < percent
