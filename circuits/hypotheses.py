@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import ast
 import dataclasses
-import importlib.util
+import re
+import runpy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .ablation import ablated
+from .ablation import Change, Scales, ablated, recorded_scales
+from .edges import removed_edges
+from .masks import opened
+from .means import telling
 from .outcome import last_logits, losses
 from .python_state import PREDICATES, SEEN, holding_at
-from .reading import _activations, parse_node
+from .reading import parse_node
+from .sites import evaluating
 from .tasks import Pairs, Task
 
 if TYPE_CHECKING:
@@ -25,6 +30,7 @@ Rule = Callable[[Sequence[str]], Sequence[bool]]  # texts of tokens -> whether i
 _TOKEN = "the token is "
 _MARKED = 40  # tokens that are tried as predicates of their own
 _TRIED = 12  # by what they keep
+_LABEL = re.compile(r" \((keeps -?\d+%, )?F1 \d\.\d\d\)$")
 _NO_EFFECT = 0.01  # nats: below it, a node does nothing for the task that a predicate could keep
 
 
@@ -36,7 +42,7 @@ class Explanation:
         name: of the predicate. active: what is called active: "> 0", "< 0", "> half of its largest", "< half of its smallest".
         precision: share of the tokens where the predicate holds at which the node is active. recall: share of those where it is active at which the predicate holds.
         chance: precision of a predicate that has nothing to do with it: the share of tokens where the node is active.
-        shuffled: F1 of the best of all ready predicates on the same activations in another order: what choosing among many gives by itself.
+        shuffled: F1 of the best of all ready predicates on the same activity shifted along the corpus: what choosing among many gives by itself.
     """
 
     name: str
@@ -53,8 +59,8 @@ class Explanation:
 
     @property
     def says_something(self) -> bool:
-        """Whether it is worth a label: better than half, and twice what chance and choosing give."""
-        return self.f1 >= max(0.5, 2 * self.shuffled) and self.precision >= 2 * self.chance
+        """Whether it is worth a label: F1 of a half or more, a quarter above what choosing gives by itself, and better than chance by as much."""
+        return self.f1 >= max(0.5, self.shuffled + 0.25) and self.precision >= self.chance + 0.25 * (1 - self.chance)
 
     def __str__(self) -> str:
         return (
@@ -121,15 +127,20 @@ class Hypotheses:
         ids, size = self.blocks[:half].flatten(), activations[:half].abs().flatten()
         sums = torch.zeros(len(self._texts)).index_add_(0, ids.long(), size)
         top = sums.argsort(descending=True, stable=True)[:_MARKED].tolist()
-        return {f"{_TOKEN}{self._texts[i]!r}": self.blocks == i for i in top if sums[i] > 0}
+        # Bytes that are no text by themselves all read alike: they are no predicates.
+        return {f"{_TOKEN}{self._texts[i]!r}": self.blocks == i for i in top if sums[i] > 0 and "\ufffd" not in self._texts[i]}
 
     def _scored(self, activations: torch.Tensor, predicates: Mapping[str, torch.Tensor]) -> Explanation:
         half = len(self.blocks) // 2
         kinds = kinds_of_activity(activations[:half])
-        name, kind, _ = _fittest(kinds, {name: holds[:half] for name, holds in predicates.items()})
-        order = torch.randperm(activations[:half].numel(), generator=torch.Generator().manual_seed(0))
-        mixed = {k: (_, is_active.flatten()[order].view_as(is_active)) for k, (_, is_active) in kinds.items()}
-        shuffled = _fittest(mixed, {name: holds[:half] for name, holds in self.ready.items()})[2]
+        ready = {name: holds[:half] for name, holds in self.ready.items()}
+        chance = {kind: max(_f1(_shifted(active), holds) for holds in ready.values()) for kind, (_, active) in kinds.items()}
+        # By what it is above choosing: a node that is active nearly everywhere fits any predicate that holds there.
+        name, kind = max(
+            ((name, kind) for kind in kinds for name in predicates),
+            key=lambda at: _f1(kinds[at[1]][1], predicates[at[0]][:half]) - chance[at[1]],
+        )
+        shuffled = chance[kind]
         is_active, holds = kinds[kind][0](activations[half:]), predicates[name][half:]
         both = float((is_active & holds).sum())
         return Explanation(
@@ -151,56 +162,69 @@ def kinds_of_activity(activations: torch.Tensor) -> _Kinds:
     return {name: (rule, rule(activations)) for name, rule in rules.items()}
 
 
-def _fittest(kinds: _Kinds, predicates: Mapping[str, torch.Tensor]) -> tuple[str, str, float]:
-    """(predicate, kind of activity, F1) of the highest F1; the first of equals."""
-    best = (next(iter(predicates)), next(iter(kinds)), 0.0)
-    for kind, (_, is_active) in kinds.items():
-        active = float(is_active.sum())
-        if active == 0:
-            continue
-        for name, holds in predicates.items():
-            f1 = 2 * float((is_active & holds).sum()) / max(1.0, active + float(holds.sum()))
-            if f1 > best[2]:
-                best = (name, kind, f1)
-    return best
+def _f1(active: torch.Tensor, holds: torch.Tensor) -> float:
+    return 2 * float((active & holds).sum()) / max(1.0, float(active.sum()) + float(holds.sum()))
+
+
+def _shifted(active: torch.Tensor) -> torch.Tensor:
+    """The same activity, runs and all, at other places of the corpus."""
+    return active.flatten().roll(active.numel() // 2 + 7).view_as(active)
 
 
 def checked(rule: Rule, texts: Sequence[str]) -> list[bool]:
     """What a rule says of texts, one truth value for each."""
-    found = list(rule(texts))
-    if len(found) != len(texts) or not all(isinstance(each, (bool, int)) for each in found):
+    try:
+        found = list(rule(texts))
+        told = [bool(each) for each in found]
+    except Exception as error:  # of a function that somebody wrote
         raise ValueError(
-            f"The predicate gave {len(found)} values for {len(texts)} tokens; it must give True or False for each."
-        )
-    return [bool(each) for each in found]
+            f"The predicate failed ({type(error).__name__}: {str(error)[:100]}); it takes a list of texts and gives as many truth values."
+        ) from None
+    if len(told) != len(texts):
+        raise ValueError(f"The predicate gave {len(told)} values for {len(texts)} tokens; it must give True or False for each.")
+    return told
 
 
 def rule_of(given: str) -> Rule:
-    """A ready predicate by its name, "the token is 'x'", or FILE.py:FUNCTION, a function from texts of tokens to truth values.
+    """A ready predicate by its name, "the token is 'x'", or FILE.py:FUNCTION, a function from texts of tokens to truth values: the file is run.
 
     Raises:
-        FileNotFoundError, ValueError: if there is none of that name.
+        FileNotFoundError, ValueError: if there is none of that name, or it looks ahead.
     """
     if given in PREDICATES or given == SEEN:
         return lambda texts: holding_at(texts)[given]
     if given.startswith(_TOKEN):
-        wanted = given[len(_TOKEN) :].strip("'\"") if given[len(_TOKEN) :][:1] in "'\"" else given[len(_TOKEN) :]
+        wanted = _text(given[len(_TOKEN) :])
         return lambda texts: [text == wanted for text in texts]
     file, _, function = given.rpartition(":")
-    if not file.endswith(".py"):
+    if not file.endswith(".py") or not function.isidentifier():
         raise ValueError(
             f"{given!r:.80} is no predicate; they are {', '.join((*PREDICATES, SEEN))}, {_TOKEN}'x', or FILE.py:FUNCTION."
         )
     if not Path(file).is_file():
         raise FileNotFoundError(f"{file} does not exist; give a Python file with the function {function}.")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, function, None)):
+    try:
+        made = runpy.run_path(file)
+    except Exception as error:  # of a file that somebody wrote
+        raise ValueError(f"{file} cannot be run ({type(error).__name__}: {str(error)[:100]}); mend it.") from None
+    if not callable(made.get(function)):
         raise ValueError(f"{file} has no function {function}; define it, from a list of texts to a list of truth values.")
-    return getattr(module, function)  # type: ignore[no-any-return]
+    rule: Rule = made[function]
+    texts = ["x", " =", " '", "a", "'", "\n", "print", "(", "x", ")", "\n"]
+    if any(checked(rule, texts[:i]) != checked(rule, texts)[:i] for i in range(1, len(texts))):
+        raise ValueError(
+            f"{given} looks ahead: what it says of a token changes with what comes after; a node cannot know that."
+        )
+    return rule
+
+
+def _text(said: str) -> str:
+    """A token's text, as Python writes it or as it is."""
+    try:
+        found = ast.literal_eval(said)
+    except (ValueError, SyntaxError):
+        return said
+    return found if isinstance(found, str) else said
 
 
 class Stand:
@@ -211,47 +235,85 @@ class Stand:
     """
 
     def __init__(self, model: Any, tokenizer: Any, node: str, mean: float, pairs: Pairs, circuit: Circuit | None = None):
-        self.model, self.circuit, self.pairs = model, circuit, pairs
+        self.model, self.pairs, self.mean = model, pairs.to(model.device), mean
         self.site, self.index = parse_node(model, node)
         self._texts = [[tokenizer.decode([i]) for i in prompt] for prompt in pairs.prompts()]
-        self.whole, self.without = self._loss(None), self._loss(torch.full(pairs.input_ids.shape, mean))
+        self._changes: dict[str, Change] = {} if circuit is None else dict(opened(circuit.nodes, circuit.fills))
+        self._held: dict[str, Any] = {}
+        if circuit is not None:
+            edges = None if circuit.edges is None else removed_edges(model, circuit.nodes, circuit.edges)
+            self._held = {
+                "removed": edges,
+                "means": circuit.means,
+                "freeze_norms": self._scales() if circuit.settings.get("freeze_norms") else False,
+            }
+        self._own = torch.zeros(pairs.input_ids.shape)
+        self.whole = self._loss(None)
+        self.without = self._loss(torch.full(pairs.input_ids.shape, mean))
+
+    @torch.no_grad()
+    def _scales(self) -> Scales:
+        """Those of the unpruned model, which replacing the node must not move."""
+        with evaluating(self.model), torch.no_grad(), recorded_scales(self.model) as scales:
+            last_logits(self.model, self.pairs, len(self.pairs))
+        return scales
 
     @property
     def matters(self) -> bool:
         """Whether the task loses at least 0.01 nats without the node."""
         return self.without - self.whole >= _NO_EFFECT
 
-    def kept(self, rule: Rule, levels: tuple[float, float]) -> float | None:
-        """Share of what the node does that is kept when it is replaced by a predicate: 1 all, 0 as much as its mean does, below 0 less; None if it does nothing.
+    def holds(self, rule: Rule) -> torch.Tensor:
+        """Where a rule holds, bool [prompts, tokens]; nowhere on padding, which is on the left."""
+        found = torch.zeros(self.pairs.input_ids.shape, dtype=torch.bool)
+        for row, texts in enumerate(self._texts):
+            found[row, found.shape[1] - len(texts) :] = torch.tensor(checked(rule, texts))
+        return found
+
+    def levels(self, rule: Rule) -> tuple[float, float]:
+        """What the node is on average where a rule does not hold, and where it does."""
+        holds, there = self.holds(rule), self.pairs.attention_mask.bool().cpu()
+        return tuple(float(self._own[at].mean()) if bool(at.any()) else self.mean for at in (~holds & there, holds & there))  # type: ignore[return-value]
+
+    def kept(self, holds: torch.Tensor, levels: tuple[float, float]) -> float:
+        """Share of what the node does that is kept when it is replaced by two levels: 1 all, 0 as much as its mean does, below 0 less.
 
         Args:
-            levels: what the node becomes where the predicate does not hold, and where it does.
+            holds: where it takes the second of the levels, bool [prompts, tokens].
         """
-        if not self.matters:
-            return None
-        holds = torch.zeros_like(self.pairs.input_ids, dtype=torch.bool)
-        for row, texts in enumerate(self._texts):
-            holds[row, holds.shape[1] - len(texts) :] = torch.tensor(checked(rule, texts))  # padding is on the left
         return (self.without - self._loss(torch.where(holds, levels[1], levels[0]))) / (self.without - self.whole)
 
-    @torch.no_grad()
+    def by_chance(self, holds: torch.Tensor, levels: tuple[float, float]) -> float:
+        """`kept` of a predicate that holds as often in each prompt, at random places; mean over four."""
+        generator, found = torch.Generator().manual_seed(0), []
+        for _ in range(4):
+            mixed = holds.clone()
+            for row, texts in enumerate(self._texts):
+                first = mixed.shape[1] - len(texts)
+                mixed[row, first:] = mixed[row, first:][torch.randperm(len(texts), generator=generator)]
+            found.append(self.kept(mixed, levels))
+        return sum(found) / len(found)
+
     def _loss(self, values: torch.Tensor | None) -> float:
-        """Task loss, with the node at these values, [prompts, tokens]."""
+        """Task loss, with the node at these values, [prompts, tokens]; None: as it is."""
+        before = self._changes.get(self.site)
 
         def change(out: torch.Tensor) -> torch.Tensor:
-            out = out.clone()
-            out[..., self.index] = values.to(out)  # type: ignore[union-attr]
+            out = out.clone() if before is None else before(out)
+            if values is None:
+                self._own = out[..., self.index].detach().float().cpu()
+                return out
+            out[..., self.index] = values.to(out)
             return out
 
-        applied = contextlib.nullcontext() if self.circuit is None else self.circuit.running(self.model)
-        with applied, ablated(self.model, {} if values is None else {self.site: change}):
+        with evaluating(self.model), torch.no_grad(), ablated(self.model, {**self._changes, self.site: change}, **self._held):
             logits = last_logits(self.model, self.pairs, len(self.pairs))
-        return float(losses(logits.gather(1, self.pairs.answers.to(logits.device))).mean())
+        return float(losses(logits.gather(1, self.pairs.answers)).mean())
 
 
 def explain_node(
     model: Any, tokenizer: Any, node: str, blocks: torch.Tensor, explains: str | None = None, *, task: Task | None = None,
-    circuit: Circuit | None = None, hypotheses: Hypotheses | None = None,
+    circuit: Circuit | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores an explanation of a node, or looks for the best of the ready ones: by what it keeps of the node's effect on training pairs of a task, if the
     node has one, nearest to all of it, or else by F1.
@@ -261,42 +323,66 @@ def explain_node(
         task: for the share of the node's effect that the predicate keeps, on test pairs. circuit: in which the node works.
 
     Returns:
-        node, the fields of `Explanation`, f1, kept (None without a task, or if the node does nothing for it), says_something, said.
+        node, the fields of `Explanation`, f1, kept and by_chance (None without a task, or if the node does nothing for it), says_something, said.
     """
+    hypotheses, activations = Hypotheses(tokenizer, blocks), activations_of(model, [node], blocks)[node]
+    return _explained(model, tokenizer, node, hypotheses, activations, explains, task, circuit)
+
+
+def _explained(
+    model: Any, tokenizer: Any, node: str, hypotheses: Hypotheses, activations: torch.Tensor, explains: str | None, task: Task | None, circuit: Circuit | None
+) -> dict[str, Any]:  # fmt: skip
     site, index = parse_node(model, node)
-    hypotheses = hypotheses or Hypotheses(tokenizer, blocks)
-    activations = _activations(model, site, index, hypotheses.blocks, 16)
     mean = float(activations.mean()) if circuit is None else float(circuit.means[site][index])
-    stands = (
-        {}
-        if task is None
-        else {
-            s: Stand(model, tokenizer, node, mean, task.pairs(n, s, fewer=True), circuit)
-            for s, n in (("train", 16), ("test", 32))
-        }
+    rule = None if explains is None else rule_of(explains)
+    found = (
+        hypotheses.best(activations) if rule is None else hypotheses.score(activations, hypotheses.holds(rule), str(explains))
     )
+    share, by_chance = None, None
+    if task is not None:
+        train, test = (
+            Stand(model, tokenizer, node, mean, task.pairs(n, s, fewer=True), circuit) for s, n in (("train", 16), ("test", 32))
+        )
+        if train.matters and test.matters:
+            if rule is None:  # one that does more than the node is no explanation of it
+                rules = {name: rule_of(name) for name in dict.fromkeys([found.name, *hypotheses.likely(activations, _TRIED)])}
+                name = min(rules, key=lambda each: abs(1 - train.kept(train.holds(rules[each]), train.levels(rules[each]))))
+                rule, found = rules[name], hypotheses.score(activations, hypotheses.where(name), name)
+            holds, levels = test.holds(rule), train.levels(rule)
+            share, by_chance = test.kept(holds, levels), test.by_chance(holds, levels)
+    says, said = found.says_something, str(found)
+    if share is not None and by_chance is not None and task is not None:
+        says = abs(1 - share) <= 0.5 and share >= by_chance + 0.25 and found.f1 > found.shuffled
+        said += f"; keeps {share:.0%} of what the node does for {task.name} ({by_chance:.0%} at random places)"
+    return {
+        "node": node,
+        **dataclasses.asdict(found),
+        "f1": found.f1,
+        "kept": share,
+        "by_chance": by_chance,
+        "says_something": says,
+        "said": said,
+    }
 
-    def kept(name: str, split: str) -> float | None:
-        if not stands:
-            return None
-        holds = hypotheses.where(name) if explains is None else hypotheses.holds(rule_of(name))
-        levels = [float(activations[at].mean()) if bool(at.any()) else mean for at in (~holds, holds)]
-        return stands[split].kept(rule_of(name), (levels[0], levels[1]))
 
-    if explains is not None:
-        found = hypotheses.score(activations, hypotheses.holds(rule_of(explains)), explains)
-    else:
-        found = hypotheses.best(activations)
-        if stands and stands["train"].matters:
-            names = dict.fromkeys([found.name, *hypotheses.likely(activations, _TRIED)])
-            name = min(
-                names, key=lambda each: abs(1 - (kept(each, "train") or 0.0))
-            )  # one that does more than the node is no explanation of it
-            found = hypotheses.score(activations, hypotheses.where(name), name)
-    share = kept(found.name, "test")
-    says = found.says_something if share is None else abs(1 - share) <= 0.5 and found.f1 > found.shuffled
-    said = f"{found}" + ("" if share is None else f"; keeps {share:.0%} of what the node does for {task.name}")  # type: ignore[union-attr]
-    return {"node": node, **dataclasses.asdict(found), "f1": found.f1, "kept": share, "says_something": says, "said": said}
+def activations_of(model: Any, nodes: Sequence[str], blocks: torch.Tensor, batch: int = 16) -> dict[str, torch.Tensor]:
+    """Node -> its activations on blocks [n, tokens], in one pass.
+
+    Raises:
+        ValueError: if the model has no such node.
+    """
+    places = {node: parse_node(model, node) for node in nodes}
+    found: dict[str, list[torch.Tensor]] = {node: [] for node in nodes}
+
+    def take(name: str, activation: torch.Tensor) -> None:
+        for node, (site, index) in places.items():
+            if site == name:
+                found[node].append(activation[..., index].float().cpu())
+
+    with evaluating(model), torch.no_grad(), telling(model, take):
+        for ids in blocks.split(batch):
+            model(input_ids=ids.long().to(model.device), use_cache=False, logits_to_keep=1)
+    return {node: torch.cat(parts) for node, parts in found.items()}
 
 
 def explain_circuit(
@@ -305,14 +391,18 @@ def explain_circuit(
     """`explain_node` of each node of a circuit, by the best ready predicate: "site:index" -> what was found."""
     hypotheses = Hypotheses(tokenizer, blocks)
     names = [f"{site}:{int(i)}" for site, indices in circuit.nodes.items() for i in indices]
-    return {
-        name: explain_node(model, tokenizer, name, blocks, task=task, circuit=circuit, hypotheses=hypotheses) for name in names
-    }
+    activations = activations_of(model, names, blocks)
+    return {name: _explained(model, tokenizer, name, hypotheses, activations[name], None, task, circuit) for name in names}
 
 
 def labels_of(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Labels for the nodes of which a predicate says something: by what it keeps of their effect, or its F1 where they have none."""
     return {node: f"{each['name']} ({_measured(each)})" for node, each in found.items() if each["says_something"]}
+
+
+def is_measured(label: str) -> bool:
+    """Whether a label is one of `labels_of`, which a later measurement may replace."""
+    return _LABEL.search(label) is not None
 
 
 def _measured(found: Mapping[str, Any]) -> str:

@@ -227,7 +227,7 @@ def show_node(
         raise ValueError("--task says what an explanation keeps; give one with --explains, or best.")
     if explains not in (None, "best"):
         rule_of(str(explains))
-    loaded, tokenizer = load(model)
+    loaded, tokenizer = load(model, sparse=True)
     parse_node(loaded, node)
     blocks = corpus_blocks(model, corpus, tokenizer, tokens)
     if explains is None:
@@ -254,22 +254,30 @@ def explain_nodes(
     Example: csp explain runs/tiny runs/quotes
     """
     from ..circuits import Circuit
-    from ..circuits.hypotheses import explain_circuit, labels_of
+    from ..circuits.hypotheses import explain_circuit, is_measured, labels_of
     from ..circuits.identity import refuse_other_model
+    from ..files import require_writable
 
     require_model(model)
     require_corpus(corpus)
     folder = circuit_folder(model, circuit)
     found = Circuit.from_pretrained(folder)
     wanted = found.find_task(load_tokenizer(model), task)
-    loaded, tokenizer = load(model)
+    if wanted is None:
+        raise ValueError(
+            f"{found.task} is no built-in task; give the file that it came from with --task: explanations are held to what they keep of it."
+        )
+    if write:
+        require_writable(folder)
+    loaded, tokenizer = load(model, sparse=True)
     refuse_other_model(found, loaded)
     scored = explain_circuit(loaded, tokenizer, found, corpus_blocks(model, corpus, tokenizer, tokens), wanted)
     for node, each in scored.items():
         typer.echo(f"{node} {each['said']}")
-    labels = {node: text for node, text in labels_of(scored).items() if node not in found.labels}
-    if write and labels:
-        found.labels |= labels
+    persons = {node: text for node, text in found.labels.items() if not is_measured(text)}
+    labels = {node: text for node, text in labels_of(scored).items() if node not in persons}
+    if write:
+        found.labels = persons | labels
         found.save_pretrained(folder)
     typer.echo(
         f"{len(labels_of(scored))} of {len(scored)} nodes have an explanation that says something"
