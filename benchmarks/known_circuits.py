@@ -91,9 +91,12 @@ def found_by(known: Known, method: str, seed: int) -> dict[str, Any]:
                 method="attribution" if method == "attribution" else "learned",
             ).scores  # fmt: skip
         nodes, edges = prefix(ranked(scores), search)
-    raw = known.score_of(nodes, edges)
+    raw, left = known.score_of(nodes, edges), None
     reached = search.loss(nodes, edges) <= search.config.target_loss
-    left = known.score_of(*search.without_detours(*search.smallest(nodes, lambda n, e: None))) if reached else raw
+    if reached:
+        found = search.without_detours(*search.smallest(nodes, lambda n, e: None, edges))
+        assert search.loss(*found) <= search.config.target_loss
+        left = known.score_of(*found)
     return {"reached": reached, "ranking": raw, "dropped": left, "seconds": time.perf_counter() - begun}
 
 
@@ -110,15 +113,17 @@ def edges_by_gradients(known: Known, search: Search) -> tuple[Any, Any]:
     counts = torch.bincount(known.blocks.flatten().long(), minlength=known.model.config.vocab_size).float()
     embedding = (counts @ known.model.transformer.wte.weight) / counts.sum()
     pairs = training_pairs(known.task, search.config, 64).part(0, 64)
-    scores = edge_attribution(known.model, known.means.values, embedding, pairs)
+    scores = edge_attribution(known.model, known.means.values, embedding, pairs, freeze_norms=search.config.freeze_norms)
     places = [(name, int(s), int(t)) for name, each in scores.items() for t, s in each.nonzero().tolist()]
     places.sort(key=lambda at: -abs(float(scores[at[0]][at[2], at[1]])))
     all_nodes = {name: torch.arange(width) for name, width in search.widths.items()}
     everything = edges_in(known.model, all_nodes)
 
+    told = (known.model.lm_head.weight[pairs.answers.unique()] != 0).any(0)  # channels that the answers read
+
     def of(k: int) -> tuple[Any, Any]:
         ends = {(name.split("->")[0], s) for name, s, _ in places[:k]} | {(name.split("->")[1], t) for name, _, t in places[:k]}
-        ends |= {(FINAL, i) for name, i in ends if name.endswith("resid_delta")}
+        ends |= {(FINAL, i) for name, i in ends if name.endswith("resid_delta") and bool(told[i])}
         return as_nodes(sorted(ends), search.sites), chosen(everything, places[:k])
 
     return shortest(len(places), of, lambda found: search.loss(*found), search)
@@ -137,22 +142,33 @@ def shortest(count: int, of: Any, loss: Any, search: Search) -> Any:
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| program | host | method | ranking alone: nodes r / p | edges r / p | after dropping: nodes r / p | edges r / p | exact | s |",
-        "|" + "---|" * 9,
-    ]
+    heads = (
+        "program",
+        "host",
+        "method",
+        "reached",
+        "ranking alone: nodes r / p",
+        "edges r / p",
+        "after dropping: nodes r / p",
+        "edges r / p",
+        "exact",
+        "s",
+    )
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for key in dict.fromkeys((row["program"], row["size"], row["method"]) for row in rows):
         of = [row for row in rows if (row["program"], row["size"], row["method"]) == key]
-        cells = []
-        for stage in ("ranking", "dropped"):
+        reached, cells = [row for row in of if row["reached"]], []
+        for stage, those in (("ranking", of), ("dropped", reached)):
             for what in ("node", "edge"):
-                r, p = (statistics.mean(row[stage][f"{what}_{each}"] for row in of) for each in ("recall", "precision"))
-                cells.append(f"{r:.2f} / {p:.2f}")
-        exact = sum(all(row["dropped"][figure] == 1 for figure in FIGURES) for row in of)
+                means = [
+                    f"{statistics.mean(row[stage][f'{what}_{each}'] for row in those):.2f}" if those else "-"
+                    for each in ("recall", "precision")
+                ]
+                cells.append(" / ".join(means))
+        exact = sum(all(row["dropped"][figure] == 1 for figure in FIGURES) for row in reached)
+        seconds = statistics.median(row["seconds"] for row in of)
         lines.append(
-            "| "
-            + " | ".join([*key, *cells, f"{exact} of {len(of)}", f"{statistics.median(row['seconds'] for row in of):.0f}"])
-            + " |"
+            "| " + " | ".join([*key, f"{len(reached)} of {len(of)}", *cells, f"{exact} of {len(of)}", f"{seconds:.0f}"]) + " |"
         )
     return "\n".join(lines)
 

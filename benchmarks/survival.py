@@ -26,6 +26,7 @@ from transformers import AutoTokenizer
 from sparse_circuits import CSPForCausalLM
 from sparse_circuits.circuits import PruneConfig, capabilities, mean_activations, prune, task_for, verify
 from sparse_circuits.circuits.controls import SAMPLES, shuffled
+from sparse_circuits.circuits.identity import weights_sha256
 
 WAYS: dict[str, dict[str, Any]] = {
     "mean, free norms": {"ablation": "mean", "freeze_norms": False},
@@ -53,7 +54,8 @@ def main() -> None:
     blocks = blocks[: 51_200 // blocks.shape[1]]
     able = given.tasks or [each.task for each in capabilities(model, tokenizer) if each.passes]
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    done = {(row["task"], row["way"], row["kind"]) for row in rows_of(given.out)}
+    weights = weights_sha256(model)
+    done = {(row["task"], row["way"], row["kind"], row["steps"], row["weights"]) for row in rows_of(given.out)}
     kinds = {"task": (model, mean_activations(model, blocks, samples=SAMPLES))}
     if given.controls:
         other = shuffled(model)
@@ -61,7 +63,7 @@ def main() -> None:
     for name in able:
         for way in given.ways:
             for kind, (subject, means) in kinds.items():
-                if (name, way, kind) in done:
+                if (name, way, kind, given.steps, weights) in done:
                     continue
                 task = task_for(model, name, tokenizer)
                 task = task.nonsense() if kind == "nonsense" else task
@@ -73,10 +75,25 @@ def main() -> None:
                 seconds = time.perf_counter() - begun
                 report = verify(circuit, subject, tokenizer, task, blocks=blocks, controls=False, seeds=1)
                 with given.out.open("a", encoding="utf-8") as file:
-                    row = as_row(circuit, report, seconds) | {"task": name, "way": way, "kind": kind}
+                    row = as_row(circuit, report, seconds) | {
+                        "task": name,
+                        "way": way,
+                        "kind": kind,
+                        "steps": given.steps,
+                        "weights": weights,
+                    }
                     file.write(json.dumps(row) + "\n")
     print(machine(f"{given.steps} steps, target loss 0.15, seed 0, means over 51,200 training tokens"))
-    print(as_table([row for row in rows_of(given.out) if row["task"] in able and row["way"] in given.ways]))
+    asked = {"steps": given.steps, "weights": weights}
+    print(
+        as_table(
+            [
+                row
+                for row in rows_of(given.out)
+                if row["task"] in able and row["way"] in given.ways and asked.items() <= row.items()
+            ]
+        )
+    )
 
 
 def as_row(circuit: Any, report: Any, seconds: float) -> dict[str, Any]:
@@ -112,8 +129,15 @@ def as_table(rows: list[dict[str, Any]]) -> str:
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     lines.append("\n* the target loss was not reached\n")
-    for way in dict.fromkeys(row["way"] for row in rows):
-        of = [row for row in rows if row["way"] == way and row["kind"] == "task" and row["reached"] and row["edges"]]
+    # Means over the tasks on which every way reached the target with a circuit: a way that fails on hard tasks must not look small.
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    reached = {
+        way: {row["task"] for row in rows if row["way"] == way and row["kind"] == "task" and row["reached"] and row["edges"]}
+        for way in ways
+    }
+    common = set.intersection(*reached.values()) if reached else set()
+    for way in ways:
+        of = [row for row in rows if row["way"] == way and row["kind"] == "task" and row["task"] in common]
         if of:
             mean = math.exp(statistics.mean(math.log(row["edges"]) for row in of))
             levels = {

@@ -134,7 +134,7 @@ class Search:
         return fewer, within(straight, fewer)
 
     def discretise(self, ranking: list[Place], active: int) -> tuple[Nodes, list[list[float]]]:
-        """The smallest prefix of the ranking that meets the target; by scanning, as loss is not monotone in its length.
+        """The smallest prefix of the ranking that meets the target; by scanning, as loss is not monotone in its length (of long rankings a bisection, `shrink`).
 
         If no prefix of the active nodes does, longer ones are tried in growing steps; if none does, it is the best by loss.
         Also the curve of (nodes, loss) on the way.
@@ -156,17 +156,21 @@ class Search:
         return as_nodes(ranking[:k], self.sites), curve
 
     def smallest(
-        self, nodes: Nodes, kept: Callable[[Nodes, dict[str, Edges] | None], None]
+        self, nodes: Nodes, kept: Callable[[Nodes, dict[str, Edges] | None], None], edges: dict[str, Edges] | None = None
     ) -> tuple[Nodes, dict[str, Edges] | None]:
-        """Drops nodes, then edges, then nodes again, until no single one can go without missing the target."""
-        edges: dict[str, Edges] | None = None
+        """Drops nodes, then edges, then nodes again, until no single one can go without missing the target, which what is given must meet.
+
+        Args:
+            edges: with which to begin; default: all between the nodes.
+        """
+        tried = False
         while True:
             smaller = self._fewer_nodes(nodes, edges)
             if edges is not None:
                 edges = within(edges, smaller)
-                if node_count(smaller) == node_count(nodes):
+                if tried and node_count(smaller) == node_count(nodes):
                     return nodes, edges
-            nodes = smaller
+            nodes, tried = smaller, True
             if not self.config.edges:
                 return nodes, None
             kept(nodes, edges)

@@ -20,13 +20,14 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
+from ..checkpoints.models import require_fit
 from ..configuration_csp import CSPConfig
 from ..corpora.blocks import BLOCKS
 from ..files import fresh_folder, read_object, write_whole
 from ..wiring_csp import NODE_LOCATIONS
 from .circuit import Circuit
-from .edges import Edges
-from .identity import identify, tokenizer_sha256, versions
+from .edges import Edges, edges_in
+from .identity import identify, refuse_other_model, tokenizer_sha256, versions, weights_sha256
 from .masks import Nodes, PruneConfig
 from .means import Means, mean_activations
 from .planting import Ground
@@ -51,7 +52,7 @@ class Program(NamedTuple):
     """What is planted.
 
     Args:
-        words: that mean something to it. answers: to the first and to the second prompt of a pair.
+        words: that mean something to it. answers: to the first and to the second prompt of a pair. layers, d_head: that its host must have at least.
         prompts: a pair, by a random generator. write: into the ground, given which of its prompts are second ones, bool [n].
     """
 
@@ -59,6 +60,8 @@ class Program(NamedTuple):
     answers: tuple[str, str]
     prompts: Callable[[Random], tuple[Prompt, Prompt]]
     write: Callable[[Ground, Words, torch.Tensor], None]
+    layers: int = 1
+    d_head: int = 2
 
 
 # ------------------------------------------------------------------------------------------------------------- programs
@@ -172,8 +175,8 @@ def _write_binding(ground: Ground, words: Words, later: torch.Tensor) -> None:
 PROGRAMS = {
     "quote_closing": Program(("'", '"', "close", "close '", 'close "'), ("close '", 'close "'), _quoted, _write_quotes),
     "bracket_counting": Program(("[", "close", "]", "]]"), ("]", "]]"), _bracketed, _write_brackets),
-    "variable_binding": Program(("x", "y", "set", "str", ".add", "+="), (".add", "+="), _bound, _write_binding),
-    "two_copies": Program(("'", '"', "close", "close '", 'close "'), ("close '", 'close "'), _quoted, _write_two_copies),
+    "variable_binding": Program(("x", "y", "set", "str", ".add", "+="), (".add", "+="), _bound, _write_binding, layers=2, d_head=3),
+    "two_copies": Program(("'", '"', "close", "close '", 'close "'), ("close '", 'close "'), _quoted, _write_two_copies, layers=2),
     "distractor": Program(("'", '"', "close", "close '", 'close "', "a", "b"), ("close '", 'close "'), _quoted, _write_with_distractors),
 }  # fmt: skip
 
@@ -228,8 +231,13 @@ class Known:
         return mean_activations(self.model, self.blocks, samples=SAMPLES)
 
     def score(self, circuit: Circuit) -> dict[str, float]:
-        """Recall and precision of a circuit's nodes and edges, against the copy that it is nearest to."""
-        return self.score_of(circuit.nodes, circuit.edges or {})
+        """Recall and precision of a circuit's nodes and edges (all between its nodes, if it has none of its own), against the copy that it is nearest to.
+
+        Raises:
+            ValueError: if it is of another model.
+        """
+        refuse_other_model(circuit, self.model)
+        return self.score_of(circuit.nodes, edges_in(self.model, circuit.nodes) if circuit.edges is None else circuit.edges)
 
     def score_of(self, nodes: Nodes, edges: Mapping[str, Edges]) -> dict[str, float]:
         """`score` of nodes and edges."""
@@ -254,7 +262,8 @@ def _against(own: tuple[Nodes, Mapping[str, Edges]], true: tuple[Nodes, Mapping[
 def plant(
     program: str, folder: str | Path, host: Any = None, tokenizer: Any = None, *, size: str = "small", seed: int = 0
 ) -> Known:
-    """Writes a program into a copy of a model, and the model with its task and its known circuits into a folder.
+    """Writes a program into a copy of a model, and the model with its task and its known circuits into a new folder. The corpus that means are over has prompts
+    of every split.
 
     Args:
         program: one of `PROGRAMS`.
@@ -272,10 +281,16 @@ def plant(
         tokenizer = made_up_words()
         host = random_host(len(tokenizer), *HOSTS[size], seed=seed)
     of, random = PROGRAMS[program], Random(f"{program} {seed}")
+    if tokenizer is None:
+        raise ValueError("A host of your own needs its tokenizer; give both.")
+    require_fit(tokenizer, host)
     words, fillers = _vocabulary(tokenizer, of, random)
     pairs = _pairs(of, words, fillers, random)
+    _require_room(program, host.config, 8 + max(len(prompt) for pair in pairs for prompt in pair))
     blocks = _corpus(words, fillers, pairs, random)
     ground = _written(of, host, words, pairs, seed)
+    ground.model.config.provenance = {"planted": program, "seed": seed, "host_sha256": weights_sha256(host)}
+    ground.model.config._name_or_path = Path(folder).name
     with fresh_folder(folder) as place:
         ground.model.save_pretrained(place)
         tokenizer.save_pretrained(place)
@@ -301,6 +316,18 @@ def _save_circuits(folder: Path, ground: Ground, tokenizer: Any, means: Means) -
         )  # fmt: skip
         circuit.save_pretrained(folder / "circuits" / names[-1])
     return names
+
+
+def _require_room(program: str, config: CSPConfig, tokens: int) -> None:
+    """Raises ValueError for a host that has not the layers, the heads or the block that a program takes."""
+    of = PROGRAMS[program]
+    for what, least, has in (
+        ("n_layer", of.layers, config.n_layer),
+        ("d_head", of.d_head, config.d_head),
+        ("block_size", tokens, config.block_size),
+    ):
+        if has < least:
+            raise ValueError(f"{program} takes a host with {what} of at least {least}; this one has {has}.")
 
 
 def _require_at_work(known: Known) -> None:

@@ -41,13 +41,16 @@ class Ground:
         seed: of what is drawn.
 
     Raises:
-        ValueError: if the host has no biases, another norm than rms_norm, no bigram table, or tied embeddings.
+        ValueError: if the host has no biases, another norm than rms_norm, no bigram table, tied embeddings, an activation on the residual stream, or
+            concatenated positions.
     """
 
     def __init__(self, host: Any, prompts: Prompts, seed: int = 0):
         config = require_csp(host).config
         for wanted, has in (("bias=True", config.bias), ("norm_type='rms_norm'", config.norm_type == "rms_norm"),
-                            ("enable_bigram_table=True", config.enable_bigram_table), ("tie_word_embeddings=False", not config.tie_word_embeddings)):  # fmt: skip
+                            ("enable_bigram_table=True", config.enable_bigram_table), ("tie_word_embeddings=False", not config.tie_word_embeddings),
+                            ("residual_activation_type='identity'", config.residual_activation_type == "identity"),
+                            ("positions that are not concatenated", config.position_embedding_type != "concatenated")):  # fmt: skip
             if not has:
                 raise ValueError(f"A program is planted in a model with {wanted}; this host has another config.")
         self.model = copy.deepcopy(host).to_dense().eval().requires_grad_(False)
@@ -191,12 +194,13 @@ class Ground:
         mlp = self.model.transformer.h[layer].mlp
         reads, name, writes = (site(layer, each) for each in ("mlp_in", "mlp_neuron", "mlp_out"))
         unit = self.at_the_end((reads, against))
+        _some(float(unit.abs().min()))
         share = self.at_the_end((reads, source)) / unit
         below, above = float(share[~high].median()), float(share[high].median())
-        steep = 1.5 * max(4.0, self.loudness[name]) / ((above - below) * float(unit.median()))
+        steep = 1.5 * max(4.0, self.loudness[name]) / (_some(above - below) * float(unit.median()))
         mlp.c_fc.weight[neuron, source], mlp.c_fc.weight[neuron, against] = steep, -steep * (above + below) / 2
         size = self._stream(writes)
-        mlp.c_proj.weight[target, neuron] = 2 * size / float(self.at_the_end((name, neuron))[high].median())
+        mlp.c_proj.weight[target, neuron] = 2 * size / _some(float(self.at_the_end((name, neuron))[high].median()))
         mlp.c_proj.bias[target] = -size
         for channel in (source, against):
             self._note((reads, channel), (name, neuron), edge=(f"{reads}->{name}", channel, neuron))
@@ -204,7 +208,7 @@ class Ground:
 
     def decide(self, channel: int, up: int, down: int, size: float = DECISIVE) -> None:
         """A channel that is above 0 prefers one answer, below 0 the other."""
-        level = float(self._final(channel).abs().median())
+        level = _some(float(self._final(channel).abs().median()))
         for token, sign in ((up, 1), (down, -1)):
             self.model.lm_head.weight[token, channel] = sign * size / (2 * level)
         self._note((FINAL, channel))
@@ -268,3 +272,16 @@ class Ground:
         if level == 0:
             raise ValueError(f"Nothing that was planted reaches {place[0]} in this host; take another seed, or a wider host.")
         weight[row, column] = _PROBE * size / level
+
+
+def _some(level: float) -> float:
+    """A level that something is divided by.
+
+    Raises:
+        ValueError: if it is 0.
+    """
+    if level == 0:
+        raise ValueError(
+            "Nothing that was planted reaches the end of the prompts in this host; take another seed, or a wider host."
+        )
+    return level

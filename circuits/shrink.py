@@ -47,12 +47,12 @@ _AROUND = 32  # how many are tried around what a bisection finds
 def smallest_prefix(count: int, fits: Callable[[int], bool]) -> int | None:
     """The smallest k of 0 ... count for which fits(k); None if there is none. By scanning: loss is not monotone in k.
 
-    Above 512 a scan would take hours in large models: it is a bisection then, and a scan of the 32 before what it finds; exact if loss is monotone further away than that.
+    Above 512 a scan would take hours in large models: it is a bisection then, and a scan of the 32 before what it finds; exact if loss is monotone further away than that. If the whole does not fit, sixteen shorter ones are tried.
     """
     if count <= SCANNED:
         return next((k for k in range(count + 1) if fits(k)), None)
     if not fits(count):
-        return None
+        return next((k for k in range(count // 16, count, count // 16) if fits(k)), None)
     low, high = -1, count  # fits(high); below low nothing is known to fit
     while high - low > 1:
         middle = (low + high) // 2

@@ -150,7 +150,7 @@ def projects(path: list[str] | None = None) -> tuple[list[Distribution], dict[st
         path: folders to look in; default: where this interpreter finds packages.
     """
     able, others = {}, {}
-    for found in importlib.metadata.distributions(**({} if path is None else {"path": path})):
+    for found in importlib.metadata.distributions() if path is None else importlib.metadata.distributions(path=path):
         name = re.sub(r"[-_.]+", "-", found.metadata["Name"] or "").lower()
         if not name or name in able or name in others:
             continue
