@@ -101,7 +101,11 @@ def test_where_nothing_tells_the_forms_apart_it_is_the_line_end():
 def test_the_shipped_circuit_is_of_the_line_end_and_its_prompts_are_those_of_its_report():
     circuit = Circuit.from_pretrained(ROOT, QUOTES)
     task = circuit.find_task(SHIPPED)
-    assert "task_form" not in circuit.settings
+    assert circuit.settings["task_form"] == "line_end"
+    older = dataclasses.replace(
+        circuit, settings={name: value for name, value in circuit.settings.items() if name != "task_form"}
+    )
+    assert older.find_task(SHIPPED).form == "line_end"  # files of the versions before have no entry
     assert task.form == task_for(CSPForCausalLM.from_pretrained(ROOT), QUOTES, SHIPPED).form == "line_end"
     digest = hashlib.sha256()
     wanted = [("train", "main", 1024, 0), ("validation", "main", 64, 0), *(("test", family, 64, 1) for family in task.families)]
@@ -167,7 +171,7 @@ def test_forms_that_are_not_there_are_named(tmp_path):
     with pytest.raises(ValueError, match="says its answers itself; leave out the form 'bare'"):
         load_task(tmp_path / "own.jsonl", RELEASED, "bare")
     shutil.copytree(ROOT / "circuits" / QUOTES, tmp_path / "c")
-    text = (tmp_path / "c" / "circuit.json").read_text().replace('"twin": ""', '"twin": "", "task_form": "odd"')
+    text = (tmp_path / "c" / "circuit.json").read_text().replace('"task_form": "line_end"', '"task_form": "odd"')
     (tmp_path / "c" / "circuit.json").write_text(text)
     with pytest.raises(ValueError, match="task_form 'odd', which is none of line_end, bare"):
         Circuit.from_pretrained(tmp_path / "c")

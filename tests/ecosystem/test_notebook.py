@@ -21,7 +21,7 @@ def test_it_runs(path):
     said = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
     assert "single_double_quote loss" in " ".join(said.split())
     assert "as the circuit: Score(loss=0." in said
-    assert "Sufficiency" in said
+    assert "prefers:" in said
     assert "quotes.html" in said
 
 

@@ -326,7 +326,9 @@ def test_hostile_names_tokens_and_labels_are_text(opened, toy, bridged, tmp_path
     circuit.settings = {"<img src=x onerror=alert(4)>": "</script><script>alert(5)</script>"}
     circuit.versions = {"<i>": "</style>"}
     circuit.model["id"] = "</title><script>alert(6)</script>"
-    report = type(toy[3].report)({**toy[3].report.found, "left_out": []}, True, ["<script>alert(7)</script>", "</script>"])
+    report = type(toy[3].report)(
+        {**toy[3].report.found, "left_out": []}, {"prefers": True}, ["<script>alert(7)</script>", "</script>"]
+    )
     text = render(
         {
             "version": 1,
