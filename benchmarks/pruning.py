@@ -2,22 +2,26 @@
 
 python benchmarks/pruning.py                          # steps at three shapes (random weights), then a circuit of the shipped model
 python benchmarks/pruning.py --model runs/tiny        # a circuit of another model
+python benchmarks/pruning.py --largest                # a step at the shape of csp_yolo2 (419 M parameters, random weights), in sparse form alone
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import time
 from pathlib import Path
 
 import torch
 from side_by_side import machine, ratio
+from sparse import random_model as at_densities
+from sparse import yolo2
 from transformers import AutoTokenizer
 
 from sparse_circuits import CSPConfig, CSPForCausalLM, project_
 from sparse_circuits.circuits import PruneConfig, load_task, mean_activations, prune
-from sparse_circuits.circuits.masks import Masks
+from sparse_circuits.circuits.masks import Masks, unpruned
 from sparse_circuits.circuits.scoring import task_loss
 from sparse_circuits.circuits.tasks import Pairs
 from sparse_circuits.corpora.mixture import mix
@@ -44,15 +48,31 @@ def random_model(width: int, layers: int, density: float) -> CSPForCausalLM:
 
 
 def step_seconds(model: CSPForCausalLM, pairs: Pairs) -> float:
-    """One step of mask training: the loss of 32 prompts of 32 tokens, and its gradient to every mask."""
+    """One step of mask training: the loss of some prompts, and its gradient to every mask; the scales of frozen norms are known, as they are after the
+    first time that a batch is seen."""
     masks = Masks(model, {name: torch.zeros(site.width) for name, site in model.node_sites().items()}, PruneConfig())
     optimizer = torch.optim.AdamW(masks.parameters(), lr=0.01)
-    with masks.applied():
+    _, scales = unpruned(model, pairs, PruneConfig())
+    with masks.applied(scales):
         started = time.perf_counter()
         optimizer.zero_grad()
         (task_loss(model, pairs) + 1e-3 * masks.open_count()).backward()
         optimizer.step()
         return time.perf_counter() - started
+
+
+def largest_step(rounds: int) -> None:
+    """At csp_yolo2's shape and densities, 32 prompts of 16 tokens."""
+    model = at_densities(yolo2(8), 1 / 1024, 1 / 128).to_sparse()
+    ids = torch.randint(0, 2048, (32, 16), generator=torch.Generator().manual_seed(0))
+    pairs = Pairs(ids, torch.ones_like(ids), torch.tensor([[5, 9], [9, 5]]).repeat(16, 1), ("",) * 32)
+    step_seconds(model, pairs)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times = sorted(step_seconds(model, pairs) for _ in range(rounds))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(
+        f"csp_yolo2's shape, sparse: a step of mask training {statistics.median(times):.2f} s ({times[0]:.2f} to {times[-1]:.2f}); after the first, peak memory grew by {grown / 2**20:.1f} GiB"
+    )
 
 
 def main(words: list[str] | None = None) -> None:
@@ -62,8 +82,11 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, default=ROOT)
     parser.add_argument("--task", default="single_double_quote")
     parser.add_argument("--steps", type=int, default=PruneConfig().steps, help="of mask training, for the circuit")
+    parser.add_argument("--largest", action="store_true", help="a step at csp_yolo2's shape, and nothing else")
     given = parser.parse_args(words)
     print(machine(f"seed 0, {given.rounds} rounds in turns"))
+    if given.largest:
+        return largest_step(given.rounds)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, 2048, (32, 32), generator=generator)
     answers = torch.tensor([[5, 9], [9, 5]]).repeat(16, 1)

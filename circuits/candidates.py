@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .ablation import ablated
+from .ablation import Scales, ablated
 from .conditions import Conditions, Fills
 from .edges import Edges, edges_in, removed_edges, within
 from .hooks import hooks
@@ -22,6 +22,7 @@ from .sites import edge_maps
 from .tasks import Pairs, Task
 
 Place = tuple[str, int]
+EFFECT_PAIRS = 16  # in a batch of the passes that keep every activation
 EdgePlace = tuple[str, int, int]  # map, source, target
 
 
@@ -90,12 +91,17 @@ class Search:
         with self._as(nodes, self._removed(nodes, edges), self.conditions.base):
             return last_logits(self.model, self.pairs, len(self.pairs)).cpu()
 
-    def cost(self, logits: torch.Tensor) -> torch.Tensor:
-        """What must not exceed the target loss: the task loss; with the distribution as objective, KL too, in the same proportion to its own target."""
-        loss = objective(logits.double(), self.pairs.answers, None)
+    def cost(self, logits: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
+        """What must not exceed the target loss: the task loss; with the distribution as objective, KL too, in the same proportion to its own target.
+
+        Args:
+            rows: which of the prompts the logits are of.
+        """
+        answers = self.pairs.answers[rows]
+        loss = objective(logits.double(), answers, None)
         if self.model_logits is None:
             return loss
-        divergence = objective(logits.double(), self.pairs.answers, self.model_logits.double())
+        divergence = objective(logits.double(), answers, self.model_logits[rows].double())
         return torch.maximum(loss, divergence * (self.config.target_loss / self.config.target_kl))
 
     @torch.no_grad()
@@ -193,14 +199,19 @@ class Search:
 
             return as_nodes(shrink(places, fits), self.sites)
 
-    def _some(self) -> list[Fills]:
-        """A few of the conditions: effects only order what is tried."""
-        return self.held[:3]
+    def _some(self) -> Iterator[tuple[Pairs, Fills, Scales | bool, slice]]:
+        """A few of the conditions (effects only order what is tried), on some prompts at a time: gradients keep what every site does."""
+        for fills in self.held[:3]:
+            for first in range(0, len(self.pairs), EFFECT_PAIRS):
+                rows = slice(2 * first, 2 * (first + EFFECT_PAIRS))
+                scales = {norm: each[rows] for norm, each in (self.scales or {}).items()}
+                of = {name: each[rows] if each.dim() == 3 and len(each) > 1 else each for name, each in fills.items()}
+                yield self.pairs.part(first, first + EFFECT_PAIRS), of, scales or False, rows
 
     def _node_effects(self, nodes: Nodes) -> dict[str, torch.Tensor]:
-        """First-order effect of closing each node of the circuit, everything else being closed already; mean over some conditions."""
+        """First-order effect of closing each node of the circuit, everything else being closed already; summed over some conditions."""
         effects = {name: torch.zeros(self.widths[name]) for name in nodes}
-        for fills in self._some():
+        for pairs, fills, scales, rows in self._some():
             gates, changes = {}, opened(nodes, {name: fills[name] for name in self.sites})
             for name, indices in nodes.items():
                 gate_ = torch.ones(self.widths[name], requires_grad=True, device=self.model.device)
@@ -209,10 +220,10 @@ class Search:
                 changes[name] = lambda out, g=gate_, o=open_, f=fills[name]: (
                     f.to(out) + (g * o.to(g)).to(out) * (out - f.to(out))
                 )
-            with ablated(self.model, changes, freeze_norms=self.scales or False), torch.enable_grad():
-                cost = self.cost(last_logits(self.model, self.pairs, len(self.pairs)))
+            with ablated(self.model, changes, freeze_norms=scales), torch.enable_grad():
+                cost = self.cost(last_logits(self.model, pairs, len(pairs)), rows) * (len(pairs) / len(self.pairs))
             grads = torch.autograd.grad(cost, list(gates.values()), allow_unused=True)
-            for name, grad in zip(gates, grads):
+            for name, grad in zip(gates, grads):  # the sum over batches and conditions
                 effects[name] -= 0 if grad is None else grad.cpu()
         return effects
 
@@ -234,8 +245,9 @@ class Search:
         """First-order effect of removing each edge, summed over some conditions: -W_ij * sum over prompts and tokens of d cost / d output_i *
         (source_j - what it would be held at)."""
         maps, effects = edge_maps(self.model), dict.fromkeys(_places(edges), 0.0)
-        for fills in self._some():
-            inputs, grads = self._at_maps(nodes, edges, fills)
+        for part_of in self._some():
+            fills = part_of[1]
+            inputs, grads = self._at_maps(nodes, edges, *part_of)
             for name, (source, target, weight) in edges.items():
                 part, grad = maps[name], grads.get(maps[name].module)
                 if grad is None:
@@ -248,7 +260,7 @@ class Search:
         return effects
 
     def _at_maps(
-        self, nodes: Nodes, edges: Mapping[str, Edges], fills: Fills
+        self, nodes: Nodes, edges: Mapping[str, Edges], pairs: Pairs, fills: Fills, scales: Scales | bool, rows: slice
     ) -> tuple[dict[Any, torch.Tensor], dict[Any, Any]]:
         """By linear map: its input, and the gradient of the cost to its output, with these edges removed from nowhere but what is removed already."""
         maps = edge_maps(self.model)
@@ -264,11 +276,11 @@ class Search:
         changes = _with_gradient(opened(nodes, {name: fills[name] for name in self.sites}))
         with (
             torch.enable_grad(),
-            ablated(self.model, changes, removed=removed, means=fills, freeze_norms=self.scales or False),
+            ablated(self.model, changes, removed=removed, means=fills, freeze_norms=scales),
             hooks() as handles,
         ):
             handles += [module.register_forward_hook(keep) for module in modules]
-            cost = self.cost(last_logits(self.model, self.pairs, len(self.pairs)))
+            cost = self.cost(last_logits(self.model, pairs, len(pairs)), rows) * (len(pairs) / len(self.pairs))
         order = list(outputs)
         return inputs, dict(zip(order, torch.autograd.grad(cost, [outputs[m] for m in order], allow_unused=True)))
 

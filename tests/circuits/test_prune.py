@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sparse_circuits.circuits.candidates as candidates
 from sparse_circuits.circuits import (
     CannotDo,
     Circuit,
@@ -176,6 +177,22 @@ def test_shrinking_copes_with_loss_that_is_not_monotone(flags):
     kept = shrink(range(8), fits)
     assert fits(kept)
     assert not kept or not fits(kept[1:])
+
+
+@pytest.mark.parametrize("ablation", ["mean", "mix"])
+def test_effects_do_not_depend_on_how_prompts_are_batched(ablation, monkeypatch):
+    model = toy_model("distractor")
+    means = mean_activations(model, toy_blocks(), samples=64)
+    search = Search(model, toy_task(), means, PruneConfig(eval_pairs=12, ablation=ablation, draws=1))
+    nodes = {name: torch.arange(width) for name, width in search.widths.items()}
+    edges, found = edges_in(model, nodes), []
+    for size in (100, 5, 1):
+        monkeypatch.setattr(candidates, "EFFECT_PAIRS", size)
+        found.append((search._node_effects(nodes), search._edge_effects(nodes, edges)))
+    for node_effects, edge_effects in found[1:]:
+        for name, each in found[0][0].items():
+            assert torch.allclose(each, node_effects[name], atol=1e-6)
+        assert edge_effects == pytest.approx(found[0][1], abs=1e-6)
 
 
 def test_the_smallest_prefix_is_found_by_scanning():
