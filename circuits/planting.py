@@ -41,8 +41,7 @@ class Ground:
         seed: of what is drawn.
 
     Raises:
-        ValueError: if the host has no biases, another norm than rms_norm, no bigram table, tied embeddings, an activation on the residual stream, or
-            concatenated positions.
+        ValueError: if the host has no biases, another norm than rms_norm, no bigram table, tied embeddings, or an activation on the residual stream.
     """
 
     def __init__(self, host: Any, prompts: Prompts, seed: int = 0):
