@@ -48,8 +48,7 @@ class Ground:
         config = require_csp(host).config
         for wanted, has in (("bias=True", config.bias), ("norm_type='rms_norm'", config.norm_type == "rms_norm"),
                             ("enable_bigram_table=True", config.enable_bigram_table), ("tie_word_embeddings=False", not config.tie_word_embeddings),
-                            ("residual_activation_type='identity'", config.residual_activation_type == "identity"),
-                            ("positions that are not concatenated", config.position_embedding_type != "concatenated")):  # fmt: skip
+                            ("residual_activation_type='identity'", config.residual_activation_type == "identity")):  # fmt: skip
             if not has:
                 raise ValueError(f"A program is planted in a model with {wanted}; this host has another config.")
         self.model = copy.deepcopy(host).to_dense().eval().requires_grad_(False)
