@@ -22,7 +22,7 @@ from .identity import refuse_other_model, refuse_other_task
 from .masks import opened
 from .outcome import last_logits
 from .sites import evaluating
-from .tasks import Pairs, Task
+from .tasks import Pairs, Task, padded
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 _TRIED = 16  # fillers
@@ -137,7 +137,7 @@ def lengthened(pairs: Pairs, tokens: Sequence[int], count: int, known: Sequence[
         places = [i + 1 for i in range(min(len(one), len(two)) - 1) if one[i] == two[i] and one[i] in among] or [0]
         at = Random(f"{seed} {j}").choice(places)
         rows += [[*prompt[:at], *[token] * count, *prompt[at:]] for prompt in (one, two)]
-    return _padded(rows, pairs.answers, tokenizer)
+    return _as_pairs(rows, pairs.answers, tokenizer)
 
 
 def inserted(pairs: Pairs, filler: str, after: str, count: int, tokenizer: Any) -> Pairs:
@@ -155,14 +155,11 @@ def inserted(pairs: Pairs, filler: str, after: str, count: int, tokenizer: Any) 
             )
         at += len(after)
         rows.append(list(tokenizer.encode(text[:at] + filler * count + text[at:], add_special_tokens=False)))
-    return _padded(rows, pairs.answers, tokenizer)
+    return _as_pairs(rows, pairs.answers, tokenizer)
 
 
-def _padded(rows: list[list[int]], answers: torch.Tensor, tokenizer: Any) -> Pairs:
-    longest = max(map(len, rows))
-    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    return Pairs(ids, mask, answers, tuple(tokenizer.decode(row) for row in rows))
+def _as_pairs(rows: list[list[int]], answers: torch.Tensor, tokenizer: Any) -> Pairs:
+    return Pairs(*padded(rows), answers, tuple(tokenizer.decode(row) for row in rows))
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from .ablation import Scales, ablated
 from .conditions import Conditions, Fills
 from .edges import Edges, edges_in, removed_edges, within
+from .edges import places as edge_places
 from .hooks import hooks
 from .masks import Nodes, PruneConfig, as_nodes, deciding_pairs, objective, opened, unpruned
 from .means import Means
@@ -244,7 +245,7 @@ class Search:
     def _edge_effects(self, nodes: Nodes, edges: Mapping[str, Edges]) -> dict[EdgePlace, float]:
         """First-order effect of removing each edge, summed over some conditions: -W_ij * sum over prompts and tokens of d cost / d output_i *
         (source_j - what it would be held at)."""
-        maps, effects = edge_maps(self.model), dict.fromkeys(_places(edges), 0.0)
+        maps, effects = edge_maps(self.model), dict.fromkeys(edge_places(edges), 0.0)
         for part_of in self._some():
             fills = part_of[1]
             inputs, grads = self._at_maps(nodes, edges, *part_of)
@@ -255,7 +256,7 @@ class Search:
                 moved = (inputs[part.module] - fills[part.mean_name].to(grad)).flatten(0, -2)
                 slope = grad.flatten(0, -2)[:, part.rows]
                 effect = -weight * (slope[:, target.to(grad.device)] * moved[:, source.to(grad.device)]).sum(0).float().cpu()
-                for place, each in zip(_places({name: edges[name]}), effect.tolist()):
+                for place, each in zip(edge_places({name: edges[name]}), effect.tolist()):
                     effects[place] += each
         return effects
 
@@ -285,10 +286,6 @@ class Search:
         return inputs, dict(zip(order, torch.autograd.grad(cost, [outputs[m] for m in order], allow_unused=True)))
 
 
-def _places(edges: Mapping[str, Edges]) -> list[EdgePlace]:
-    return [(name, int(s), int(t)) for name, each in edges.items() for s, t in zip(each.source, each.target)]
-
-
 def _with_gradient(changes: Mapping[str, Any]) -> dict[str, Any]:
     """The first site's output gets a gradient even where no parameter of the model wants one."""
     first = next(iter(changes))
@@ -301,7 +298,7 @@ def chosen(edges: Mapping[str, Edges], places: Sequence[EdgePlace]) -> dict[str,
     wanted = set(places)
     found = {}
     for name, each in edges.items():
-        stays = torch.tensor([(name, int(s), int(t)) in wanted for s, t in zip(each.source, each.target)], dtype=torch.bool)
+        stays = torch.tensor([place in wanted for place in edge_places({name: each})], dtype=torch.bool)
         if bool(stays.any()):
             found[name] = Edges(*(part[stays] for part in each))
     return found

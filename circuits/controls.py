@@ -13,7 +13,7 @@ import torch
 from ..wiring_csp import by_head, located
 from .circuit import Circuit
 from .conditions import SAMPLED
-from .edges import edges_in
+from .edges import edges_in, places
 from .examination import Examination
 from .masks import Nodes
 from .means import Means, mean_activations
@@ -126,7 +126,7 @@ def _computing(nodes: Nodes) -> Nodes:
 
 def edge_set(model: Any, circuit: Circuit) -> set[tuple[str, int, int]]:
     edges = edges_in(model, circuit.nodes) if circuit.edges is None else circuit.edges
-    return {(name, int(s), int(t)) for name, each in edges.items() for s, t in zip(each.source, each.target)}
+    return set(places(edges))
 
 
 def jaccard(one: set[Any], two: set[Any]) -> float:

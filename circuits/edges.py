@@ -48,6 +48,11 @@ def removed_edges(
     return removed
 
 
+def places(edges: Mapping[str, Edges]) -> list[tuple[str, int, int]]:
+    """(map, source node, target node) of each edge, in order."""
+    return [(name, int(s), int(t)) for name, each in edges.items() for s, t in zip(each.source, each.target)]
+
+
 def within(edges: Mapping[str, Edges], nodes: Mapping[str, torch.Tensor]) -> dict[str, Edges]:
     """Those edges whose two nodes are among `nodes`."""
     found = {}

@@ -16,10 +16,9 @@ import torch
 from .ablation import Change, Scales, ablated, recorded_scales
 from .edges import removed_edges
 from .masks import opened
-from .means import telling
 from .outcome import last_logits, losses
 from .python_state import PREDICATES, SEEN, holding_at
-from .reading import parse_node
+from .reading import activations_of, parse_node
 from .sites import evaluating
 from .tasks import Pairs, Task
 
@@ -227,36 +226,49 @@ def _text(said: str) -> str:
     return found if isinstance(found, str) else said
 
 
-class Stand:
-    """A node of a model, or of a circuit in it, on the pairs of a task: what the task loses when the node is held at its mean, and what a predicate keeps of that.
+class Stage:
+    """The pairs of a task, and the model or the circuit in it, with what does not depend on which node is replaced: made once for any number of nodes."""
 
-    Args:
-        mean: what ablation holds the node at. circuit: in which it works; None: the whole model.
-    """
-
-    def __init__(self, model: Any, tokenizer: Any, node: str, mean: float, pairs: Pairs, circuit: Circuit | None = None):
-        self.model, self.pairs, self.mean = model, pairs.to(model.device), mean
-        self.site, self.index = parse_node(model, node)
-        self._texts = [[tokenizer.decode([i]) for i in prompt] for prompt in pairs.prompts()]
-        self._changes: dict[str, Change] = {} if circuit is None else dict(opened(circuit.nodes, circuit.fills))
+    def __init__(self, model: Any, tokenizer: Any, pairs: Pairs, circuit: Circuit | None = None):
+        self.model, self.pairs = model, pairs.to(model.device)
+        self.texts = [[tokenizer.decode([i]) for i in prompt] for prompt in pairs.prompts()]
+        self._changes: dict[str, Change] = {}
         self._held: dict[str, Any] = {}
         if circuit is not None:
             edges = None if circuit.edges is None else removed_edges(model, circuit.nodes, circuit.edges)
-            self._held = {
-                "removed": edges,
-                "means": circuit.means,
-                "freeze_norms": self._scales() if circuit.settings.get("freeze_norms") else False,
-            }
-        self._own = torch.zeros(pairs.input_ids.shape)
-        self.whole = self._loss(None)
-        self.without = self._loss(torch.full(pairs.input_ids.shape, mean))
+            scales = self._scales() if circuit.settings.get("freeze_norms") else False
+            self._changes = dict(opened(circuit.nodes, circuit.fills))
+            self._held = {"removed": edges, "means": circuit.means, "freeze_norms": scales}
 
-    @torch.no_grad()
     def _scales(self) -> Scales:
-        """Those of the unpruned model, which replacing the node must not move."""
+        """Those of the unpruned model, which replacing a node must not move."""
         with evaluating(self.model), torch.no_grad(), recorded_scales(self.model) as scales:
             last_logits(self.model, self.pairs, len(self.pairs))
         return scales
+
+    def loss(self, site: str, change: Change) -> float:
+        """Task loss, with one more change at a site, after the circuit's own."""
+        before = self._changes.get(site)
+        changes = {**self._changes, site: (lambda out: change(out.clone() if before is None else before(out)))}
+        with evaluating(self.model), torch.no_grad(), ablated(self.model, changes, **self._held):
+            logits = last_logits(self.model, self.pairs, len(self.pairs))
+        return float(losses(logits.gather(1, self.pairs.answers)).mean())
+
+
+class Stand:
+    """A node on a stage: what the task loses when the node is held at its mean, and what a predicate keeps of that.
+
+    Args:
+        mean: what ablation holds the node at.
+    """
+
+    def __init__(self, stage: Stage, node: str, mean: float):
+        self._stage, self.mean = stage, mean
+        self.site, self.index = parse_node(stage.model, node)
+        shape = stage.pairs.input_ids.shape
+        self._own = torch.zeros(shape)
+        self.whole = self._loss(None)
+        self.without = self._loss(torch.full(shape, mean))
 
     @property
     def matters(self) -> bool:
@@ -265,14 +277,14 @@ class Stand:
 
     def holds(self, rule: Rule) -> torch.Tensor:
         """Where a rule holds, bool [prompts, tokens]; nowhere on padding, which is on the left."""
-        found = torch.zeros(self.pairs.input_ids.shape, dtype=torch.bool)
-        for row, texts in enumerate(self._texts):
+        found = torch.zeros(self._own.shape, dtype=torch.bool)
+        for row, texts in enumerate(self._stage.texts):
             found[row, found.shape[1] - len(texts) :] = torch.tensor(checked(rule, texts))
         return found
 
     def levels(self, rule: Rule) -> tuple[float, float]:
         """What the node is on average where a rule does not hold, and where it does."""
-        holds, there = self.holds(rule), self.pairs.attention_mask.bool().cpu()
+        holds, there = self.holds(rule), self._stage.pairs.attention_mask.bool().cpu()
         return tuple(float(self._own[at].mean()) if bool(at.any()) else self.mean for at in (~holds & there, holds & there))  # type: ignore[return-value]
 
     def kept(self, holds: torch.Tensor, levels: tuple[float, float]) -> float:
@@ -288,7 +300,7 @@ class Stand:
         generator, found = torch.Generator().manual_seed(0), []
         for _ in range(4):
             mixed = holds.clone()
-            for row, texts in enumerate(self._texts):
+            for row, texts in enumerate(self._stage.texts):
                 first = mixed.shape[1] - len(texts)
                 mixed[row, first:] = mixed[row, first:][torch.randperm(len(texts), generator=generator)]
             found.append(self.kept(mixed, levels))
@@ -296,19 +308,15 @@ class Stand:
 
     def _loss(self, values: torch.Tensor | None) -> float:
         """Task loss, with the node at these values, [prompts, tokens]; None: as it is."""
-        before = self._changes.get(self.site)
 
         def change(out: torch.Tensor) -> torch.Tensor:
-            out = out.clone() if before is None else before(out)
             if values is None:
                 self._own = out[..., self.index].detach().float().cpu()
-                return out
-            out[..., self.index] = values.to(out)
+            else:
+                out[..., self.index] = values.to(out)
             return out
 
-        with evaluating(self.model), torch.no_grad(), ablated(self.model, {**self._changes, self.site: change}, **self._held):
-            logits = last_logits(self.model, self.pairs, len(self.pairs))
-        return float(losses(logits.gather(1, self.pairs.answers)).mean())
+        return self._stage.loss(self.site, change)
 
 
 def explain_node(
@@ -326,23 +334,27 @@ def explain_node(
         node, the fields of `Explanation`, f1, kept and by_chance (None without a task, or if the node does nothing for it), says_something, said.
     """
     hypotheses, activations = Hypotheses(tokenizer, blocks), activations_of(model, [node], blocks)[node]
-    return _explained(model, tokenizer, node, hypotheses, activations, explains, task, circuit)
+    return _explained(node, hypotheses, activations, explains, _stages(model, tokenizer, task, circuit), task, circuit)
+
+
+def _stages(model: Any, tokenizer: Any, task: Task | None, circuit: Circuit | None) -> list[Stage]:
+    """Training pairs, on which a predicate is chosen, and test pairs; none without a task."""
+    drawn = [] if task is None else [task.pairs(count, split, fewer=True) for split, count in (("train", 16), ("test", 32))]
+    return [Stage(model, tokenizer, pairs, circuit) for pairs in drawn]
 
 
 def _explained(
-    model: Any, tokenizer: Any, node: str, hypotheses: Hypotheses, activations: torch.Tensor, explains: str | None, task: Task | None, circuit: Circuit | None
+    node: str, hypotheses: Hypotheses, activations: torch.Tensor, explains: str | None, stages: list[Stage], task: Task | None, circuit: Circuit | None
 ) -> dict[str, Any]:  # fmt: skip
-    site, index = parse_node(model, node)
-    mean = float(activations.mean()) if circuit is None else float(circuit.means[site][index])
+    site, _, index = node.rpartition(":")
+    mean = float(activations.mean()) if circuit is None else float(circuit.means[site][int(index)])
     rule = None if explains is None else rule_of(explains)
     found = (
         hypotheses.best(activations) if rule is None else hypotheses.score(activations, hypotheses.holds(rule), str(explains))
     )
     share, by_chance = None, None
     if task is not None:
-        train, test = (
-            Stand(model, tokenizer, node, mean, task.pairs(n, s, fewer=True), circuit) for s, n in (("train", 16), ("test", 32))
-        )
+        train, test = (Stand(stage, node, mean) for stage in stages)
         if train.matters and test.matters:
             if rule is None:  # one that does more than the node is no explanation of it
                 rules = {name: rule_of(name) for name in dict.fromkeys([found.name, *hypotheses.likely(activations, _TRIED)])}
@@ -365,26 +377,6 @@ def _explained(
     }
 
 
-def activations_of(model: Any, nodes: Sequence[str], blocks: torch.Tensor, batch: int = 16) -> dict[str, torch.Tensor]:
-    """Node -> its activations on blocks [n, tokens], in one pass.
-
-    Raises:
-        ValueError: if the model has no such node.
-    """
-    places = {node: parse_node(model, node) for node in nodes}
-    found: dict[str, list[torch.Tensor]] = {node: [] for node in nodes}
-
-    def take(name: str, activation: torch.Tensor) -> None:
-        for node, (site, index) in places.items():
-            if site == name:
-                found[node].append(activation[..., index].float().cpu())
-
-    with evaluating(model), torch.no_grad(), telling(model, take):
-        for ids in blocks.split(batch):
-            model(input_ids=ids.long().to(model.device), use_cache=False, logits_to_keep=1)
-    return {node: torch.cat(parts) for node, parts in found.items()}
-
-
 def explain_circuit(
     model: Any, tokenizer: Any, circuit: Circuit, blocks: torch.Tensor, task: Task | None = None
 ) -> dict[str, dict[str, Any]]:
@@ -392,7 +384,8 @@ def explain_circuit(
     hypotheses = Hypotheses(tokenizer, blocks)
     names = [f"{site}:{int(i)}" for site, indices in circuit.nodes.items() for i in indices]
     activations = activations_of(model, names, blocks)
-    return {name: _explained(model, tokenizer, name, hypotheses, activations[name], None, task, circuit) for name in names}
+    stages = _stages(model, tokenizer, task, circuit)
+    return {name: _explained(name, hypotheses, activations[name], None, stages, task, circuit) for name in names}
 
 
 def labels_of(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

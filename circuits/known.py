@@ -20,20 +20,21 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from ..checkpoints.models import require_fit
+from ..checkpoints.models import load_tokenizer, require_fit
 from ..configuration_csp import CSPConfig
-from ..corpora.blocks import BLOCKS
+from ..corpora.blocks import BLOCKS, saved_blocks
 from ..files import fresh_folder, read_object, write_whole
 from ..wiring_csp import NODE_LOCATIONS
 from .circuit import Circuit
-from .edges import Edges, edges_in
+from .edges import Edges, places
+from .export import counted_edges
 from .identity import identify, refuse_other_model, tokenizer_sha256, versions, weights_sha256
 from .masks import Nodes, PruneConfig
 from .means import Means, mean_activations
 from .planting import Ground
 from .python_tasks import SPLITS_VERSION
 from .scoring import score
-from .tasks import Task, load_task
+from .tasks import Task, load_task, padded
 
 PAIRS, TEXTS, SAMPLES = 1200, 512, 2048
 HOSTS = {  # of random weights: layers, heads, channels, neurons, density
@@ -203,8 +204,6 @@ class Known:
         Raises:
             FileNotFoundError, ValueError: if the folder is none.
         """
-        from ..checkpoints.models import load_tokenizer
-        from ..corpora.blocks import saved_blocks
         from ..modeling_csp import CSPForCausalLM
 
         folder = Path(folder)
@@ -237,7 +236,7 @@ class Known:
             ValueError: if it is of another model.
         """
         refuse_other_model(circuit, self.model)
-        return self.score_of(circuit.nodes, edges_in(self.model, circuit.nodes) if circuit.edges is None else circuit.edges)
+        return self.score_of(circuit.nodes, counted_edges(circuit, self.model))
 
     def score_of(self, nodes: Nodes, edges: Mapping[str, Edges]) -> dict[str, float]:
         """`score` of nodes and edges."""
@@ -249,9 +248,7 @@ class Known:
 
 def _against(own: tuple[Nodes, Mapping[str, Edges]], true: tuple[Nodes, Mapping[str, Edges]]) -> dict[str, float]:
     nodes = [{(name, int(i)) for name, each in of[0].items() for i in each} for of in (own, true)]
-    edges = [
-        {(name, int(s), int(t)) for name, each in of[1].items() for s, t in zip(each.source, each.target)} for of in (own, true)
-    ]
+    edges = [set(places(of[1])) for of in (own, true)]
     found: dict[str, float] = {}
     for what, (mine, known) in (("node", nodes), ("edge", edges)):
         both = len(mine & known)
@@ -374,16 +371,10 @@ def _pairs(program: Program, words: Words, fillers: Sequence[int], random: Rando
     return list(found.values())
 
 
-def _padded(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(each)) + list(each) for each in prompts])
-    return ids, torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts])
-
-
 def _written(program: Program, host: Any, words: Words, pairs: Sequence[tuple[list[int], list[int]]], seed: int) -> Ground:
     prompts = [prompt for pair in pairs[:64] for prompt in pair]
     with torch.no_grad():
-        ground = Ground(host, _padded(prompts), seed)
+        ground = Ground(host, padded(prompts), seed)
         asking = sorted({prompt[-1] for pair in pairs for prompt in pair})
         ground.offer(asking, (words[program.answers[0]], words[program.answers[1]]))
         program.write(ground, words, torch.arange(len(prompts)) % 2 == 1)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..wiring_csp import FINAL, reads_residual, writes_residual
 from .ablation import ablated, holding
-from .means import watching
-from .sites import dense, edge_maps, require_csp
+from .means import telling, watching
+from .sites import dense, edge_maps, evaluating, require_csp
 
 if TYPE_CHECKING:
     from .circuit import Circuit
@@ -40,7 +40,7 @@ def read_node(
         ValueError: if the model has no such node.
     """
     site, index = parse_node(model, node)
-    activations = _activations(model, site, index, blocks, batch)
+    activations = activations_of(model, [node], blocks, batch)[node]
     flat = activations.flatten()
     order = flat.argsort(stable=True)
     mean = float(flat.double().mean())
@@ -79,13 +79,24 @@ def parse_node(model: Any, node: str, sites: Mapping[str, Any] | None = None) ->
     return site, int(number)
 
 
-def _activations(model: Any, site: str, index: int, blocks: torch.Tensor, batch: int) -> torch.Tensor:
-    found = []
-    with watching(model) as seen:
+def activations_of(model: Any, nodes: Sequence[str], blocks: torch.Tensor, batch: int = 16) -> dict[str, torch.Tensor]:
+    """Node -> its activations on blocks [n, tokens], in one pass.
+
+    Raises:
+        ValueError: if the model has no such node.
+    """
+    places = {node: parse_node(model, node) for node in nodes}
+    found: dict[str, list[torch.Tensor]] = {node: [] for node in nodes}
+
+    def take(name: str, activation: torch.Tensor) -> None:
+        for node, (site, index) in places.items():
+            if site == name:
+                found[node].append(activation[..., index].float().cpu())
+
+    with evaluating(model), torch.no_grad(), telling(model, take):
         for ids in blocks.split(batch):
             model(input_ids=ids.long().to(model.device), use_cache=False, logits_to_keep=1)
-            found.append(seen[site][..., index].float().cpu())
-    return torch.cat(found)
+    return {node: torch.cat(parts) for node, parts in found.items()}
 
 
 def _losses(model: Any, site: str, index: int, mean: float, blocks: torch.Tensor, batch: int) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -194,12 +194,17 @@ class Task:
         return [(ids[i], answers[i], answers[1 - i], (one, two)[i][0]) for i in (0, 1)]
 
     def _padded(self, rows: list[tuple[list[int], int, int, str]]) -> Pairs:
-        longest = max(len(ids) for ids, *_ in rows)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
-        input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids, *_ in rows])
-        mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids, *_ in rows])
+        input_ids, mask = padded([ids for ids, *_ in rows], pad)
         answers = torch.tensor([[right, wrong] for _, right, wrong, _ in rows])
         return Pairs(input_ids, mask, answers, tuple(text for *_, text in rows))
+
+
+def padded(prompts: Sequence[Sequence[int]], pad: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, [n, tokens] int64, padded on the left."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (longest - len(each)) + list(each) for each in prompts])
+    return ids, torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts])
 
 
 def _fault(found: list[Any], ids: frozenset[Any], seen: set[Any], known: set[Any], even: bool) -> str:

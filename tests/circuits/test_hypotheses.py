@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from sparse_circuits.circuits import Circuit
 from sparse_circuits.circuits.ablation import ablated, recorded_scales
 from sparse_circuits.circuits.edges import removed_edges
-from sparse_circuits.circuits.hypotheses import Hypotheses, Stand, explain_circuit, explain_node, labels_of, rule_of
+from sparse_circuits.circuits.hypotheses import Hypotheses, Stage, Stand, explain_circuit, explain_node, labels_of, rule_of
 from sparse_circuits.circuits.known import plant
 from sparse_circuits.circuits.masks import opened
 from sparse_circuits.circuits.outcome import last_logits, losses
@@ -63,7 +63,7 @@ def test_what_is_kept_is_1_for_the_node_itself_and_0_for_its_mean(known, words):
     circuit, q = known.copies[0], node(known, "0.attn.q")
     site, index = q.split(":")
     mean = float(circuit.means[site][int(index)])
-    stand = Stand(known.model, known.tokenizer, q, mean, known.task.pairs(16, "test"), circuit)
+    stand = Stand(Stage(known.model, known.tokenizer, known.task.pairs(16, "test"), circuit), q, mean)
     assert stand.matters
     close = rule_of(f"the token is {words['close']!r}")
     level = float(known.means.high[site][int(index)])
@@ -74,7 +74,7 @@ def test_what_is_kept_is_1_for_the_node_itself_and_0_for_its_mean(known, words):
     assert stand.kept(holds, (0.0, -level)) < 0  # worse than nothing
     assert stand.by_chance(holds, (0.0, level)) < 0.5
     other = next(i for i in range(len(circuit.means[site])) if i != int(index))
-    idle = Stand(known.model, known.tokenizer, f"{site}:{other}", 0.0, known.task.pairs(8, "test"), circuit)
+    idle = Stand(Stage(known.model, known.tokenizer, known.task.pairs(8, "test"), circuit), f"{site}:{other}", 0.0)
     assert not idle.matters
 
 
@@ -88,7 +88,7 @@ def test_replacing_a_node_does_not_move_the_frozen_norms(known):
     circuit, v = known.copies[0], node(known, "0.attn.v")
     site, index = v.split(":")
     pairs = known.task.pairs(8, "test")
-    stand = Stand(known.model, known.tokenizer, v, float(circuit.means[site][int(index)]), pairs, circuit)
+    stand = Stand(Stage(known.model, known.tokenizer, pairs, circuit), v, float(circuit.means[site][int(index)]))
     without = dataclasses.replace(
         circuit, nodes={name: each for name, each in circuit.nodes.items() if name != site}, edges=None
     )

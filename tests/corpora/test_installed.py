@@ -11,7 +11,7 @@ from sparse_circuits.corpora.installed import build, licence_of, projects, read_
 from sparse_circuits.corpora.mixture import load_corpus
 from sparse_circuits.corpora.sources import held_out
 
-pytest.importorskip("datasketch")
+pytest.importorskip("datasketch", reason="the extra `train` is part of make test")
 WORDS = [f"name_{a}{b}" for a in "abcdefgh" for b in "abcdefgh"]
 
 
