@@ -40,8 +40,8 @@ def ablated(
         removed: "source site->target site" -> (source nodes, target nodes), one pair for each edge; or `Edges`, which have the weights too.
         means: of every source, for removed edges, [width], or anything that broadcasts to [batch, tokens, width]; for v -> resid_delta of what attention makes of v (`sites.y_name`), which c_proj reads.
         freeze_norms: norms use the scales that they have in the unpruned model on the same input, so that deleting nodes cannot
-            amplify what is left. Only scales are frozen, not outputs, so gradients flow. Each call runs the model twice, unless the scales of
-            this input are given (`norm_scales`).
+            amplify what is left. Only scales are frozen, not outputs, so gradients flow. Each call runs the model twice, unless scales are
+            given (`recorded_scales`, of this input; or any, [..., 1], of those norms that are not to act by themselves).
     """
     sites = require_csp(model).node_sites()
     state = _Recording()
@@ -54,9 +54,10 @@ def ablated(
             cut = [_Cut.of(part, means or {}, *(removed or {})[part.name]) for part in parts]
             handles.append(module.register_forward_hook(state.cut_hook(cut)))
         if freeze_norms:
-            handles += [norm.register_forward_hook(state.norm_hook) for norm in norms(model)]
-            if isinstance(freeze_norms, Mapping):
-                state.scales = freeze_norms
+            given = dict(freeze_norms) if isinstance(freeze_norms, Mapping) else None
+            handles += [norm.register_forward_hook(state.norm_hook) for norm in norms(model) if given is None or norm in given]
+            if given is not None:
+                state.scales = given
             else:
                 handles.append(model.register_forward_pre_hook(state.record, with_kwargs=True))
         yield

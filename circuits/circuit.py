@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .._auto import renamed
-from .ablation import ablated
+from .ablation import Scales, ablated
 from .edges import Edges, removed_edges
 from .export import to_networkx
 from .identity import refuse_other_model
@@ -106,7 +106,7 @@ class Circuit:
             yield model
 
     @contextmanager
-    def running(self, model: Any, *, edges: bool | None = None, freeze_norms: bool | None = None) -> Iterator[None]:
+    def running(self, model: Any, *, edges: bool | None = None, freeze_norms: bool | Scales | None = None) -> Iterator[None]:
         """`applied_to` without its look at the model, which hashes every weight: for callers that have had it, prompt after prompt."""
         edges = self.edges is not None if edges is None else edges
         if edges and self.edges is None:

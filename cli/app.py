@@ -21,7 +21,7 @@ import typer
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from ..hub import MissingExtra
-from . import bridges, circuits, models, pages, publishing, training, trials
+from . import bridges, circuits, models, pages, programs, publishing, training, trials
 from .given import without_options
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -114,7 +114,7 @@ COMMANDS: dict[typer.Typer, dict[str, Callable[..., Any]]] = {
         "generate": models.generate, "info": models.info, "convert": models.convert, "train": training.train, "demo": training.demo,
         "tasks": circuits.show_tasks, "prune": circuits.prune_task, "verify": circuits.verify_circuit, "node": circuits.show_node,
         "explain": circuits.explain_nodes, "export": circuits.export_circuit, "view": pages.view_circuits, "label": pages.label_nodes,
-        "publish": publishing.publish_folder, "plant": trials.plant_program, "attack": trials.attack_circuit,
+        "publish": publishing.publish_folder, "plant": trials.plant_program, "attack": trials.attack_circuit, "prove": programs.prove_circuit,
     },
     corpus_app: {"build": training.build_corpus},
     tokenize_app: {"train": models.tokenize_train, "show": models.tokenize_show},

@@ -317,7 +317,8 @@ def _require_same(wanted: Mapping[str, Any], said: Mapping[str, Any]) -> None:
 
 
 def read_built(folder: Path) -> SourceFiles:
-    """The texts of a built corpus, as "project:NAME/path": held out by project (`sources.held_out`).
+    """The texts of a built corpus, as "project:NAME/path": held out by project (`sources.held_out`). The standard library's are named as the source
+    "stdlib" names them, and so held out by file, the same ones.
 
     Raises:
         FileNotFoundError, ValueError: if a project's file is missing, or not what the lock says.
@@ -330,7 +331,8 @@ def read_built(folder: Path) -> SourceFiles:
         project.texts = dict(_lines(folder / f"{project.name}.jsonl"))
         if project.sha256 != entry.get("sha256"):
             raise ValueError(f"{folder / project.name}.jsonl is not what {LOCK} says; build the corpus again.")
-        found.texts |= {f"project:{project.name}/{path}": text for path, text in project.texts.items()}
+        own = "" if project.name == PYTHON else f"project:{project.name}/"
+        found.texts |= {own + path: text for path, text in project.texts.items()}
     return found
 
 

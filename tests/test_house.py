@@ -16,11 +16,11 @@ MODULES = {
 # Each room, and those that it may know besides the root.
 ROOMS = {
     "kernels": set(), "checkpoints": set(), "corpora": {"checkpoints"}, "circuits": {"checkpoints", "corpora"},
-    "training": {"checkpoints", "corpora", "circuits", "kernels"}, "bridges": {"checkpoints", "corpora", "circuits", "training"},
+    "programs": {"circuits"}, "training": {"checkpoints", "corpora", "circuits", "kernels"}, "bridges": {"checkpoints", "corpora", "circuits", "training"},
     "convert": {"checkpoints", "corpora", "circuits", "training", "bridges", "publishing"},
     "viewer": {"checkpoints", "corpora", "circuits", "training", "bridges"},
     "publishing": {"checkpoints", "corpora", "circuits", "training", "bridges", "viewer"},
-    "cli": {"checkpoints", "corpora", "circuits", "training", "bridges", "convert", "publishing", "viewer"},
+    "cli": {"checkpoints", "corpora", "circuits", "training", "bridges", "convert", "programs", "publishing", "viewer"},
 }  # fmt: skip
 
 

@@ -1,0 +1,257 @@
+"""Every prompt of a language through a circuit: what it gets right, by value, and where it is worst.
+
+Prompts are a tree: what they begin with in common is run once. Texts that the circuit cannot tell apart are run once too, and counted as often as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+from .classes import SlotClasses, slot_classes, token_classes
+from .parts import Parts
+from .ranges import specialised
+from .run import State, begin, step
+from .tokens import Answer, Place, TokenTemplate
+
+CHUNK = 16_384  # prompts at a time
+WORST = 20
+DRAWN = 256  # prompts of each kind, right and not, that are kept for the whole model to see
+MARGIN = 1e-7  # nats: a smaller margin than this, either way, counts as not right; float64 rounding is far below
+
+
+def alphabet(templates: Sequence[TokenTemplate]) -> torch.Tensor:
+    """Every token that prompts of a language have, sorted."""
+    found = {unit for each in templates for unit in each.units if isinstance(unit, int)}
+    found |= {token for each in templates for slot in each.pieces for text in slot for piece in text for token in piece}
+    return torch.tensor(sorted(found))
+
+
+def answer_tokens(templates: Sequence[TokenTemplate]) -> list[int]:
+    return sorted({token for each in templates for a in (each.right, each.wrong) for token in (a.token, *a.by_text)})
+
+
+@dataclass
+class Tally:
+    """What came out for one template.
+
+    Args:
+        count: prompts, as assignments of texts to slots. run: how many were run; the others cannot be told from one of them by the circuit.
+        right: of `count`, those whose right answer has the larger logit by more than `MARGIN`. loss: mean pairwise loss, nats.
+        smallest: margin, over all prompts; worst: (margin, text indices by slot), ascending.
+        by_text: for each slot that is in the prompt, for each text index, (right, count).
+        drawn: text indices of prompts that are right, and that are not, at random: {True: [...], False: [...]}.
+    """
+
+    template: TokenTemplate
+    count: int = 0
+    run: int = 0
+    right: int = 0
+    loss: float = 0.0
+    worst: list[tuple[float, tuple[int, ...]]] = field(default_factory=list)
+    by_text: dict[int, dict[int, tuple[int, int]]] = field(default_factory=dict)
+    drawn: dict[bool, list[tuple[int, ...]]] = field(default_factory=dict)
+
+    @property
+    def smallest(self) -> float:
+        return self.worst[0][0] if self.worst else float("inf")
+
+
+def runs(parts: Parts, templates: Sequence[TokenTemplate]) -> list[int]:
+    """How many prompts `certify` runs for each template, about: an upper bound that forgets that texts of a group differ."""
+    small = specialised(parts, alphabet(templates))
+    middle, last = token_classes(small, last=False), token_classes(small, last=True)
+    return [math.prod(len(each.members) for each in slot_classes(template, middle, last)) for template in templates]
+
+
+def certify(parts: Parts, templates: Sequence[TokenTemplate], tell: Callable[[int], None] = lambda count: None) -> list[Tally]:
+    """Every prompt of each template through the circuit, whose answers have to be those of the language (`answer_tokens`).
+
+    Args:
+        tell: called with how many prompts have been run since it was called last.
+    """
+    small = specialised(parts, alphabet(templates))
+    middle, last = token_classes(small, last=False), token_classes(small, last=True)
+    with torch.no_grad():
+        return [_Walk(small, each, slot_classes(each, middle, last), tell).tally() for each in templates]
+
+
+@dataclass
+class _Batch:
+    """Prompts on their way: state, the class chosen for each slot [n, slots] (-1: not yet), and for how many prompts each stands [n]."""
+
+    state: State
+    chosen: torch.Tensor
+    weight: torch.Tensor
+
+    def at(self, rows: torch.Tensor) -> _Batch:
+        return _Batch(self.state.at(rows), self.chosen[rows], self.weight[rows])
+
+
+class _Walk:
+    """One template's tree of prompts, depth first in chunks."""
+
+    def __init__(self, parts: Parts, template: TokenTemplate, classes: Sequence[SlotClasses], tell: Callable[[int], None]):
+        self.parts, self.template, self.classes, self.tell = parts, template, classes, tell
+        self.sizes = [torch.tensor([len(each) for each in c.members]) for c in classes]
+        self.groups = torch.tensor([slot.group for slot in template.template.slots])
+        self.place = {token: i for i, token in enumerate(parts.answers.tokens)}
+        self.found = Tally(template)
+        self._generator = torch.Generator().manual_seed(0)
+        self._keys = {kind: torch.zeros(0, dtype=torch.float64) for kind in (True, False)}
+        self._rows = {kind: torch.zeros(0, len(classes), dtype=torch.int64) for kind in (True, False)}
+        self._sums = {slot: torch.zeros(2, len(c.members), dtype=torch.float64) for slot, c in enumerate(classes)}
+
+    def tally(self) -> Tally:
+        slots = len(self.template.template.slots)
+        start = _Batch(begin(), torch.full((1, slots), -1), torch.ones(1, dtype=torch.int64))
+        self.walk(start, 0)
+        found = self.found
+        found.loss /= max(1, found.count)
+        found.drawn = {kind: [self.texts(row) for row in rows.tolist()] for kind, rows in self._rows.items()}
+        prompt_slots = {unit.slot for unit in self.template.units if isinstance(unit, Place)}
+        for slot in sorted(prompt_slots):
+            right, count = self._sums[slot]
+            found.by_text[slot] = {
+                text: (int(right[i] / len(members)), int(count[i] / len(members)))
+                for i, members in enumerate(self.classes[slot].members) for text in members
+            }  # fmt: skip
+        return found
+
+    def walk(self, batch: _Batch, at: int) -> None:
+        units = self.template.units
+        if at == len(units):
+            return
+        unit, final = units[at], at == len(units) - 1
+        if isinstance(unit, int):
+            self.go(batch, torch.full((len(batch.weight), 1), unit), at, final)
+            return
+        for part in self.expanded(batch, unit.slot):
+            first = int(part.chosen[0, unit.slot])
+            length = len(self.piece(unit, first))
+            table = torch.tensor([self.padded(unit, c, length) for c in range(len(self.classes[unit.slot].members))]).view(
+                -1, length
+            )
+            self.go(part, table[part.chosen[:, unit.slot]], at, final)
+
+    def go(self, batch: _Batch, tokens: torch.Tensor, at: int, final: bool) -> None:
+        """A unit's tokens [n, length], and what follows."""
+        state, logits = batch.state, None
+        for i in range(tokens.shape[1]):
+            state, logits = step(self.parts, state, tokens[:, i], last=final and i == tokens.shape[1] - 1)
+        batch = _Batch(state, batch.chosen, batch.weight)
+        if final:
+            assert logits is not None
+            self.take(batch, logits)
+        else:
+            self.walk(batch, at + 1)
+
+    def piece(self, unit: Place, c: int) -> tuple[int, ...]:
+        return self.template.pieces[unit.slot][self.classes[unit.slot].members[c][0]][unit.time]
+
+    def padded(self, unit: Place, c: int, length: int) -> list[int]:
+        piece = self.piece(unit, c)
+        return list(piece) if len(piece) == length else [0] * length  # of another length: never looked up
+
+    def expanded(self, batch: _Batch, slot: int) -> Iterator[_Batch]:
+        """The batch with each class of a slot that it has not chosen yet, in parts whose texts are equally many tokens, not too large."""
+        if bool((batch.chosen[:, slot] >= 0).all()):
+            yield batch
+            return
+        available = self.available(batch, slot)
+        for classes in self.by_shape(slot):
+            rows, which = (available[:, classes] > 0).nonzero(as_tuple=True)
+            for some, each in zip(rows.split(CHUNK), which.split(CHUNK)):
+                made = batch.at(some)
+                made.chosen[:, slot] = classes[each]
+                made.weight = made.weight * available[some, classes[each]]
+                yield made
+
+    def available(self, batch: _Batch, slot: int) -> torch.Tensor:
+        """How many texts of each class are left, [n, classes]: slots of a group take different ones."""
+        left = self.sizes[slot].expand(len(batch.weight), -1).clone()
+        for other in (self.groups == self.groups[slot]).nonzero()[:, 0].tolist():
+            if other != slot and bool((batch.chosen[:, other] >= 0).all()):
+                left.scatter_add_(1, batch.chosen[:, other : other + 1], torch.full((len(left), 1), -1))
+        return left
+
+    def by_shape(self, slot: int) -> list[torch.Tensor]:
+        """Classes by how many tokens their texts are at each place."""
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for c, members in enumerate(self.classes[slot].members):
+            shapes.setdefault(tuple(map(len, self.template.pieces[slot][members[0]])), []).append(c)
+        return [torch.tensor(each) for each in shapes.values()]
+
+    def take(self, batch: _Batch, logits: torch.Tensor) -> None:
+        """Answers: slots that stand in answers alone are filled now."""
+        for slot in range(batch.chosen.shape[1]):
+            if bool((batch.chosen[:, slot] < 0).any()):
+                for made, rows in self.answered(batch, slot):
+                    self.take(made, logits[rows])
+                return
+        right, wrong = (self.columns(answer, batch.chosen) for answer in (self.template.right, self.template.wrong))
+        margin = (logits.gather(1, right[:, None]) - logits.gather(1, wrong[:, None]))[:, 0]
+        self.count(batch, margin)
+
+    def answered(self, batch: _Batch, slot: int) -> Iterator[tuple[_Batch, torch.Tensor]]:
+        available = self.available(batch, slot)
+        if all(
+            answer.slot != slot for answer in (self.template.right, self.template.wrong)
+        ):  # its first token does not depend on it
+            every = torch.arange(len(batch.weight))
+            made = _Batch(State(len(every), {}, {}), batch.chosen.clone(), batch.weight * available.sum(1))
+            made.chosen[:, slot] = 0
+            yield made, every
+            return
+        for c in range(len(self.classes[slot].members)):
+            rows = (available[:, c] > 0).nonzero()[:, 0]
+            made = _Batch(State(len(rows), {}, {}), batch.chosen[rows].clone(), batch.weight[rows] * available[rows, c])
+            made.chosen[:, slot] = c
+            yield made, rows
+
+    def columns(self, answer: Answer, chosen: torch.Tensor) -> torch.Tensor:
+        if answer.slot is None:
+            return torch.full((len(chosen),), self.place[answer.token])
+        members = self.classes[answer.slot].members
+        return torch.tensor([self.place[answer.by_text[each[0]]] for each in members])[chosen[:, answer.slot]]
+
+    def count(self, batch: _Batch, margin: torch.Tensor) -> None:
+        found, weight = self.found, batch.weight
+        right = margin > MARGIN
+        found.count += int(weight.sum())
+        found.run += len(weight)
+        found.right += int(weight[right].sum())
+        found.loss += float((F.softplus(-margin) * weight).sum())
+        for slot, sums in self._sums.items():
+            sums[0].index_add_(0, batch.chosen[:, slot], (weight * right).double())
+            sums[1].index_add_(0, batch.chosen[:, slot], weight.double())
+        for kind in (True, False):
+            self.draw(kind, batch.chosen[right == kind], weight[right == kind])
+        some = margin.topk(min(WORST, len(margin)), largest=False)
+        for value, row in zip(some.values.tolist(), some.indices.tolist()):
+            if len(found.worst) < WORST or value < found.worst[-1][0]:
+                found.worst = sorted([*found.worst, (value, self.texts(batch.chosen[row].tolist()))])[:WORST]
+        self.tell(len(weight))
+
+    def draw(self, kind: bool, chosen: torch.Tensor, weight: torch.Tensor) -> None:
+        """Keeps `DRAWN` prompts of a kind, each prompt of the language as likely: those with the largest of random keys (Efraimidis and Spirakis, 2006)."""
+        keys = torch.cat(
+            [self._keys[kind], torch.rand(len(weight), generator=self._generator, dtype=torch.float64).log() / weight]
+        )
+        best = keys.topk(min(DRAWN, len(keys))).indices
+        self._keys[kind], self._rows[kind] = keys[best], torch.cat([self._rows[kind], chosen])[best]
+
+    def texts(self, chosen: Sequence[int]) -> tuple[int, ...]:
+        """One text index for each slot, of the classes chosen, those of a group all different."""
+        taken: dict[int, set[int]] = {}
+        found = []
+        for slot, c in enumerate(chosen):
+            used = taken.setdefault(int(self.groups[slot]), set())
+            text = next((each for each in self.classes[slot].members[c] if each not in used), self.classes[slot].members[c][0])
+            used.add(text)
+            found.append(text)
+        return tuple(found)

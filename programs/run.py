@@ -1,0 +1,164 @@
+"""Parts, run on many prompts at once, a token at a time: prompts that begin alike share what they have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from .parts import MLP, Answers, Attention, Head, Linear, Parts, Read
+
+
+@dataclass
+class State:
+    """What is left of prompts [n] so far: keys and values of each attention, [n, tokens, ...], by layer."""
+
+    count: int
+    keys: dict[int, torch.Tensor]
+    values: dict[int, torch.Tensor]
+
+    def at(self, rows: torch.Tensor) -> State:
+        """Those prompts, each as often as it is named."""
+        return State(len(rows), {i: x[rows] for i, x in self.keys.items()}, {i: x[rows] for i, x in self.values.items()})
+
+
+def begin(count: int = 1) -> State:
+    return State(count, {}, {})
+
+
+def step(parts: Parts, state: State, tokens: torch.Tensor, last: bool = False) -> tuple[State, torch.Tensor | None]:
+    """Prompts with one token more, [n]; after the last the logits of the answers, [n, answers]."""
+    stream = parts.stream[tokens]
+    deepest = max((each.layer for each in parts.sublayers if isinstance(each, Attention)), default=-1)
+    keys, values = dict(state.keys), dict(state.values)
+    for each in parts.sublayers:
+        if isinstance(each, Attention):
+            q, k, v = _queries_keys_values(each, tokens, stream)
+            keys[each.layer] = _append(keys.get(each.layer), k)
+            values[each.layer] = _append(values.get(each.layer), v)
+            if not last and each.layer == deepest:
+                break
+            written = linear(each.write, _attend(each, q, keys[each.layer], values[each.layer]))
+        else:
+            if not last and each.layer >= deepest:
+                break
+            written = linear(each.write, linear(each.neurons, read_tokens(each.read, tokens, stream)))
+        stream = stream.index_add(1, _places(each, parts), written)
+    after = State(len(tokens), keys, values)
+    return after, answer(parts.answers, tokens, stream) if last else None
+
+
+def run(parts: Parts, prompts: torch.Tensor) -> torch.Tensor:
+    """Logits of the answers after prompts [n, tokens], all of one length."""
+    state = begin(len(prompts))
+    for i in range(prompts.shape[1]):
+        state, logits = step(parts, state, prompts[:, i], last=i == prompts.shape[1] - 1)
+    assert logits is not None
+    return logits
+
+
+def _places(each: Attention | MLP, parts: Parts) -> torch.Tensor:
+    return torch.searchsorted(parts.channels, each.write.nodes)
+
+
+def _append(before: torch.Tensor | None, now: torch.Tensor) -> torch.Tensor:
+    return now[:, None] if before is None else torch.cat([before, now[:, None]], 1)
+
+
+def _queries_keys_values(
+    each: Attention, tokens: torch.Tensor, stream: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    if each.tables is not None:
+        return tuple(each.tables[kind][tokens] for kind in "qkv")  # type: ignore[return-value]
+    assert each.read is not None
+    assert each.maps is not None
+    values = read_tokens(each.read, tokens, stream)
+    return tuple(linear(each.maps[kind], values) for kind in "qkv")  # type: ignore[return-value]
+
+
+def read_tokens(read: Read, tokens: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
+    """What the nodes of a read hold, [n, nodes], at tokens [n] with written channels [n, written]."""
+    there = stream + read.held
+    is_written = read.written >= 0
+    raw = torch.where(is_written, there[:, read.written.clamp(min=0)] if there.shape[1] else read.own[tokens], read.own[tokens])
+    if read.scale is None:
+        assert read.square is not None
+        scale = ((read.square[tokens] + there.square().sum(1)) / read.width + read.eps).rsqrt()[:, None]
+    else:
+        scale = torch.tensor(read.scale, dtype=stream.dtype)
+    out = raw * read.gain * scale
+    known = None if read.passes is None else read.passes[tokens]
+    if read.rivals is None:
+        return out if known is None else torch.where(known == 1, out, 0.0)
+    sizes = (there * read.rivals.gain).abs()  # [n, written]
+    mine = (
+        torch.where(is_written, sizes[:, read.written.clamp(min=0)], read.rivals.size[tokens])
+        if sizes.shape[1]
+        else read.rivals.size[tokens]
+    )
+    larger = (sizes[:, None, :] > mine[:, :, None]).sum(2)
+    bars = read.rivals.bar[tokens].gather(1, larger)
+    passes = torch.where(is_written, mine > bars, larger < read.rivals.room[tokens])
+    if known is not None:
+        passes = (known == 1) | ((known < 0) & passes)
+    return torch.where(passes, out, 0.0)
+
+
+def linear(map_: Linear, values: torch.Tensor) -> torch.Tensor:
+    """What kept nodes hold, [n, nodes], from their sources, [n, sources]."""
+    out = values @ map_.weight.T + map_.bias
+    out = F.gelu(out) if map_.activation == "gelu" else F.relu(out) if map_.activation == "relu" else out
+    count = len(map_.nodes)
+    if map_.k is None:
+        return out
+    sizes = out.abs()
+    mine = sizes[:, :count]
+    larger = torch.zeros(mine.shape, dtype=torch.int64)
+    for i in range(count):
+        larger[:, i] = (sizes > mine[:, i : i + 1]).sum(1)
+    larger += torch.searchsorted(-map_.fixed, (-mine).contiguous())
+    larger += 0 if map_.ahead is None else map_.ahead
+    return torch.where(larger < map_.k, out[:, :count], 0.0)
+
+
+def _attend(each: Attention, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Sources of what attention writes, [n, sources]: what it makes of each kept value, then shares of heads."""
+    out = torch.zeros(len(q), values.shape[2], dtype=values.dtype)
+    shares = []
+    for head in each.heads:
+        weights = attention_weights(head, each.scaling, q, keys)
+        if len(head.values):
+            out[:, head.values] = torch.einsum("nt,ntv->nv", weights, values[:, :, head.values])
+        if head.shared:
+            shares.append(weights.sum(1, keepdim=True))
+    return torch.cat([out, *shares], 1)
+
+
+def attention_weights(head: Head, scaling: float, q: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """[n, tokens]; they sum to 1 less what the sink takes."""
+    if len(head.queries):
+        asked = torch.where(
+            head.keys >= 0, keys[:, :, head.keys.clamp(min=0)] if keys.shape[2] else head.key_constants, head.key_constants
+        )
+        scores = torch.einsum("na,nta->nt", q[:, head.queries], asked.expand(len(q), keys.shape[1], -1))
+    else:
+        scores = torch.zeros(keys.shape[:2], dtype=q.dtype)
+    if len(head.lone):
+        scores = scores + keys[:, :, head.lone] @ head.lone_queries
+    scores = scaling * (scores + head.constant)
+    if head.sink is None:
+        return scores.softmax(1)
+    return torch.cat([scores, torch.full((len(scores), 1), head.sink, dtype=scores.dtype)], 1).softmax(1)[:, :-1]
+
+
+def answer(answers: Answers, tokens: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
+    read = answers.read
+    there = stream + read.held
+    is_written = read.written >= 0
+    raw = torch.where(is_written, there[:, read.written.clamp(min=0)] if there.shape[1] else read.own[tokens], read.own[tokens])
+    scale = torch.full((len(tokens), 1), read.scale or 0.0, dtype=stream.dtype)
+    if read.scale is None:
+        scale = ((raw.square().sum(1, keepdim=True) + answers.held_square) / read.width + read.eps).rsqrt()
+    out = (raw @ answers.weight.T + answers.held) * scale + answers.bias
+    return out if answers.table is None else out + answers.table[tokens]
