@@ -21,6 +21,13 @@ def prove_circuit(
         int,
         typer.Option(help="Prompts to run at most; larger languages are restricted, and the certificate says to what.", min=1),
     ] = 20_000_000,
+    lengths: Annotated[
+        bool, typer.Option("--lengths", help="Bounds too over any number of repetitions of what the task's prompts repeat.")
+    ] = False,
+    simplify: Annotated[
+        float | None,
+        typer.Option(help="A second, short program, that loses at most so many nats over all prompts, such as 0.02.", min=0.0),
+    ] = None,
     corpus: Corpus = None,
     tokens: Tokens = 50_000,
 ) -> None:
@@ -29,7 +36,8 @@ def prove_circuit(
     Example: csp prove . single_double_quote --out runs/quotes
     """
     from ..circuits import Circuit
-    from ..programs.prove import CERTIFICATE, PROGRAM, prove, summary
+    from ..programs.certificate import summary
+    from ..programs.prove import CERTIFICATE, PROGRAM, SIMPLE, STORY, prove
     from ..programs.prove import check as check_again
 
     require_model(model)
@@ -50,11 +58,12 @@ def prove_circuit(
             typer.echo(f"All of it is so: {folder / CERTIFICATE} and {folder / PROGRAM} come out again.")
             return
         blocks = corpus_blocks(model, corpus, tokenizer, tokens) if found.settings.get("freeze_norms") else None
-        proof = prove(loaded, tokenizer, found, task, blocks, most=most, tell=tell)
+        proof = prove(loaded, tokenizer, found, task, blocks, most=most, lengths=lengths, simplify=simplify, tell=tell)
     proof.save(folder)
     for line in summary(proof.certificate):
         typer.echo(line)
-    typer.echo(f"Saved to {folder / PROGRAM} ({len(proof.program.splitlines())} lines) and {folder / CERTIFICATE}")
+    more = f", {folder / SIMPLE}, {folder / STORY}" if proof.simple else ""
+    typer.echo(f"Saved to {folder / PROGRAM} ({len(proof.program.splitlines())} lines){more} and {folder / CERTIFICATE}")
 
 
 class _counting:

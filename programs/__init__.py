@@ -7,4 +7,15 @@ from .prove import Proof, check, prove
 from .run import run
 from .text import load_program, program_text
 
-__all__ = ["Parts", "Proof", "check", "compile_circuit", "language", "load_program", "mean_scales", "program_text", "prove", "run"]
+__all__ = [
+    "Parts",
+    "Proof",
+    "check",
+    "compile_circuit",
+    "language",
+    "load_program",
+    "mean_scales",
+    "program_text",
+    "prove",
+    "run",
+]

@@ -31,6 +31,15 @@ def alphabet(templates: Sequence[TokenTemplate]) -> torch.Tensor:
     return torch.tensor(sorted(found))
 
 
+def endings(templates: Sequence[TokenTemplate]) -> torch.Tensor:
+    """Every token that a prompt of a language can end with, sorted."""
+    found = set()
+    for each in templates:
+        unit = each.units[-1]
+        found |= {unit} if isinstance(unit, int) else {text[unit.time][-1] for text in each.pieces[unit.slot]}
+    return torch.tensor(sorted(found))
+
+
 def answer_tokens(templates: Sequence[TokenTemplate]) -> list[int]:
     return sorted({token for each in templates for a in (each.right, each.wrong) for token in (a.token, *a.by_text)})
 

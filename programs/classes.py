@@ -41,6 +41,8 @@ def token_classes(parts: Parts, last: bool) -> torch.Tensor:
     wide = (
         torch.cat([each.double().reshape(parts.vocab, -1) for each in columns], 1) if columns else torch.zeros(parts.vocab, 1)
     )
+    if not wide.shape[1]:  # no token matters
+        return torch.zeros(parts.vocab, dtype=torch.int64)
     _, which = wide.unique(dim=0, return_inverse=True)
     first = torch.full((int(which.max()) + 1,), parts.vocab, dtype=torch.int64)
     first = first.scatter_reduce(0, which, torch.arange(parts.vocab), "amin")

@@ -69,6 +69,7 @@ class Linear:
         fixed: [f], sizes of rivals that are constant, descending.
         k: how many pass, or None where all do. ahead: [n], how many rivals that are not listed are always larger than a node.
         activation: "gelu", "relu" or "".
+        least: in place of AbsTopK, the size below which a node is dropped; None: none is (`simplify.py`).
     """
 
     name: str
@@ -80,6 +81,7 @@ class Linear:
     k: int | None
     activation: str = ""
     ahead: torch.Tensor | None = None
+    least: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -13,38 +14,43 @@ from typing import Any
 import torch
 
 from ..circuits.circuit import Circuit
-from ..circuits.identity import circuit_sha256, refuse_other_task, tokenizer_sha256, weights_sha256
-from ..circuits.outcome import last_logits, losses
-from ..circuits.scoring import score
-from ..circuits.sites import evaluating, norms
-from ..circuits.tasks import Pairs, Task, padded
+from ..circuits.identity import circuit_sha256, refuse_other_task
+from ..circuits.sites import norms
+from ..circuits.tasks import Task
 from ..files import read_json, write_whole
-from .certify import WORST, Tally, answer_tokens, certify, runs
+from .certificate import FORMAT, VERSION, Certificate, story
+from .certify import answer_tokens, certify, runs
 from .compile import compile_circuit, mean_scales
-from .language import count, language
+from .language import language
+from .lengths import by_length, repetitions
 from .parts import Parts
 from .ranges import specialised
+from .simplify import sample_prompts, simplified
+from .story import story_text
 from .text import program_text
 from .tokens import TokenTemplate, tokenised
 
-PROGRAM, CERTIFICATE = "program.py", "certificate.json"
-FORMAT, VERSION = "sparse_circuits.certificate", 1
+PROGRAM, SIMPLE, STORY, CERTIFICATE = "program.py", "simple.py", "program.md", "certificate.json"
 MOST = 20_000_000  # prompts that are run, unless more are asked for
 _LARGEST = 64 << 20  # bytes of a certificate
 
 
 @dataclass(frozen=True)
 class Proof:
-    """A circuit's parts, program and certificate (docs/method.md#programs)."""
+    """A circuit's parts, program and certificate, and, if it was asked for and could be, its simplified program (docs/method.md#programs)."""
 
     parts: Parts
     program: str
     certificate: dict[str, Any]
+    simple: str = ""
 
     def save(self, folder: str | Path) -> Path:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / PROGRAM, self.program)
+        if self.simple:
+            write_whole(folder / SIMPLE, self.simple)
+            write_whole(folder / STORY, story(self.certificate, self.simple))
         write_whole(folder / CERTIFICATE, json.dumps(self.certificate, indent=1) + "\n")
         return folder
 
@@ -59,6 +65,8 @@ def prove(
     most: int = MOST,
     scales: Sequence[float] | None = None,
     split: str | None = None,
+    lengths: bool = False,
+    simplify: float | None = None,
     tell: Callable[[int], None] = lambda count: None,
 ) -> Proof:
     """Compiles a circuit, and runs every prompt of its task through it.
@@ -71,6 +79,8 @@ def prove(
         most: prompts that are run. A language with more is restricted, first to values of the test split, then to its shortest templates; the
             certificate says to what.
         split: values of one split alone.
+        lengths: bounds too over any number of repetitions of what templates repeat (`lengths.py`); a minute or so each.
+        simplify: a second program too, whose mean task loss over all prompts is at most this many nats more.
 
     Raises:
         ValueError: for a circuit of another model or task, and for what cannot be compiled or certified, by name.
@@ -84,9 +94,14 @@ def prove(
     templates, chosen, restricted = _within(model, tokenizer, circuit, task, scales, most, split)
     parts = compile_circuit(model, circuit, answer_tokens(templates), scales)
     tallies = certify(parts, chosen, tell)
-    said = _Certificate(model, tokenizer, circuit, task, parts, scales)
+    said = Certificate(model, tokenizer, circuit, task, parts, scales)
     document = said.of(tallies, templates, restricted)
+    if lengths:
+        document["lengths"] = _lengths(parts, templates, tokenizer)
     small = specialised(parts, torch.arange(parts.vocab))
+    simple = ""
+    if simplify is not None:
+        simple, document["simple"] = _simple(small, circuit, tokenizer, chosen, document, simplify, tell)
     header = [
         f"The circuit for {circuit.task} of {circuit.model.get('id') or 'a model'}, written out by csp prove.",
         f"Circuit {circuit_sha256(circuit)[:16]}.",
@@ -96,7 +111,42 @@ def prove(
         "program_sha256": hashlib.sha256(program.encode()).hexdigest(),
         "seconds": round(time.perf_counter() - begun, 1),
     }
-    return Proof(parts, program, document)
+    return Proof(parts, program, document, simple)
+
+
+def _simple(
+    parts: Parts,
+    circuit: Circuit,
+    tokenizer: Any,
+    templates: Sequence[TokenTemplate],
+    exact: dict[str, Any],
+    bound: float,
+    tell: Callable[[int], None],
+) -> tuple[str, dict[str, Any]]:
+    """A simplified program that keeps within the bound on every prompt of the certificate: on a sample first, and where that was too hopeful, again with
+    half of the bound."""
+    sample = sample_prompts(templates, parts.answers.tokens)
+    for part in (1.0, 0.5, 0.25):
+        small, steps = simplified(parts, sample, bound * part)
+        tallies = certify(small, templates, tell)
+        total = sum(each.count for each in tallies)
+        loss = sum(each.loss * each.count for each in tallies) / max(1, total)
+        said = {
+            "bound": bound, "loss": loss, "exact_loss": exact["loss"], "prompts": total, "right": sum(each.right for each in tallies),
+            "steps": [dataclasses.asdict(each) for each in steps],
+        }  # fmt: skip
+        if loss > exact["loss"] + bound:
+            continue
+        header = [
+            f"The circuit for {circuit.task}, simplified: right on {said['right']:,} of {total:,} prompts, where the circuit itself is on {exact['right']:,};",
+            f"mean pairwise loss {loss:.3f}, of the circuit itself {exact['loss']:.3f}. Tokens are ids; comments have their texts.",
+        ]
+        try:
+            text = story_text(small, circuit, lambda token: tokenizer.decode([token]), header)
+        except ValueError as error:
+            return "", said | {"not_told": str(error)}
+        return text, said | {"lines": len(text.splitlines()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return "", said | {"not_told": "No simplified program keeps within the bound on all prompts."}
 
 
 def _within(
@@ -120,121 +170,24 @@ def _within(
     )
 
 
-class _Certificate:
-    def __init__(self, model: Any, tokenizer: Any, circuit: Circuit, task: Task, parts: Parts, scales: Sequence[float] | None):
-        self.model, self.tokenizer, self.circuit, self.task, self.parts, self.scales = (
-            model,
-            tokenizer,
-            circuit,
-            task,
-            parts,
-            scales,
+def _lengths(parts: Parts, templates: Sequence[TokenTemplate], tokenizer: Any) -> list[dict[str, Any]]:
+    """Bounds on margins by the number of repetitions, for each part that templates repeat."""
+    found = []
+    for each in repetitions(templates):
+        texts = [
+            tokenizer.decode([t for place in places for t in place[0]]) for places in (each.before, each.piece, each.after)
+        ]
+        row: dict[str, Any] = {"before": texts[0], "repeated": texts[1], "after": texts[2]}
+        try:
+            rows = by_length(parts, each)
+        except ValueError as error:
+            found.append(row | {"not_known": str(error)})
+            continue
+        found.append(
+            row
+            | {"margins": [[low, None if high == float("inf") else int(high), least, most] for low, high, least, most in rows]}
         )
-
-    def of(self, tallies: Sequence[Tally], templates: Sequence[TokenTemplate], restricted: dict[str, Any]) -> dict[str, Any]:
-        total = sum(each.count for each in tallies)
-        right = sum(each.right for each in tallies)
-        worst = sorted(((margin, t, texts) for t in tallies for margin, texts in t.worst), key=lambda each: each[0])[:WORST]
-        return {
-            "format": FORMAT, "version": VERSION, "task": self.circuit.task, "form": self.circuit.settings.get("task_form", ""),
-            "circuit": circuit_sha256(self.circuit), "model": weights_sha256(self.model), "tokenizer": tokenizer_sha256(self.tokenizer),
-            "norms": self.parts.norms, "scales": None if self.scales is None else list(self.scales), "restricted": restricted,
-            "language": count([each.template for each in templates]), "prompts": total, "run": sum(each.run for each in tallies), "right": right,
-            "loss": sum(each.loss * each.count for each in tallies) / max(1, total), "smallest_margin": worst[0][0] if worst else None,
-            "test_pairs": self.on_pairs(), "templates": [self.template(each) for each in tallies],
-            "worst": [self.worst(margin, tally, texts) for margin, tally, texts in worst], "model_on": self.model_on(tallies),
-        }  # fmt: skip
-
-    def on_pairs(self) -> dict[str, Any]:
-        """On test pairs: the circuit as it was pruned, as it was compiled, and the whole model."""
-        pairs = self.task.pairs(64, "test", fewer=True)
-        with self.circuit.running(self.model):
-            pruned = score(self.model, pairs)
-        with self.circuit.running(self.model, freeze_norms=self.held()):
-            compiled = score(self.model, pairs)
-        return {"pruned": pruned.to_dict(), "compiled": compiled.to_dict(), "model": score(self.model, pairs).to_dict()}
-
-    def held(self) -> Any:
-        if self.scales is None:
-            return False
-        return {norm: torch.full((1, 1, 1), scale) for norm, scale in list(zip(norms(self.model), self.scales))[1:]}
-
-    def template(self, tally: Tally) -> dict[str, Any]:
-        template = tally.template.template
-        return {
-            "prompt": _shown(template.prompt), "right": _shown(template.right), "wrong": _shown(template.wrong),
-            "slots": [{"kind": slot.kind, "texts": len(slot.texts), "different_from": _same_group(template.slots, i)} for i, slot in enumerate(template.slots)],
-            "prompts": tally.count, "run": tally.run, "right_on": tally.right, "loss": tally.loss, "smallest_margin": tally.smallest,
-            "least_by_value": {
-                str(slot): [[template.slots[slot].texts[text], right, there] for text, (right, there) in
-                            sorted(found.items(), key=lambda each: each[1][0] / max(1, each[1][1]))[:3]]
-                for slot, found in tally.by_text.items()
-            },
-        }  # fmt: skip
-
-    def worst(self, margin: float, tally: Tally, texts: Sequence[int]) -> dict[str, Any]:
-        prompt, right, wrong = self.filled(tally, texts)
-        own = float(self.margins([(tally, texts)])[0])
-        return {"prompt": prompt, "right": right, "wrong": wrong, "margin": margin, "model_margin": own}
-
-    def filled(self, tally: Tally, texts: Sequence[int]) -> tuple[str, str, str]:
-        template = tally.template.template
-        chosen = [slot.texts[i] for slot, i in zip(template.slots, texts)]
-        return (
-            template.filled(template.prompt, chosen),
-            template.filled(template.right, chosen),
-            template.filled(template.wrong, chosen),
-        )
-
-    def margins(self, prompts: Sequence[tuple[Tally, Sequence[int]]]) -> torch.Tensor:
-        """Of the whole model, on prompts by template and texts."""
-        doubled = [*prompts, prompts[0]] if len(prompts) % 2 else list(prompts)  # pairs come in twos
-        ids, mask = padded([tally.template.ids(texts) for tally, texts in doubled], self.tokenizer.pad_token_id or 0)
-        answers = torch.tensor([[tally.template.right.at(texts), tally.template.wrong.at(texts)] for tally, texts in doubled])
-        with evaluating(self.model), torch.no_grad():
-            logits = last_logits(self.model, Pairs(ids, mask, answers, ("",) * len(doubled))).gather(
-                1, answers.to(self.model.device)
-            )
-        return (logits[:, 0] - logits[:, 1]).double().cpu()[: len(prompts)]
-
-    def model_on(self, tallies: Sequence[Tally]) -> dict[str, Any]:
-        """Does the whole model fail where its circuit does? On prompts drawn from those that the circuit gets right, and from those it does not."""
-        found: dict[str, Any] = {}
-        for kind, name in ((False, "circuit_wrong"), (True, "circuit_right")):
-            prompts, weights = [], []
-            for tally in tallies:
-                share = (tally.right if kind else tally.count - tally.right) / max(1, len(tally.drawn[kind]))
-                for texts in tally.drawn[kind]:
-                    prompts.append((tally, texts))
-                    weights.append(share)
-            if not prompts:
-                found[name] = {"prompts": 0, "drawn": 0}
-                continue
-            margins = self.margins(prompts)
-            weight = torch.tensor(weights, dtype=torch.float64)
-            losses_ = losses(torch.stack([margins, torch.zeros_like(margins)], 1))
-            found[name] = {
-                "prompts": round(float(weight.sum())), "drawn": len(prompts), "model_right": float((weight * (margins > 0)).sum() / weight.sum()),
-                "model_loss": float((weight * losses_).sum() / weight.sum()),
-            }  # fmt: skip
-        return found
-
-
-def _shown(text: str) -> str:
-    """A text with slots as {0}, {1}, ..., and {0:capital}."""
-    from .language import place
-
-    told = []
-    for character in text:
-        at = place(character)
-        told.append(
-            {"{": "{{", "}": "}}"}.get(character, character) if at is None else f"{{{at[0]}{':capital' if at[1] else ''}}}"
-        )
-    return "".join(told)
-
-
-def _same_group(slots: Sequence[Any], i: int) -> list[int]:
-    return [j for j, other in enumerate(slots) if j != i and other.group == slots[i].group]
+    return found
 
 
 def read_certificate(path: str | Path) -> dict[str, Any]:
@@ -272,7 +225,9 @@ def check(
         raise ValueError(f"{folder / CERTIFICATE} has no scale for each norm of this model; write it again with csp prove.")
     values = None if restricted.get("values") == "all" else str(restricted.get("values"))
     most = int(given.get("run", 0)) * 2 + 1_000_000
-    again = prove(model, tokenizer, circuit, task, most=most, scales=scales, split=values, tell=tell)
+    simple = given.get("simple")
+    bound = float(simple["bound"]) if isinstance(simple, dict) and isinstance(simple.get("bound"), (int, float)) else None
+    again = prove(model, tokenizer, circuit, task, most=most, scales=scales, split=values, simplify=bound, tell=tell)
     faults = []
     for name in ("task", "form", "circuit", "model", "tokenizer", "norms", "language", "prompts", "right", "program_sha256"):
         if given.get(name) != again.certificate[name]:
@@ -280,9 +235,22 @@ def check(
     for name in ("loss", "smallest_margin"):
         if not _close(given.get(name), again.certificate[name]):
             faults.append(f"{name} is {given.get(name)!r:.70} in the certificate, and {again.certificate[name]!r:.70} in truth")
+    faults += _simple_faults(simple, again, folder) if bound is not None else []
     program = folder / PROGRAM
     if not program.is_file() or program.read_text() != again.program:
         faults.append(f"{PROGRAM} is not the circuit's program")
+    return faults
+
+
+def _simple_faults(simple: Any, again: Proof, folder: Path) -> list[str]:
+    faults = []
+    for name in ("loss", "right", "prompts", "sha256"):
+        if not _close(simple.get(name), again.certificate["simple"].get(name)):
+            faults.append(
+                f"{name} of the simplified program is {simple.get(name)!r:.70} in the certificate, and {again.certificate['simple'].get(name)!r:.70} in truth"
+            )
+    if again.simple and (not (folder / SIMPLE).is_file() or (folder / SIMPLE).read_text() != again.simple):
+        faults.append(f"{SIMPLE} is not the circuit's simplified program")
     return faults
 
 
@@ -290,35 +258,3 @@ def _close(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float):
         return abs(one - other) <= 1e-6 * (1 + abs(other))
     return one == other
-
-
-def summary(certificate: dict[str, Any]) -> list[str]:
-    """A certificate in sentences."""
-    c = certificate
-    share = c["right"] / max(1, c["prompts"])
-    kept = c["restricted"]
-    whole = (
-        "every prompt of the task's language"
-        if kept["values"] == "all" and kept["templates"] == kept["of"]
-        else (
-            f"every prompt whose values are those of {kept['values']} pools, in {kept['templates']} of {kept['of']} templates, the shortest"
-        )
-    )
-    pairs = c["test_pairs"]
-    said = [
-        f"{c['task']}: right on {c['right']:,} of {c['prompts']:,} prompts ({share:.4%}): {whole}. {c['run']:,} were run; the circuit cannot tell the others from them.",
-        f"Mean pairwise loss {c['loss']:.4f} nats (chance 0.6931), smallest margin {c['smallest_margin']:.3f}.",
-        f"On test pairs the loss is {pairs['compiled']['loss']:.3f} with norms as in the program ({c['norms']}), {pairs['pruned']['loss']:.3f} as it was pruned, "
-        f"{pairs['model']['loss']:.3f} of the whole model.",
-    ]
-    wrong, right = c["model_on"]["circuit_wrong"], c["model_on"]["circuit_right"]
-    if wrong["drawn"] and right["drawn"]:
-        said.append(
-            f"Where the circuit is wrong the whole model is wrong on {1 - wrong['model_right']:.1%} ({wrong['drawn']} prompts drawn), "
-            f"elsewhere on {1 - right['model_right']:.1%} ({right['drawn']} drawn)."
-        )
-    elif right["drawn"]:
-        said.append(
-            f"The circuit is never wrong; the whole model is wrong on {1 - right['model_right']:.1%} of {right['drawn']} prompts drawn."
-        )
-    return said

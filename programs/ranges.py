@@ -61,6 +61,23 @@ def _mlp(each: MLP, alphabet: torch.Tensor, stream: Interval) -> tuple[MLP, Inte
     return dataclasses.replace(each, read=read, neurons=neurons, write=write), out
 
 
+def read_range(read: Read, tokens: torch.Tensor, stream: Interval, *, gained: bool = True) -> Interval:
+    """What the nodes of a read lie between at tokens [n], [n, nodes]; not `gained`: before the norm, as answers take them."""
+    if gained:
+        return _read(read, tokens, stream)[1]
+    there = stream[0] + read.held, stream[1] + read.held
+    is_written, at = read.written >= 0, read.written.clamp(min=0)
+    low, high = (
+        torch.where(is_written, each[:, at], read.own[tokens]) if each.shape[1] else read.own[tokens] for each in there
+    )
+    return wider((low, high))
+
+
+def linear_range(map_: Linear, sources: Interval) -> Interval:
+    """What the nodes of a map lie between, [n, nodes]."""
+    return _linear(map_, sources)[1]
+
+
 def _read(read: Read, alphabet: torch.Tensor, stream: Interval) -> tuple[Read, Interval]:
     there = stream[0] + read.held, stream[1] + read.held
     is_written, at = read.written >= 0, read.written.clamp(min=0)
@@ -84,7 +101,7 @@ def _read(read: Read, alphabet: torch.Tensor, stream: Interval) -> tuple[Read, I
         known[alphabet] = torch.where(undecided, -1, passes.to(torch.int8)).to(torch.int8)
         rivals = _told(read.rivals, alphabet, undecided, is_written, sizes) if bool(undecided.any()) else None
         read = dataclasses.replace(read, rivals=rivals, passes=known)
-    return read, _wider(out)
+    return read, wider(out)
 
 
 def _told(rivals: Rivals, alphabet: torch.Tensor, undecided: torch.Tensor, is_written: torch.Tensor, sizes: Interval) -> Rivals:
@@ -114,7 +131,7 @@ def _passing(
         )
         return sure, sure, (torch.zeros(sure.shape), torch.zeros(sure.shape))
     rivals = read.rivals
-    gained = _wider(_ordered(there[0] * rivals.gain, there[1] * rivals.gain))
+    gained = wider(_ordered(there[0] * rivals.gain, there[1] * rivals.gain))
     low, high = _sizes(gained)  # [alphabet, written]
     mine = rivals.size[alphabet]
     if low.shape[1]:
@@ -137,11 +154,11 @@ def _linear(map_: Linear, sources: Interval) -> tuple[Linear, Interval]:
     positive, negative = map_.weight.clamp(min=0).T, map_.weight.clamp(max=0).T
     low = sources[0] @ positive + sources[1] @ negative + map_.bias
     high = sources[1] @ positive + sources[0] @ negative + map_.bias
-    low, high = _activated(*_wider((low, high)), map_.activation)
+    low, high = _activated(*wider((low, high)), map_.activation)
     count = len(map_.nodes)
     mine = low[:, :count], high[:, :count]
     if map_.k is None:
-        return map_, mine
+        return map_, mine if map_.least is None else (mine[0].clamp(max=0), mine[1].clamp(min=0))
     box = sources[0].amin(0), sources[1].amax(0)
     always, never = _compared(map_, box, (low.amin(0), high.amax(0)))
     smallest, largest = (each[0, :count] for each in _sizes((low.amin(0, keepdim=True), high.amax(0, keepdim=True))))
@@ -177,7 +194,7 @@ def _compared(map_: Linear, box: Interval, found: Interval) -> tuple[torch.Tenso
             weight, bias = rows[0] + each * nodes[0], rows[1] + each * nodes[1]
             low = weight.clamp(min=0) @ box[0] + weight.clamp(max=0) @ box[1] + bias
             high = weight.clamp(min=0) @ box[1] + weight.clamp(max=0) @ box[0] + bias
-            low, high = _wider((low, high))
+            low, high = wider((low, high))
             signs.append((low > 0).int() - (high < 0).int())
         always, never = always | (signs[0] * signs[1] > 0), never | (signs[0] * signs[1] < 0)
     itself = torch.eye(count, len(map_.bias), dtype=torch.bool)
@@ -192,7 +209,7 @@ def _activated(low: torch.Tensor, high: torch.Tensor, kind: str) -> Interval:
     ends = F.gelu(low), F.gelu(high)
     where, lowest = _GELU_LOWEST
     over = (low <= where) & (high >= where)
-    return _wider((torch.where(over, lowest, torch.minimum(*ends)), torch.maximum(*ends)))
+    return wider((torch.where(over, lowest, torch.minimum(*ends)), torch.maximum(*ends)))
 
 
 def _times(x: Interval, low: torch.Tensor, high: torch.Tensor) -> Interval:
@@ -211,5 +228,5 @@ def _sizes(x: Interval) -> Interval:
     return torch.where((x[0] <= 0) & (x[1] >= 0), 0.0, torch.minimum(*ends)), torch.maximum(*ends)
 
 
-def _wider(x: Interval) -> Interval:
+def wider(x: Interval) -> Interval:
     return x[0] - _SLACK * (1 + x[0].abs()), x[1] + _SLACK * (1 + x[1].abs())

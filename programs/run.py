@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 from .parts import MLP, Answers, Attention, Head, Linear, Parts, Read
 
+Seen = dict[str, list[torch.Tensor]]
+
 
 @dataclass
 class State:
@@ -27,33 +29,42 @@ def begin(count: int = 1) -> State:
     return State(count, {}, {})
 
 
-def step(parts: Parts, state: State, tokens: torch.Tensor, last: bool = False) -> tuple[State, torch.Tensor | None]:
+def step(
+    parts: Parts, state: State, tokens: torch.Tensor, last: bool = False, seen: Seen | None = None
+) -> tuple[State, torch.Tensor | None]:
     """Prompts with one token more, [n]; after the last the logits of the answers, [n, answers]."""
     stream = parts.stream[tokens]
     deepest = max((each.layer for each in parts.sublayers if isinstance(each, Attention)), default=-1)
     keys, values = dict(state.keys), dict(state.values)
     for each in parts.sublayers:
         if isinstance(each, Attention):
-            q, k, v = _queries_keys_values(each, tokens, stream)
+            q, k, v = _queries_keys_values(each, tokens, stream, seen)
             keys[each.layer] = _append(keys.get(each.layer), k)
             values[each.layer] = _append(values.get(each.layer), v)
             if not last and each.layer == deepest:
                 break
-            written = linear(each.write, _attend(each, q, keys[each.layer], values[each.layer]))
+            if seen is not None:
+                seen.setdefault(f"{each.layer}:queries", []).append(q)
+            written = linear(each.write, _attend(each, q, keys[each.layer], values[each.layer]), seen)
         else:
             if not last and each.layer >= deepest:
                 break
-            written = linear(each.write, linear(each.neurons, read_tokens(each.read, tokens, stream)))
+            active = linear(each.neurons, read_tokens(each.read, tokens, stream, seen), seen)
+            written = linear(each.write, active, seen)
         stream = stream.index_add(1, _places(each, parts), written)
     after = State(len(tokens), keys, values)
-    return after, answer(parts.answers, tokens, stream) if last else None
+    return after, answer(parts.answers, tokens, stream, seen) if last else None
 
 
-def run(parts: Parts, prompts: torch.Tensor) -> torch.Tensor:
-    """Logits of the answers after prompts [n, tokens], all of one length."""
+def run(parts: Parts, prompts: torch.Tensor, seen: Seen | None = None) -> torch.Tensor:
+    """Logits of the answers after prompts [n, tokens], all of one length.
+
+    Args:
+        seen: takes what each map was given, by its site, what queries were ("<layer>:queries"), and scales of norms ("<site>:scale"), a tensor a token.
+    """
     state = begin(len(prompts))
     for i in range(prompts.shape[1]):
-        state, logits = step(parts, state, prompts[:, i], last=i == prompts.shape[1] - 1)
+        state, logits = step(parts, state, prompts[:, i], i == prompts.shape[1] - 1, seen)
     assert logits is not None
     return logits
 
@@ -67,17 +78,17 @@ def _append(before: torch.Tensor | None, now: torch.Tensor) -> torch.Tensor:
 
 
 def _queries_keys_values(
-    each: Attention, tokens: torch.Tensor, stream: torch.Tensor
+    each: Attention, tokens: torch.Tensor, stream: torch.Tensor, seen: Seen | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     if each.tables is not None:
         return tuple(each.tables[kind][tokens] for kind in "qkv")  # type: ignore[return-value]
     assert each.read is not None
     assert each.maps is not None
-    values = read_tokens(each.read, tokens, stream)
-    return tuple(linear(each.maps[kind], values) for kind in "qkv")  # type: ignore[return-value]
+    values = read_tokens(each.read, tokens, stream, seen)
+    return tuple(linear(each.maps[kind], values, seen) for kind in "qkv")  # type: ignore[return-value]
 
 
-def read_tokens(read: Read, tokens: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
+def read_tokens(read: Read, tokens: torch.Tensor, stream: torch.Tensor, seen: Seen | None = None) -> torch.Tensor:
     """What the nodes of a read hold, [n, nodes], at tokens [n] with written channels [n, written]."""
     there = stream + read.held
     is_written = read.written >= 0
@@ -87,6 +98,8 @@ def read_tokens(read: Read, tokens: torch.Tensor, stream: torch.Tensor) -> torch
         scale = ((read.square[tokens] + there.square().sum(1)) / read.width + read.eps).rsqrt()[:, None]
     else:
         scale = torch.tensor(read.scale, dtype=stream.dtype)
+    if seen is not None:
+        seen.setdefault(f"{read.name}:scale", []).append(scale.expand(len(tokens), 1))
     out = raw * read.gain * scale
     known = None if read.passes is None else read.passes[tokens]
     if read.rivals is None:
@@ -105,13 +118,15 @@ def read_tokens(read: Read, tokens: torch.Tensor, stream: torch.Tensor) -> torch
     return torch.where(passes, out, 0.0)
 
 
-def linear(map_: Linear, values: torch.Tensor) -> torch.Tensor:
+def linear(map_: Linear, values: torch.Tensor, seen: Seen | None = None) -> torch.Tensor:
     """What kept nodes hold, [n, nodes], from their sources, [n, sources]."""
+    if seen is not None:
+        seen.setdefault(map_.name, []).append(values)
     out = values @ map_.weight.T + map_.bias
     out = F.gelu(out) if map_.activation == "gelu" else F.relu(out) if map_.activation == "relu" else out
     count = len(map_.nodes)
     if map_.k is None:
-        return out
+        return out if map_.least is None else torch.where(out.abs() >= map_.least, out, 0.0)
     sizes = out.abs()
     mine = sizes[:, :count]
     larger = torch.zeros(mine.shape, dtype=torch.int64)
@@ -152,7 +167,7 @@ def attention_weights(head: Head, scaling: float, q: torch.Tensor, keys: torch.T
     return torch.cat([scores, torch.full((len(scores), 1), head.sink, dtype=scores.dtype)], 1).softmax(1)[:, :-1]
 
 
-def answer(answers: Answers, tokens: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
+def answer(answers: Answers, tokens: torch.Tensor, stream: torch.Tensor, seen: Seen | None = None) -> torch.Tensor:
     read = answers.read
     there = stream + read.held
     is_written = read.written >= 0
@@ -160,5 +175,8 @@ def answer(answers: Answers, tokens: torch.Tensor, stream: torch.Tensor) -> torc
     scale = torch.full((len(tokens), 1), read.scale or 0.0, dtype=stream.dtype)
     if read.scale is None:
         scale = ((raw.square().sum(1, keepdim=True) + answers.held_square) / read.width + read.eps).rsqrt()
+    if seen is not None:
+        seen.setdefault(f"{read.name}:scale", []).append(scale)
+        seen.setdefault(read.name, []).append(raw)
     out = (raw @ answers.weight.T + answers.held) * scale + answers.bias
     return out if answers.table is None else out + answers.table[tokens]

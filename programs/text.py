@@ -333,7 +333,7 @@ def load_program(text: str) -> Any:
 
     safe: Mapping[str, Any] = {
         name: getattr(__builtins__, name, None) if not isinstance(__builtins__, dict) else __builtins__[name]
-        for name in ("abs", "enumerate", "len", "max", "sum", "zip")
+        for name in ("abs", "enumerate", "len", "max", "range", "sum", "zip")
     }
 
     def only_math(name: str, *rest: Any) -> Any:

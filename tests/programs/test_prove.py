@@ -10,10 +10,13 @@ from random_circuits import model_with, random_circuit
 from sparse_circuits import CSPTokenizer
 from sparse_circuits.circuits import load_task, make_task
 from sparse_circuits.circuits.identity import identify, tokenizer_sha256
+from sparse_circuits.programs.certificate import summary
 from sparse_circuits.programs.certify import answer_tokens, certify
 from sparse_circuits.programs.compile import compile_circuit
 from sparse_circuits.programs.language import language
-from sparse_circuits.programs.prove import CERTIFICATE, PROGRAM, check, prove, read_certificate, summary
+from sparse_circuits.programs.prove import CERTIFICATE, PROGRAM, SIMPLE, STORY, check, prove, read_certificate
+from sparse_circuits.programs.simplify import sample_prompts, simplified
+from sparse_circuits.programs.story import story_text
 from sparse_circuits.programs.text import load_program, program_text
 from sparse_circuits.programs.tokens import tokenised
 from sparse_circuits.wiring_csp import NODE_LOCATIONS
@@ -130,8 +133,9 @@ def test_the_one_word_that_is_wrong_is_found(tokenizer):
 
 
 def test_what_is_forged_is_found(case, tokenizer, tmp_path):
-    model, circuit = case
-    task = load_task("with_open", tokenizer)
+    model, _ = case
+    circuit = random_circuit(model, task="with_as", share=0.2, tokenizer=tokenizer_sha256(tokenizer))
+    task = load_task("with_as", tokenizer)
     proof = prove(model, tokenizer, circuit, task)
     proof.save(tmp_path)
     assert check(model, tokenizer, circuit, task, tmp_path) == []
@@ -153,6 +157,18 @@ def test_what_is_forged_is_found(case, tokenizer, tmp_path):
         check(model, tokenizer, circuit, task, tmp_path)
     with pytest.raises(FileNotFoundError, match="write it with csp prove"):
         read_certificate(tmp_path / "none.json")
+
+
+def test_a_forged_simplified_program_is_found(case, tokenizer, tmp_path):
+    model, _ = case
+    circuit = random_circuit(model, task="with_as", share=0.08, tokenizer=tokenizer_sha256(tokenizer))
+    task = load_task("with_as", tokenizer)
+    proof = prove(model, tokenizer, circuit, task, simplify=1.0)
+    proof.save(tmp_path)
+    assert (tmp_path / STORY).read_text().count("```") == 2
+    assert check(model, tokenizer, circuit, task, tmp_path) == []
+    (tmp_path / SIMPLE).write_text("")
+    assert check(model, tokenizer, circuit, task, tmp_path) == [f"{SIMPLE} is not the circuit's simplified program"]
 
 
 def test_a_large_language_is_restricted_and_says_so(case, tokenizer):
@@ -183,9 +199,26 @@ def test_frozen_norms_need_text(case, tokenizer):
 ALLOWED = (
     ast.Module, ast.ImportFrom, ast.FunctionDef, ast.arguments, ast.arg, ast.Assign, ast.AugAssign, ast.For, ast.If, ast.Continue, ast.Return, ast.Expr,
     ast.Name, ast.Constant, ast.Dict, ast.List, ast.Tuple, ast.Call, ast.Attribute, ast.Subscript, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp,
-    ast.IfExp, ast.ListComp, ast.GeneratorExp, ast.comprehension, ast.alias, ast.Slice, ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.expr_context,
+    ast.IfExp, ast.ListComp, ast.Set, ast.GeneratorExp, ast.comprehension, ast.alias, ast.Slice, ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.expr_context,
 )  # fmt: skip
-CALLED = {"of", "shares", "strongest", "sums", "gelu", "abs", "enumerate", "len", "max", "sum", "zip", "exp", "erf", "sqrt"}
+CALLED = {
+    "keep",
+    "range",
+    "of",
+    "shares",
+    "strongest",
+    "sums",
+    "gelu",
+    "abs",
+    "enumerate",
+    "len",
+    "max",
+    "sum",
+    "zip",
+    "exp",
+    "erf",
+    "sqrt",
+}
 
 
 def test_a_program_can_do_nothing_but_compute(case, tokenizer):
@@ -194,6 +227,20 @@ def test_a_program_can_do_nothing_but_compute(case, tokenizer):
     circuit.labels = {f"{site}:{int(i)}": hostile for site, nodes in circuit.nodes.items() for i in nodes}
     parts = compile_circuit(model, circuit, [3, 5])
     text = program_text(parts, circuit, lambda token: hostile, [hostile])
+    require_arithmetic(text)
+    assert set(load_program(text)([1, 2, 3])) == {3, 5}
+    templates = [tokenised(each, tokenizer) for each in language(load_task("with_open", tokenizer), "test")]
+    parts = compile_circuit(model, circuit, answer_tokens(templates))
+    circuit = random_circuit(model, task="with_open", share=0.1, tokenizer=tokenizer_sha256(tokenizer))
+    circuit.labels = {f"{site}:{int(i)}": hostile for site, nodes in circuit.nodes.items() for i in nodes}
+    parts = compile_circuit(model, circuit, answer_tokens(templates))
+    short, _ = simplified(parts, sample_prompts(templates, parts.answers.tokens, 64), 10.0)
+    require_arithmetic(story_text(short, circuit, lambda token: hostile, [hostile]))
+    with pytest.raises(ImportError, match="math alone"):
+        load_program("import os\n")
+
+
+def require_arithmetic(text: str) -> None:
     for node in ast.walk(ast.parse(text)):
         assert isinstance(node, ALLOWED), ast.dump(node)[:80]
         if isinstance(node, ast.ImportFrom):
@@ -205,11 +252,6 @@ def test_a_program_can_do_nothing_but_compute(case, tokenizer):
         if isinstance(node, ast.Constant):
             assert node.value is None or isinstance(node.value, (int, float)) or "os.system" not in node.value
     assert text.isascii()
-    answer = load_program(text)
-    assert set(answer([1, 2, 3])) == {3, 5}
-    circuit.labels = {}
-    with pytest.raises(ImportError, match="math alone"):
-        load_program("import os\n")
 
 
 def test_a_damaged_number_is_no_program(case):
