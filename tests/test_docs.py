@@ -59,7 +59,7 @@ def test_citations_of_the_method_resolve():
 def test_files_that_are_named_exist(path):
     for name in set(re.findall(r"`((?:[a-z_]+/)+[\w.]+\.(?:py|md|js|json|yaml|ipynb))`", READABLE[path])):
         assert (ROOT / name).exists() or (path.parent / name).exists(), name
-    for name in set(re.findall(r"`(\w+\.py)`", READABLE[path])):
+    for name in set(re.findall(r"`(\w+\.py)`", READABLE[path])) - {"program.py", "simple.py"}:  # which csp prove writes
         assert list(ROOT.glob(name)) + list(ROOT.glob(f"*/{name}")) + list((path.parent).glob(name)), name
 
 
@@ -95,7 +95,7 @@ def test_code_runs_alone(name, number, code, tmp_path):
 @pytest.mark.parametrize(("name", "line"), [each for each in BASH if not each[1].startswith("make ")])
 def test_commands_run(name, line, tmp_path):
     for needs, writes in (("csp verify", "csp prune"), ("bridge steer", "bridge train"), ("bridge evaluate", "bridge train"),
-                          ("runs/planted", "csp plant"), ("runs/found", "csp prune runs/planted")):  # fmt: skip
+                          ("runs/planted", "csp plant"), ("runs/found", "csp prune runs/planted"), ("--check", "--simplify")):  # fmt: skip
         if needs in line and writes not in line:  # it reads what a line before it wrote
             run(next(other for _, other in BASH if writes in other), tmp_path)
     assert run(line, tmp_path).stdout.strip()
