@@ -38,7 +38,6 @@ def prove_circuit(
     from ..circuits import Circuit
     from ..programs.certificate import summary
     from ..programs.prove import CERTIFICATE, PROGRAM, SIMPLE, STORY, prove
-    from ..programs.prove import check as check_again
 
     require_model(model)
     require_corpus(corpus)
@@ -48,14 +47,10 @@ def prove_circuit(
         raise ValueError(
             f"{found.task} is no built-in task, whose language is known; check the circuit on its pairs with csp verify."
         )
-    folder = out or circuit_folder(model, circuit)
-    loaded, tokenizer = load(model)
+    folder, (loaded, tokenizer) = out or circuit_folder(model, circuit), load(model)
     with _counting() as tell:
         if check:
-            faults = check_again(loaded, tokenizer, found, task, folder, tell)
-            if faults:
-                raise ValueError(f"{folder / CERTIFICATE} is not so: {'; '.join(faults)}.")
-            typer.echo(f"All of it is so: {folder / CERTIFICATE} and {folder / PROGRAM} come out again.")
+            _check(loaded, tokenizer, found, task, folder, tell)
             return
         blocks = corpus_blocks(model, corpus, tokenizer, tokens) if found.settings.get("freeze_norms") else None
         proof = prove(loaded, tokenizer, found, task, blocks, most=most, lengths=lengths, simplify=simplify, tell=tell)
@@ -64,6 +59,52 @@ def prove_circuit(
         typer.echo(line)
     more = f", {folder / SIMPLE}, {folder / STORY}" if proof.simple else ""
     typer.echo(f"Saved to {folder / PROGRAM} ({len(proof.program.splitlines())} lines){more} and {folder / CERTIFICATE}")
+
+
+def _check(model: Any, tokenizer: Any, circuit: Any, task: Any, folder: Path, tell: Any) -> None:
+    from ..programs.prove import CERTIFICATE, PROGRAM, check
+
+    faults = check(model, tokenizer, circuit, task, folder, tell)
+    if faults:
+        raise ValueError(f"{folder / CERTIFICATE} is not so: {'; '.join(faults)}.")
+    typer.echo(f"All of it is so: {folder / CERTIFICATE} and {folder / PROGRAM} come out again.")
+
+
+def list_circuits(
+    model: Model,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The circuits under a model's circuits/: their size, the levels that csp verify found, what csp prove certified.
+
+    Example: csp circuits .
+    """
+    import json
+
+    from ..circuits import Circuit
+    from ..circuits.report import Verification
+    from ..programs.certificate import headline
+    from ..programs.prove import CERTIFICATE, read_certificate
+
+    folders = sorted(path.parent for path in Path(model).glob("circuits/*/circuit.json"))
+    if not folders:
+        raise FileNotFoundError(
+            f"{model} has no circuits/<task>/circuit.json; find a circuit with csp prune, into {model}/circuits/<task>."
+        )
+    rows = [("circuit", "nodes", "edges", "levels", "certified: right on")]
+    for folder in folders:
+        circuit = Circuit.from_pretrained(folder)
+        report = Verification.of(folder, circuit)
+        certified = headline(read_certificate(folder / CERTIFICATE)) if (folder / CERTIFICATE).is_file() else "-"
+        edges = "not counted" if circuit.num_edges is None else f"{circuit.num_edges:,}"
+        rows.append(
+            (folder.name, f"{circuit.num_nodes:,}", edges, "not verified" if report is None else report.headline, certified)
+        )
+    if as_json:
+        typer.echo(json.dumps([dict(zip(rows[0], row)) for row in rows[1:]], indent=1))
+        return
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
 class _counting:

@@ -190,6 +190,22 @@ def story(certificate: dict[str, Any], simple: str) -> str:
     return "\n".join(lines)
 
 
+def headline(certificate: dict[str, Any]) -> str:
+    """In a few words: "99.98% of 145,350 prompts (test words)".
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        prompts, right, kept = int(certificate["prompts"]), int(certificate["right"]), certificate["restricted"]
+        whole = kept["values"] == "all" and kept["templates"] == kept["of"]
+        return f"{right / max(1, prompts):.2%} of {prompts:,} prompts" + (
+            "" if whole else f" ({str(kept['values'])[:20]} words)"
+        )
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("A certificate is damaged; write it again with csp prove.") from None
+
+
 def _told(found: dict[str, Any]) -> str:
     """What is known of any number of repetitions."""
     what = f"With {found['repeated']!r} any number of times more between {found['before'][-30:]!r} and {found['after'][:30]!r}, whatever the words are:"

@@ -72,14 +72,13 @@ def prove(
     """Compiles a circuit, and runs every prompt of its task through it.
 
     A circuit that was pruned with frozen norms depends, through their scales, on all of the model; what is compiled has them at their means over a
-    corpus, like everything else that is outside of the circuit. One that was pruned with free norms has its own.
+    corpus, like all else that is outside of the circuit. One that was pruned with free norms has its own.
 
     Args:
         blocks: token ids [n, tokens] of the corpus, for the scales' means; not needed where `scales` are given or norms are free.
-        most: prompts that are run. A language with more is restricted, first to values of the test split, then to its shortest templates; the
-            certificate says to what.
+        most: prompts that are run. A language with more is restricted, first to values of the test split, then to its shortest templates.
         split: values of one split alone.
-        lengths: bounds too over any number of repetitions of what templates repeat (`lengths.py`); a minute or so each.
+        lengths: bounds too over any number of repetitions of what templates repeat; a minute or so each.
         simplify: a second program too, whose mean task loss over all prompts is at most this many nats more.
 
     Raises:
@@ -93,25 +92,22 @@ def prove(
         scales = mean_scales(model, blocks)
     templates, chosen, restricted = _within(model, tokenizer, circuit, task, scales, most, split)
     parts = compile_circuit(model, circuit, answer_tokens(templates), scales)
-    tallies = certify(parts, chosen, tell)
-    said = Certificate(model, tokenizer, circuit, task, parts, scales)
-    document = said.of(tallies, templates, restricted)
-    if lengths:
-        document["lengths"] = _lengths(parts, templates, tokenizer)
-    small = specialised(parts, torch.arange(parts.vocab))
-    simple = ""
+    document = Certificate(model, tokenizer, circuit, task, parts, scales).of(
+        certify(parts, chosen, tell), templates, restricted
+    )
+    document |= {"lengths": _lengths(parts, templates, tokenizer)} if lengths else {}
+    small, simple = specialised(parts, torch.arange(parts.vocab)), ""
     if simplify is not None:
         simple, document["simple"] = _simple(small, circuit, tokenizer, chosen, document, simplify, tell)
-    header = [
-        f"The circuit for {circuit.task} of {circuit.model.get('id') or 'a model'}, written out by csp prove.",
-        f"Circuit {circuit_sha256(circuit)[:16]}.",
-    ]
-    program = program_text(small, circuit, lambda token: tokenizer.decode([token]), header)
-    document |= {
-        "program_sha256": hashlib.sha256(program.encode()).hexdigest(),
-        "seconds": round(time.perf_counter() - begun, 1),
-    }
+    program = program_text(small, circuit, lambda token: tokenizer.decode([token]), _header(circuit))
+    document["program_sha256"] = hashlib.sha256(program.encode()).hexdigest()
+    document["seconds"] = round(time.perf_counter() - begun, 1)
     return Proof(parts, program, document, simple)
+
+
+def _header(circuit: Circuit) -> list[str]:
+    said = f"The circuit for {circuit.task} of {circuit.model.get('id') or 'a model'}, written out by csp prove."
+    return [said, f"Circuit {circuit_sha256(circuit)[:16]}."]
 
 
 def _simple(
@@ -164,7 +160,7 @@ def _within(
                 total += needed[i]
         if len(chosen) == len(templates) or (values == (split or "test") and chosen):
             picked = [templates[i] for i in sorted(chosen)]
-            return templates, picked, {"values": values or "all", "templates": len(picked), "of": len(templates)}
+            return templates, picked, {"values": values or "all", "templates": len(picked), "of": len(templates), "most": most}
     raise ValueError(
         f"The smallest part of the language of {task.name} has {min(needed):,} prompts that have to be run, over {most:,}; ask for more (--most)."
     )
@@ -224,7 +220,7 @@ def check(
     ):
         raise ValueError(f"{folder / CERTIFICATE} has no scale for each norm of this model; write it again with csp prove.")
     values = None if restricted.get("values") == "all" else str(restricted.get("values"))
-    most = int(given.get("run", 0)) * 2 + 1_000_000
+    most = int(restricted.get("most") or 1)
     simple = given.get("simple")
     bound = float(simple["bound"]) if isinstance(simple, dict) and isinstance(simple.get("bound"), (int, float)) else None
     again = prove(model, tokenizer, circuit, task, most=most, scales=scales, split=values, simplify=bound, tell=tell)

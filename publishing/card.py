@@ -20,10 +20,10 @@ _CIRCUITS = """{begin}
 Each found by pruning, and kept as plain data in `circuits/<task>/` with a page to look at. Loss is that between the two answers of the task, in nats, with
 everything outside of the circuit held at its mean; low loss alone proves little. Levels are those of `csp verify`: *prefers* (the right one of two answers),
 *produces* (it is the first guess), *agrees* (with the whole model, over the whole vocabulary), *mechanism* (survives resampling and frozen norms, its edges
-are needed), *robust* (survives the worst that was found), *only one*.
+are needed), *robust* (survives the worst that was found), *only one*. Certified is what `csp prove` counted: every prompt of the task's language, run through the circuit's program.
 
-| task | edges | pairwise loss | levels reached | page |
-|---|---|---|---|---|
+| task | edges | pairwise loss | levels reached | certified: right on | page |
+|---|---|---|---|---|---|
 {rows}
 
 ```python
@@ -130,12 +130,12 @@ def write_pair_card(folder: Path, pair: BridgedPair, repo_id: str) -> None:
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def model_card(folder: Path, model: Any, repo_id: str, rows: Sequence[tuple[str, str, str, str]]) -> str:
+def model_card(folder: Path, model: Any, repo_id: str, rows: Sequence[tuple[str, str, str, str, str]]) -> str:
     """The text of README.md: what the folder has (else one is written), loading by `repo_id`, a table of circuits, the versions that published it.
 
     Args:
         model: or bridged pair.
-        rows: (task, edges, loss, verdict) of each circuit.
+        rows: (task, edges, loss, verdict, what is certified) of each circuit.
     """
     if not (folder / "README.md").is_file() and isinstance(model, BridgedPair):
         write_pair_card(folder, model, repo_id)

@@ -17,12 +17,14 @@ from safetensors import SafetensorError, safe_open
 from ..bridges.pair import PARTS, BridgedPair, is_pair
 from ..checkpoints.models import in_new_process, load_tokenizer
 from ..circuits.circuit import Circuit
-from ..circuits.identity import refuse_other_model, tokenizer_sha256
+from ..circuits.identity import circuit_sha256, refuse_other_model, tokenizer_sha256
 from ..circuits.report import REPORT, Verification
 from ..circuits.storage import JSON, TENSORS
 from ..corpora.blocks import BLOCKS, saved_blocks
 from ..hub import require, upload
 from ..modeling_csp import CSPForCausalLM
+from ..programs.certificate import headline
+from ..programs.prove import CERTIFICATE, PROGRAM, SIMPLE, STORY, read_certificate
 from ..viewer import Subject, write_page
 from .card import LARGEST_PICTURE, dead_end, model_card, pictures
 from .places import is_own_file, is_own_folder, scratch_folder, sweep
@@ -35,7 +37,7 @@ ROOT_FILES = (
     r"(special_tokens_map|tokenizer|tokenizer_config|vocab|added_tokens)\.json",
 )  # fmt: skip
 PAIR_FILES = (r"bridges\.json", r"bridges\.safetensors", r"README\.md", r"LICENSE(\.\w+)?", r"recipe\.yaml", r"report\.json")
-CIRCUIT_FILES = (JSON, TENSORS, REPORT)
+CIRCUIT_FILES = (JSON, TENSORS, REPORT, PROGRAM, SIMPLE, STORY, CERTIFICATE)
 # taken away from the repository where this version does not have them: a model may follow a pair, or a pair a model
 OBSOLETE = ["circuits/**", "dense/**", "sparse/**", "bridges.json", "*.safetensors", "*.safetensors.index.json", "*_csp.py", "config.json",
             "generation_config.json", "tokenizer*.json", "report.json", "recipe.yaml"]  # fmt: skip
@@ -270,6 +272,10 @@ def _circuits(staged: Path, model: CSPForCausalLM, tokenizer: Any) -> dict[str, 
             raise ValueError(
                 f"The circuit in circuits/{path.name} is for {circuit.task}; name its folder so, from_pretrained looks for it there."
             )
+        if (path / CERTIFICATE).is_file() and read_certificate(path / CERTIFICATE).get("circuit") != circuit_sha256(circuit):
+            raise ValueError(
+                f"{CERTIFICATE} in circuits/{path.name} is of another circuit than the one there; run csp prove again."
+            )
         found[path.name] = circuit
     return found
 
@@ -306,8 +312,8 @@ def _subject(
     return found
 
 
-def _rows(staged: Path, circuits: dict[str, Circuit]) -> list[tuple[str, str, str, str]]:
-    """(task, edges, loss, verdict) of each circuit, for the card."""
+def _rows(staged: Path, circuits: dict[str, Circuit]) -> list[tuple[str, str, str, str, str]]:
+    """(task, edges, loss, verdict, what is certified) of each circuit, for the card."""
     rows = []
     for task, circuit in circuits.items():
         folder = staged / "circuits" / task
@@ -315,7 +321,10 @@ def _rows(staged: Path, circuits: dict[str, Circuit]) -> list[tuple[str, str, st
         report = Verification.of(folder, circuit)
         verdict = "not verified" if report is None else report.headline
         edges = circuit.num_edges
-        rows.append((task, "not counted" if edges is None else f"{edges:,}", "" if loss is None else f"{loss:.3f}", verdict))
+        certified = headline(read_certificate(folder / CERTIFICATE)) if (folder / CERTIFICATE).is_file() else ""
+        rows.append(
+            (task, "not counted" if edges is None else f"{edges:,}", "" if loss is None else f"{loss:.3f}", verdict, certified)
+        )
     return rows
 
 

@@ -19,7 +19,7 @@ ROOMS = {
     "programs": {"circuits"}, "training": {"checkpoints", "corpora", "circuits", "kernels"}, "bridges": {"checkpoints", "corpora", "circuits", "training"},
     "convert": {"checkpoints", "corpora", "circuits", "training", "bridges", "publishing"},
     "viewer": {"checkpoints", "corpora", "circuits", "training", "bridges"},
-    "publishing": {"checkpoints", "corpora", "circuits", "training", "bridges", "viewer"},
+    "publishing": {"checkpoints", "corpora", "circuits", "programs", "training", "bridges", "viewer"},
     "cli": {"checkpoints", "corpora", "circuits", "training", "bridges", "convert", "programs", "publishing", "viewer"},
 }  # fmt: skip
 

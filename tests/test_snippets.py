@@ -56,7 +56,7 @@ def test_the_card_of_a_model(saved, tmp_path):
 
 
 def test_the_card_of_a_published_model_with_a_circuit(saved, tmp_path):
-    rows = [("single_double_quote", "91", "0.143", "prefers, mechanism")]
+    rows = [("single_double_quote", "91", "0.143", "prefers, mechanism", "99.98% of 145,350 prompts")]
     found = snippets(model_card(saved, None, "me/tiny", rows))
     assert len(found) == 2
     (saved / "circuits").mkdir(exist_ok=True)

@@ -14,6 +14,7 @@ from published import TASK, TOKEN, called_at, client, cut, damaged, edit, refuse
 from safetensors.torch import save_file
 
 from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
+from sparse_circuits.circuits.identity import circuit_sha256
 from sparse_circuits.convert import publish
 from sparse_circuits.publishing.card import model_card
 from tiny import ROOT
@@ -273,7 +274,7 @@ def test_a_report_on_another_circuit_is_not_believed(folder, tmp_path, monkeypat
     module = importlib.import_module("sparse_circuits.publishing.publish")
     monkeypatch.setattr(module, "model_card", lambda *args: (seen.append(args[3]), model_card(*args))[1])
     publish(damaged(folder, tmp_path, swap), "user/model", dry_run=True)
-    assert seen == [[(TASK, "0", seen[0][0][2], "not verified")]]
+    assert seen == [[(TASK, "0", seen[0][0][2], "not verified", "")]]
 
 
 def test_what_a_new_version_lacks_is_taken_away(hub, folder, tmp_path, monkeypatch):
@@ -298,6 +299,28 @@ def test_a_circuit_of_another_model_is_refused(folder, tmp_path):
         publish(damaged(folder, tmp_path, other), "user/model", dry_run=True)
 
 
+def test_certificates_go_along_and_stale_ones_are_refused(folder, tmp_path):
+    circuit = Circuit.from_pretrained(folder, TASK)
+    document = {
+        "format": "sparse_circuits.certificate", "version": 1, "circuit": circuit_sha256(circuit), "prompts": 200, "right": 150,
+        "restricted": {"values": "test", "templates": 1, "of": 1},
+    }  # fmt: skip
+
+    def certified(**changed):
+        def write(copy):
+            (copy / "circuits" / TASK / "certificate.json").write_text(json.dumps({**document, **changed}))
+            (copy / "circuits" / TASK / "program.py").write_text("# arithmetic\n")
+
+        return write
+
+    plan = publish(damaged(folder, tmp_path / "a", certified()), "user/model", dry_run=True)
+    assert {f"circuits/{TASK}/certificate.json", f"circuits/{TASK}/program.py"} <= {name for name, _ in plan.files}
+    with pytest.raises(ValueError, match="is of another circuit than the one there"):
+        publish(damaged(folder, tmp_path / "b", certified(circuit="0" * 64)), "user/model", dry_run=True)
+    with pytest.raises(ValueError, match="A certificate is damaged"):
+        publish(damaged(folder, tmp_path / "c", certified(restricted=None)), "user/model", dry_run=True)
+
+
 def test_ids_are_checked(folder):
     for wrong in ("model", "a/b/c", "a b/c", ""):
         with pytest.raises(ValueError, match="is no repository id"):
@@ -307,7 +330,7 @@ def test_ids_are_checked(folder):
 def test_a_card_of_ones_own_is_kept(folder, tmp_path):
     copy = damaged(folder, tmp_path, lambda c: (c / "README.md").write_text("# Mine\n\nWords.\n"))
     model = CSPForCausalLM.from_pretrained(copy)
-    rows = [("a", "3", "0.1", "prefers")]
+    rows = [("a", "3", "0.1", "prefers", "")]
     once = model_card(copy, model, "user/model", rows)
     assert once.startswith("# Mine\n\nWords.\n")
     (copy / "README.md").write_text(once)
