@@ -110,7 +110,12 @@ def tokenize_show(
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="Folder or URL with beeg_config.json and final_model.pt; or a viz_data.pt.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or URL with beeg_config.json and final_model.pt; or a viz_data.pt; or a folder or Hub id of sparse_pretrain."
+        ),
+    ],
     dest: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
     tokenizer: Annotated[Path | None, typer.Option(help="Folder with vocab.bpe and encoder.json, or tokenizer.json.")] = None,
     model: Annotated[str | None, typer.Option(help="For a circuit: the converted model that it belongs to.")] = None,
@@ -122,13 +127,15 @@ def convert(
     tokens: Tokens = 50_000,
     publish: Annotated[str | None, typer.Option(help="For a checkpoint: also publish it as user/name on the Hub.")] = None,
 ) -> None:
-    """Turn a checkpoint of OpenAI's circuit_sparsity release into a Hub folder, or a circuit of it into a circuit folder.
+    """Turn a checkpoint of OpenAI's circuit_sparsity release, or a model of sparse_pretrain, into a Hub folder, or a circuit of the release into a circuit
+    folder.
 
     Example: csp convert downloads/csp_yolo2 runs/csp_yolo2 --tokenizer downloads/tinypython_2k
 
     Example: csp convert downloads/viz_data.pt runs/quotes --model runs/csp_yolo2 --task single_double_quote
     """
-    from ..convert import convert_openai_checkpoint
+    from ..convert import convert_openai_checkpoint, convert_sparse_pretrain
+    from ..convert.sparse_pretrain import HUB_ID, is_sparse_pretrain
     from ..hub import require
     from ..publishing.publish import require_repo_id
 
@@ -142,6 +149,8 @@ def convert(
     if publish is not None:
         require_repo_id(publish)  # before the work, as the scanner
         require("detect_secrets", "published folders")
-    typer.echo(f"Wrote {convert_openai_checkpoint(source, dest, tokenizer=tokenizer)}")
+    known = is_sparse_pretrain(source) or (not Path(source).exists() and HUB_ID.fullmatch(source) is not None)
+    reader = convert_sparse_pretrain if known else convert_openai_checkpoint
+    typer.echo(f"Wrote {reader(source, dest, tokenizer=tokenizer)}")
     if publish is not None:
         publish_folder(dest, publish)

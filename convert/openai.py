@@ -183,7 +183,7 @@ def read_openai_checkpoint(
         config.position_embedding_type = "none"
         config.provenance["zero_positions_dropped"] = True
     _complete(config, tensors)
-    _refuse_mismatch(config, tensors)
+    refuse_mismatch(config, tensors)
     return config, tensors
 
 
@@ -224,21 +224,24 @@ def _complete(config: CSPConfig, tensors: dict[str, torch.Tensor]) -> None:
             raise ValueError("tied_unembed is true but lm_head.weight differs from transformer.wte.weight; set it to false.")
 
 
-def _refuse_mismatch(config: CSPConfig, tensors: dict[str, torch.Tensor]) -> None:
+def refuse_mismatch(
+    config: CSPConfig, tensors: dict[str, torch.Tensor], weights_file: str = WEIGHTS_FILE, config_file: str = CONFIG_FILE
+) -> None:
+    """Raises ValueError if weights, under our names, are not exactly those of a model of this config; the files are named in what it says."""
     layers = {int(match[1]) for name in tensors if (match := re.match(r"transformer\.h\.(\d{1,9})\.", name))}
     if layers and len(layers) < config.n_layer:  # before that many are built
-        raise ValueError(f"{WEIGHTS_FILE} has {len(layers)} layers, but {CONFIG_FILE} asks for {config.n_layer}.")
+        raise ValueError(f"{weights_file} has {len(layers)} layers, but {config_file} asks for {config.n_layer}.")
     with torch.device("meta"):
         expected = {name: tuple(p.shape) for name, p in CSPForCausalLM(config).named_parameters()}
     if config.tie_word_embeddings:
         expected.pop("lm_head.weight", None)
     for name in sorted(expected.keys() - tensors.keys()):
-        raise ValueError(f"{WEIGHTS_FILE} lacks {name} (in our names), which {CONFIG_FILE} asks for.")
+        raise ValueError(f"{weights_file} lacks {name} (in our names), which {config_file} asks for.")
     for name in sorted(tensors.keys() - expected.keys()):
-        raise ValueError(f"{WEIGHTS_FILE} holds {name}, which the model of {CONFIG_FILE} does not have; refused.")
+        raise ValueError(f"{weights_file} holds {name}, which the model of {config_file} does not have; refused.")
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
-            raise ValueError(f"{name} has shape {list(tensors[name].shape)}, but {CONFIG_FILE} asks for {list(shape)}.")
+            raise ValueError(f"{name} has shape {list(tensors[name].shape)}, but {config_file} asks for {list(shape)}.")
 
 
 # ----------------------------------------------------------------------------------------------------------- conversion
@@ -287,17 +290,27 @@ def _write(config: CSPConfig, tensors: dict, vocabulary: CSPTokenizer | None, na
         logger.warning(
             f"No tokenizer beside {name}: the converted folder has none; convert with tokenizer=FOLDER (--tokenizer) to add it."
         )
+    model = loaded_model(config, tensors)
+    model.save_pretrained(folder)
+    write_card(folder, model, title=f"{name}, converted", description=(
+        f"The weight-sparse transformer `{name}` of OpenAI's circuit_sparsity release (Gao et al. 2025, arXiv 2511.13653), "
+        f"converted without change to its weights."
+    ))  # fmt: skip
+
+
+def loaded_model(config: CSPConfig, tensors: dict[str, torch.Tensor]) -> CSPForCausalLM:
+    """A model of this config with these weights, in their dtype.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
     config.dtype = tensors["transformer.wte.weight"].dtype
     model = CSPForCausalLM(config).to(config.dtype)  # type: ignore[arg-type]
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     if unexpected or set(missing) - {"lm_head.weight"}:
         raise ValueError(f"Weights do not fit the model: missing {missing}, unexpected {unexpected}.")
     model.tie_weights()
-    model.save_pretrained(folder)
-    write_card(folder, model, title=f"{name}, converted", description=(
-        f"The weight-sparse transformer `{name}` of OpenAI's circuit_sparsity release (Gao et al. 2025, arXiv 2511.13653), "
-        f"converted without change to its weights."
-    ))  # fmt: skip
+    return model
 
 
 def _find_tokenizer(folder: Path, *, required: bool) -> CSPTokenizer | None:
