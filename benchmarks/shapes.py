@@ -128,6 +128,7 @@ def main() -> None:
     given = parser.parse_args()
     texts = held_out_texts(recipe_of([], given.corpus, None, 1).corpora)
     given.out.mkdir(parents=True, exist_ok=True)
+    print(f"| shape | tokens | seconds | nonzeros | run | {' | '.join(texts)} | tasks that pass | first guesses |")
     for name in given.only or SHAPES:
         row = measure(timed_run(name, given.corpus, given.minutes, given.out), texts)
         print(
