@@ -113,7 +113,7 @@ COMMANDS: dict[typer.Typer, dict[str, Callable[..., Any]]] = {
     app: {
         "generate": models.generate, "info": models.info, "convert": models.convert, "train": training.train, "demo": training.demo,
         "tasks": circuits.show_tasks, "prune": circuits.prune_task, "verify": circuits.verify_circuit, "node": circuits.show_node,
-        "explain": circuits.explain_nodes, "export": circuits.export_circuit, "view": pages.view_circuits, "label": pages.label_nodes,
+        "explain": circuits.explain_nodes, "export": circuits.export_circuit, "view": pages.view_circuits, "label": pages.label_nodes, "atlas": pages.write_atlas_of,
         "publish": publishing.publish_folder, "plant": trials.plant_program, "attack": trials.attack_circuit, "prove": programs.prove_circuit, "circuits": programs.list_circuits,
     },
     corpus_app: {"build": training.build_corpus},

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..hub import require
-from .given import Corpus, Tokens, circuit_folder, corpus_blocks, load, require_corpus, require_model
+from .given import Corpus, Model, Tokens, circuit_folder, corpus_blocks, load, require_corpus, require_model
 
 Circuits = Annotated[list[str], typer.Argument(help="Folders of circuits of the model, or names under its circuits/ folder.")]
 
@@ -116,3 +116,57 @@ def label_nodes(
     set_labels(found, given["labels"], given["groups"])
     found.save_pretrained(circuit)
     typer.echo(f"{len(found.labels)} labels and {len(found.groups)} nodes in groups; saved to {circuit}")
+
+
+def write_atlas_of(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")],
+    corpus: Corpus = None,
+    tokens: Tokens = 50_000,
+    contexts: Annotated[int, typer.Option(help="Contexts at each end of every node on the circuits' pages.", min=0)] = 3,
+) -> None:
+    """All circuits of a model as a folder of pages: an index of tasks against nodes, a page of each circuit, programs and certificates beside them.
+
+    Example: csp atlas . --out runs/atlas
+    """
+    from ..circuits import Circuit
+    from ..files import fresh_folder
+    from ..viewer import write_page
+    from ..viewer.atlas import write_atlas
+
+    folders = sorted(path.parent for path in Path(model).glob("circuits/*/circuit.json"))
+    if not folders:
+        raise FileNotFoundError(
+            f"{model} has no circuits/<task>/circuit.json; find a circuit with csp prune, into {model}/circuits/<task>."
+        )
+    require_corpus(corpus)
+    found = [Circuit.from_pretrained(folder) for folder in folders]
+    shown = load_shown(model)
+    blocks = corpus_blocks(model, corpus, shown[1], tokens) if contexts else None
+    with fresh_folder(out) as partial:
+        entries = [_entry(folder, circuit, partial) for folder, circuit in zip(folders, found)]
+        for folder in folders:
+            write_page([subject_of(folder, *shown, blocks, contexts)], partial / f"{folder.name}.html")
+        write_atlas(entries, Path(model).resolve().name if model in (".", "..") else Path(model).name, partial)
+    typer.echo(
+        f"Wrote {out / 'index.html'} and the pages of {len(folders)} circuits ({sum(f.stat().st_size for f in out.iterdir()) / 1e6:.1f} MB)"
+    )
+
+
+def _entry(folder: Path, circuit: Any, out: Path) -> Any:
+    """What the atlas says of a circuit; its program and certificate are copied beside its page."""
+    import shutil
+
+    from ..circuits.report import Verification
+    from ..programs.certificate import headline
+    from ..programs.prove import CERTIFICATE, PROGRAM, SIMPLE, STORY, read_certificate
+    from ..viewer.atlas import Entry
+
+    files = {}
+    for name, said in ((STORY, "as a short program"), (SIMPLE, ""), (PROGRAM, "exact program"), (CERTIFICATE, "certificate")):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / f"{folder.name}.{name}")
+            files |= {f"{folder.name}.{name}": said} if said else {}
+    report = Verification.of(folder, circuit)
+    certified = headline(read_certificate(folder / CERTIFICATE)) if (folder / CERTIFICATE).is_file() else ""
+    return Entry(folder.name, circuit, "not verified" if report is None else report.headline, certified, files)

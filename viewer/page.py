@@ -36,7 +36,7 @@ def render(data: dict[str, Any]) -> str:
     style = (HERE / "style.css").read_text(encoding="utf-8")
     code = script()
     policy = (
-        f"default-src 'none'; script-src '{_hash(code)}'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'; "
+        f"default-src 'none'; script-src '{content_hash(code)}'; style-src '{content_hash(style)}'; base-uri 'none'; form-action 'none'; "
         f"connect-src {chr(39) + 'self' + chr(39) if data['live'] else chr(39) + 'none' + chr(39)}"
     )
     title = ", ".join(dict.fromkeys(circuit["task"] for circuit in data["circuits"]))
@@ -62,7 +62,8 @@ def wiring() -> dict[str, dict[str, Any]]:
     return {**found, FINAL: {"title": "last residual", "residual": True, "heads": False, "meets": ""}}
 
 
-def _hash(text: str) -> str:
+def content_hash(text: str) -> str:
+    """How a content security policy names a script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
 
 
