@@ -1,0 +1,255 @@
+// The model itself, token by token: embedding, norms, AbsTopK, attention with its sink, MLP, bigram table; nodes and edges switched off or held.
+// Held to PyTorch in float64 by tests/viewer/test_runtime.py; sums and activations are doubles, weights as stored.
+
+const EPS = { rms_norm: 1.1920929e-7, layer_norm: 1e-5 };
+
+async function unpacked(packed) {
+  const bytes = Uint8Array.from(atob(packed.data), character => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const buffer = await new Response(stream).arrayBuffer();
+  if (globalThis.crypto && crypto.subtle) {
+    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", buffer));
+    const text = [...digest].map(byte => byte.toString(16).padStart(2, "0")).join("");
+    if (text !== packed.sha256) throw new Error("The page's weights are not those that it was written with; get the page again.");
+  }
+  const tensors = new Map();
+  for (const [name, part] of Object.entries(packed.tensors)) tensors.set(name, tensorOf(part, buffer));
+  return tensors;
+}
+
+function tensorOf(part, buffer) {
+  const view = (kind, place) => {
+    const [start, count] = place;
+    if (kind === "bf16") {
+      const wide = new Uint32Array(count), narrow = new Uint16Array(buffer, start, count);
+      for (let i = 0; i < count; i++) wide[i] = narrow[i] << 16;
+      return new Float32Array(wide.buffer);
+    }
+    return new { f32: Float32Array, u16: Uint16Array, u32: Uint32Array }[kind](buffer, start, count);
+  };
+  if (part.kind === "dense") return { shape: part.shape, values: view(part.type, part.values) };
+  return { // a matrix by its columns: for each input the outputs that it goes to
+    shape: part.shape, starts: view("u32", part.starts), rows: view(part.index, part.rows), weights: view(part.type, part.weights),
+  };
+}
+
+class Model {
+  constructor(config, tensors) {
+    this.config = config;
+    this.tensors = tensors;
+    this.layers = Array.from({ length: config.n_layer }, (_, i) => this.layer(i));
+    this.table = tensors.get("bigram_table.logit_bias") || null;
+  }
+
+  tensor(name) {
+    return this.tensors.get(name) || null;
+  }
+
+  layer(i) {
+    const at = `transformer.h.${i}.`, part = name => this.tensor(at + name);
+    const linear = name => ({ matrix: part(`${name}.weight`), bias: part(`${name}.bias`) });
+    const norm = name => (part(`${name}.weight`) ? { weight: part(`${name}.weight`).values, bias: part(`${name}.bias`) && part(`${name}.bias`).values } : null);
+    return {
+      attnNorm: norm("attn_norm"), attnPosNorm: norm("attn_pos_norm"), mlpNorm: norm("mlp_norm"), mlpPosNorm: norm("mlp_pos_norm"),
+      cAttn: linear("attn.c_attn"), attnProj: linear("attn.c_proj"), cFc: linear("mlp.c_fc"), mlpProj: linear("mlp.c_proj"),
+      sink: part("attn.sink_bias") && part("attn.sink_bias").values,
+    };
+  }
+
+  begin() {
+    return { tokens: 0, keys: this.layers.map(() => []), values: this.layers.map(() => []) };
+  }
+
+  // Logits after one token more. run: {hold: site -> {open, fill}, held: site -> [[node, value]], cut: map -> [[source, target, weight]], means,
+  // scales: what norms multiply with at this token, or null; record: what is seen, {sites, scales}, or null}.
+  step(state, token, run = {}) {
+    const { config } = this, at = state.tokens++, scales = run.record ? (run.record.scales = []) : null;
+    let x = this.embedded(token, at);
+    const positions = config.position_embedding_type === "concatenated" ? this.row("transformer.wpe.weight", at) : null;
+    const norm = (input, weights, n) => this.norm(input, weights, run.scales ? run.scales[n] : null, scales);
+    let n = 0;
+    this.layers.forEach((layer, i) => {
+      const reads = this.withPositions(norm(x, layer.attnNorm, n++), layer.attnPosNorm, positions);
+      const a = this.site(`${i}.attn.act_in`, "attn_in", reads, run);
+      const delta = this.attention(layer, i, a, state, run);
+      x = this.residual(x, delta, "resid_post_attn");
+      const m = this.site(`${i}.mlp.act_in`, "mlp_in", this.withPositions(norm(x, layer.mlpNorm, n++), layer.mlpPosNorm, positions), run);
+      const hidden = this.linear(layer.cFc, m);
+      this.cut(run, `${i}.mlp.act_in->${i}.mlp.post_act`, m, hidden, 0, `${i}.mlp.act_in`);
+      const neurons = this.site(`${i}.mlp.post_act`, "mlp_neuron", hidden.map(each => activate(config.activation_type, each)), run);
+      const out = this.linear(layer.mlpProj, neurons);
+      this.cut(run, `${i}.mlp.post_act->${i}.mlp.resid_delta`, neurons, out, 0, `${i}.mlp.post_act`);
+      x = this.residual(x, this.site(`${i}.mlp.resid_delta`, "mlp_out", out, run), "resid_post_mlp");
+    });
+    x = this.site("final_resid", null, x, run);
+    return this.logits(norm(x, { weight: this.tensor("transformer.final_norm.weight").values, bias: this.valuesOf("transformer.final_norm.bias") }, n), token);
+  }
+
+  valuesOf(name) {
+    const found = this.tensor(name);
+    return found && found.values;
+  }
+
+  row(name, index) {
+    const { shape, values } = this.tensor(name);
+    return Float64Array.from(values.subarray(index * shape[1], (index + 1) * shape[1]));
+  }
+
+  embedded(token, at) {
+    const x = new Float64Array(this.config.d_model), wte = this.tensor("transformer.wte.weight"); // by token: its channels
+    for (let n = wte.starts[token]; n < wte.starts[token + 1]; n++) x[wte.rows[n]] = wte.weights[n];
+    if (this.config.position_embedding_type === "added") {
+      const row = this.row("transformer.wpe.weight", at);
+      for (let c = 0; c < x.length; c++) x[c] += row[c];
+    }
+    return x;
+  }
+
+  norm(x, weights, scale, record) {
+    const kind = this.config.norm_type;
+    let mean = 0, square = 0;
+    if (kind === "layer_norm") {
+      for (const each of x) mean += each;
+      mean /= x.length;
+    }
+    for (const each of x) square += (each - mean) ** 2;
+    const own = 1 / Math.sqrt(square / x.length + EPS[kind]);
+    if (record) record.push(own);
+    const used = scale === null ? own : scale;
+    return x.map((each, c) => (each - mean) * used * weights.weight[c] + (weights.bias ? weights.bias[c] : 0));
+  }
+
+  withPositions(x, weights, positions) {
+    if (!weights || !positions) return x;
+    const more = this.norm(positions, weights, null, null), wide = new Float64Array(x.length + more.length);
+    wide.set(x);
+    wide.set(more, x.length);
+    return wide;
+  }
+
+  // AbsTopK, then what the run holds; what comes out is the nodes' activation.
+  site(name, location, x, run) {
+    const share = location === null ? undefined : this.config.afrac[location];
+    let out = share === undefined ? x : absTopK(x, Math.trunc(share * x.length));
+    const hold = run.hold && run.hold.get(name);
+    if (hold) out = out.map((each, i) => (hold.open[i] ? each : hold.fill[i]));
+    for (const [node, value] of (run.held && run.held.get(name)) || []) out[node] = value;
+    if (run.record) run.record.sites.set(name, Float64Array.from(out));
+    return out;
+  }
+
+  residual(x, delta, location) {
+    const sum = x.map((each, c) => activate(this.config.residual_activation_type, each + delta[c]));
+    const share = this.config.afrac[location];
+    return share === undefined ? sum : absTopK(sum, Math.trunc(share * sum.length));
+  }
+
+  linear({ matrix, bias }, x) {
+    const out = new Float64Array(matrix.shape[0]);
+    if (bias) for (let r = 0; r < out.length; r++) out[r] = bias.values[r];
+    for (let c = 0; c < x.length; c++) {
+      const value = x[c];
+      if (value !== 0) for (let n = matrix.starts[c]; n < matrix.starts[c + 1]; n++) out[matrix.rows[n]] += matrix.weights[n] * value;
+    }
+    return out;
+  }
+
+  // Removed edges carry the source's mean.
+  cut(run, name, x, out, first, mean) {
+    const edges = run.cut && run.cut.get(name);
+    if (!edges) return;
+    const means = run.means.get(mean);
+    for (const [source, target, weight] of edges) out[first + target] -= weight * (x[source] - means[source]);
+  }
+
+  attention(layer, i, a, state, run) {
+    const { n_head: heads, d_head: size } = this.config, width = heads * size, qkv = this.linear(layer.cAttn, a), from = `${i}.attn.act_in`;
+    ["q", "k", "v"].forEach((kind, part) => this.cut(run, `${from}->${i}.attn.${kind}`, a, qkv, part * width, from));
+    const [q, k, v] = ["q", "k", "v"].map((kind, part) => this.site(`${i}.attn.${kind}`, `attn_${kind}`, qkv.slice(part * width, (part + 1) * width), run));
+    state.keys[i].push(k);
+    state.values[i].push(v);
+    const y = attended(q, state.keys[i], state.values[i], heads, size, layer.sink, run.record, i);
+    const out = this.linear(layer.attnProj, y);
+    this.cut(run, `${i}.attn.v->${i}.attn.resid_delta`, y, out, 0, `${i}.attn.y`);
+    return this.site(`${i}.attn.resid_delta`, "attn_out", out, run);
+  }
+
+  logits(x, token) {
+    const head = this.tensor("lm_head.weight"), out = new Float64Array(this.config.vocab_size), bias = this.tensor("final_logits_bias");
+    for (let c = 0; c < x.length; c++) for (let n = head.starts[c]; n < head.starts[c + 1]; n++) out[head.rows[n]] += head.weights[n] * x[c];
+    for (let t = 0; t < out.length; t++) out[t] += (bias ? bias.values[t] : 0) + (this.table ? this.table.values[token * out.length + t] : 0);
+    return out;
+  }
+}
+
+function activate(kind, x) {
+  if (kind === "gelu") return 0.5 * x * (1 + erf(x / Math.SQRT2));
+  return kind === "relu" ? Math.max(x, 0) : x;
+}
+
+// To 1e-15: the power series near 0, the continued fraction of erfc elsewhere.
+function erf(x) {
+  const size = Math.abs(x);
+  if (size > 6) return Math.sign(x);
+  if (size < 2.5) {
+    let term = size, sum = size;
+    for (let n = 1; Math.abs(term) > 1e-17 * sum; n++) {
+      term *= -size * size / n;
+      sum += term / (2 * n + 1);
+      if (term === 0) break;
+    }
+    return Math.sign(x) * sum * 2 / Math.sqrt(Math.PI);
+  }
+  let fraction = 0;
+  for (let n = 60; n > 0; n--) fraction = n / 2 / (size + fraction);
+  return Math.sign(x) * (1 - Math.exp(-size * size) / Math.sqrt(Math.PI) / (size + fraction));
+}
+
+// The k entries of largest size, ties to the lower index, others zero.
+function absTopK(x, k) {
+  if (k >= x.length) return x;
+  const out = new Float64Array(x.length);
+  if (k <= 0) return out;
+  const sizes = x.map(Math.abs).sort(), least = sizes[x.length - k];
+  let room = k;
+  for (const each of x) room -= Math.abs(each) > least;
+  for (let i = 0; i < x.length; i++) {
+    const size = Math.abs(x[i]);
+    if (size > least || (size === least && room-- > 0)) out[i] = x[i];
+  }
+  return out;
+}
+
+function attended(q, keys, values, heads, size, sinks, record, layer) {
+  const y = new Float64Array(heads * size), seen = keys.length, scale = 1 / Math.sqrt(size), patterns = [];
+  for (let h = 0; h < heads; h++) {
+    const scores = new Float64Array(seen), first = h * size;
+    let largest = sinks ? sinks[h] : -Infinity;
+    for (let t = 0; t < seen; t++) {
+      let sum = 0;
+      for (let c = first; c < first + size; c++) if (q[c] !== 0) sum += q[c] * keys[t][c];
+      scores[t] = scale * sum;
+      largest = Math.max(largest, scores[t]);
+    }
+    let total = sinks ? Math.exp(sinks[h] - largest) : 0;
+    for (let t = 0; t < seen; t++) total += scores[t] = Math.exp(scores[t] - largest);
+    for (let t = 0; t < seen; t++) {
+      const weight = scores[t] /= total;
+      for (let c = first; c < first + size; c++) y[c] += weight * values[t][c];
+    }
+    patterns.push(scores);
+  }
+  if (record && record.attention) record.attention[layer] = patterns;
+  return y;
+}
+
+// A prompt through the model, or through a circuit of it; frozen: norms use the scales that the whole model has on the same prompt.
+function runPrompt(model, ids, run = {}, { frozen = false, record = true } = {}) {
+  const whole = frozen ? runPrompt(model, ids, {}, { record: true }).steps : null, state = model.begin(), steps = [];
+  ids.forEach((token, t) => {
+    const seen = record ? { sites: new Map(), scales: [], attention: [] } : null;
+    const logits = model.step(state, token, { ...run, scales: whole ? whole[t].scales : null, record: seen });
+    steps.push({ logits, sites: seen && seen.sites, scales: seen && seen.scales, attention: seen && seen.attention });
+  });
+  return { state, steps, logits: steps.length ? steps[steps.length - 1].logits : null };
+}
