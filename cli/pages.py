@@ -29,6 +29,9 @@ def view_circuits(
     corpus: Corpus = None,
     tokens: Tokens = 50_000,
     contexts: Annotated[int, typer.Option(help="Contexts at each end of every node.", min=0)] = 5,
+    runs: Annotated[
+        bool, typer.Option(help="Put the model into the page, if it is small enough, so that the page runs it.")
+    ] = True,
     serve: Annotated[bool, typer.Option(help="Serve the page on this machine, with the model behind it.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="With --serve; 0 takes a free one.")] = 8765,
 ) -> None:
@@ -55,7 +58,7 @@ def view_circuits(
 
         run_server(subjects, folders, port=port, say=typer.echo)
         return
-    typer.echo(f"Wrote {write_page(subjects, target)} ({target.stat().st_size / 1e6:.1f} MB)")
+    typer.echo(f"Wrote {write_page(subjects, target, runs=runs)} ({target.stat().st_size / 1e6:.1f} MB)")
 
 
 def _page_file(model: str, folders: list[Path], out: Path | None, serve: bool) -> Path:
@@ -162,7 +165,7 @@ def _entry(folder: Path, circuit: Any, out: Path) -> Any:
     from ..programs.prove import CERTIFICATE, PROGRAM, SIMPLE, STORY, read_certificate
     from ..viewer.atlas import Entry
 
-    files = {}
+    files: dict[str, str] = {}
     for name, said in ((STORY, "as a short program"), (SIMPLE, ""), (PROGRAM, "exact program"), (CERTIFICATE, "certificate")):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / f"{folder.name}.{name}")

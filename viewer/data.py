@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +27,14 @@ from ..wiring_csp import FINAL, by_head, reads_residual
 from .contexts import Contexts, find_contexts
 from .contract import VERSION, check
 from .steering import node_steering
+from .weights import pack_model, pack_tokenizer
 
 EFFECT_PAIRS = 16  # the effect of a node is a mean over as many held-out pairs
 REFERENCE = 50  # blocks over which the scales of the two streams are taken
 PROMPT_PAIRS = 4  # shown, with activations
 PATTERN_CELLS = 250_000  # attention is shown for as many pairs as fit, at least one
 MAX_TOKENS, MAX_ANSWERS = 16, 12  # in the first and last row of the graph
+LARGEST_MODEL, LONGEST_PROMPT = 4_000_000, 256  # characters of a model in a page; tokens of a prompt that it runs
 WEIGHTS, VOCABULARY = 12, 8  # weights and tokens listed for a node
 
 
@@ -68,17 +71,49 @@ class Subject:
         )
 
 
-def page_data(subjects: Sequence[Subject], live: bool = False) -> dict[str, Any]:
-    """Data of a page with these circuits, checked against the contract."""
+def page_data(subjects: Sequence[Subject], live: bool = False, runs: bool = False) -> dict[str, Any]:
+    """Data of a page with these circuits, checked against the contract; runs: with their models, as far as they are small enough."""
     if not subjects:
         raise ValueError("A page needs at least one circuit.")
-    page = {"version": VERSION, "live": live, "circuits": [circuit_data(subject) for subject in subjects]}
+    models, places = _models(subjects) if runs else ([], {})
+    circuits = [{**circuit_data(subject), "runtime": _runtime(subject, places.get(id(subject.model)))} for subject in subjects]
+    page = {"version": VERSION, "live": live, "circuits": circuits, "models": models}
     check(page)
     return page
 
 
+def _models(subjects: Sequence[Subject]) -> tuple[list[str], dict[int, int]]:
+    """Models that fit a page, each once, as text, and their places by id. Those with a tokenizer that the page cannot have are left out."""
+    models: list[str] = []
+    places: dict[int, int] = {}
+    for subject in subjects:
+        tokenizer = pack_tokenizer(subject.tokenizer) if id(subject.model) not in places else None
+        if tokenizer is None:
+            continue
+        packed = pack_model(subject.model)
+        if len(packed["data"]) > LARGEST_MODEL:
+            continue
+        places[id(subject.model)] = len(models)
+        longest = min(LONGEST_PROMPT, int(subject.model.config.block_size))
+        weights = {name: packed[name] for name in ("tensors", "data", "sha256")}
+        models.append(json.dumps({"config": packed["config"], "weights": weights, "tokenizer": tokenizer, "longest": longest}))
+    return models, places
+
+
+def _runtime(subject: Subject, place: int | None) -> str | None:
+    """What the page needs to run the circuit on its model; None where it has no model."""
+    if place is None:
+        return None
+    circuit = subject.circuit
+    cut = {} if circuit.edges is None else removed_edges(subject.model, circuit.nodes, circuit.edges)
+    return json.dumps({
+        "model": place, "frozen": bool(circuit.settings.get("freeze_norms")), "means": {name: mean.tolist() for name, mean in circuit.means.items()},
+        "cut": {name: [[int(s), int(t), float(w)] for s, t, w in zip(*edges)] for name, edges in cut.items()},
+    })  # fmt: skip
+
+
 def circuit_data(subject: Subject) -> dict[str, Any]:
-    """One circuit of a page.
+    """One circuit of a page, without what runs it.
 
     Raises:
         ValueError: if the circuit, or the pair, is of another model.
@@ -131,7 +166,7 @@ class _Builder:
             "tokens": {str(t): self.tokenizer.decode([t]) for t in sorted(self.used)}, "stages": self._stages(),
             "nodes": nodes, "links": links, "prompts": prompts, "attention": self._attention(runs),
             "curve": _numbers(circuit.metrics.get("curve")), "history": _numbers(circuit.metrics.get("history")),
-            "facts": self._facts(), "report": _report(self.subject.report),
+            "facts": self._facts(), "report": _report(self.subject.report), "runtime": None,
         }  # fmt: skip
 
     def _prompts(self) -> tuple[list[dict[str, Any]], list[Any]]:

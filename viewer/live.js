@@ -1,4 +1,4 @@
-/** With the model behind the page (csp view --serve): a prompt of one's own, nodes switched off. */
+/** With the model in the page, or behind it (csp view --serve): a prompt of one's own, nodes switched off. */
 const switchedOff = new Map(); // circuit -> nodes
 const answers = new Map(); // circuit -> what the server said last
 
@@ -7,16 +7,29 @@ function offIn(index) {
   return switchedOff.get(index);
 }
 
+const canRun = () => page.live || runsHere(state.circuit);
+
 /** The panel of the chosen circuit, with what was tried on it before. */
 function buildLive() {
-  if (!page.live || byId("live").dataset.circuit === String(state.circuit)) return;
+  if (!canRun()) return fill("live");
+  if (byId("live").dataset.circuit === String(state.circuit)) return;
   byId("live").dataset.circuit = String(state.circuit);
   const first = current().prompts[0];
   const text = first ? first.tokens.map((id) => current().tokens[String(id)]).join("") : "";
   fill("live", html("h2", {}, "Try it"), html("textarea", { id: "live-prompt", rows: 4, "aria-label": "prompt" }, answers.get(state.circuit)?.prompt ?? text),
-    html("p", {}, html("button", { id: "live-run", onclick: runLive }, "run"), " ", html("button", { id: "live-switch", onclick: () => switchNode(state.node) }, "switch selected node off / on"), " ", html("button", { id: "live-save", onclick: saveLabels }, "save labels")),
+    html("p", {}, html("button", { id: "live-run", onclick: runLive }, "run"), " ", html("button", { id: "live-switch", onclick: () => switchNode(state.node) }, "switch selected node off / on"), " ", page.live ? html("button", { id: "live-save", onclick: saveLabels }, "save labels") : null),
     html("p", { id: "live-off", class: "soft" }), html("p", { id: "live-said", class: "soft" }), html("div", { id: "live-result" }));
   showOff();
+  if (!page.live) sayChecked(state.circuit);
+}
+
+async function sayChecked(circuit) {
+  try {
+    const worst = await checkHere(circuit);
+    if (state.circuit === circuit) byId("live-said").textContent = `The model runs in this page. Checked on the prompts below: largest difference to PyTorch ${shown(worst)}.`;
+  } catch (error) {
+    byId("live-said").textContent = error.message;
+  }
 }
 
 function showOff() {
@@ -34,7 +47,8 @@ async function post(path, body) {
 async function runLive() {
   const circuit = state.circuit, prompt = byId("live-prompt").value;
   try {
-    answers.set(circuit, { prompt, ...(await post("run", { circuit, prompt, off: [...offIn(circuit)] })) });
+    const asked = { circuit, prompt, off: [...offIn(circuit)] };
+    answers.set(circuit, { prompt, ...(await (page.live ? post("run", asked) : runHere(asked))) });
     showLive();
   } catch (error) {
     answers.delete(circuit);
@@ -64,7 +78,7 @@ function switchNode(id) {
 /** Activations of the selected node along the prompt, and what comes next by the model and by the circuit. */
 function showLive() {
   const answer = answers.get(state.circuit);
-  if (!page.live) return;
+  if (!canRun()) return;
   if (!answer) return fill("live-result");
   const values = answer.activations[state.node];
   const most = strongest(values ?? []);

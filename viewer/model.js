@@ -19,13 +19,13 @@ async function unpacked(packed) {
 
 function tensorOf(part, buffer) {
   const view = (kind, place) => {
-    const [start, count] = place;
+    const [first, count] = place;
     if (kind === "bf16") {
-      const wide = new Uint32Array(count), narrow = new Uint16Array(buffer, start, count);
+      const wide = new Uint32Array(count), narrow = new Uint16Array(buffer, first, count);
       for (let i = 0; i < count; i++) wide[i] = narrow[i] << 16;
       return new Float32Array(wide.buffer);
     }
-    return new { f32: Float32Array, u16: Uint16Array, u32: Uint32Array }[kind](buffer, start, count);
+    return new { f32: Float32Array, u16: Uint16Array, u32: Uint32Array }[kind](buffer, first, count);
   };
   if (part.kind === "dense") return { shape: part.shape, values: view(part.type, part.values) };
   return { // a matrix by its columns: for each input the outputs that it goes to
@@ -62,16 +62,16 @@ class Model {
 
   // Logits after one token more. run: {hold: site -> {open, fill}, held: site -> [[node, value]], cut: map -> [[source, target, weight]], means,
   // scales: what norms multiply with at this token, or null; record: what is seen, {sites, scales}, or null}.
-  step(state, token, run = {}) {
-    const { config } = this, at = state.tokens++, scales = run.record ? (run.record.scales = []) : null;
-    let x = this.embedded(token, at);
+  step(cache, id, run = {}) {
+    const { config } = this, at = cache.tokens++, scales = run.record ? (run.record.scales = []) : null;
+    let x = this.embedded(id, at);
     const positions = config.position_embedding_type === "concatenated" ? this.row("transformer.wpe.weight", at) : null;
     const norm = (input, weights, n) => this.norm(input, weights, run.scales ? run.scales[n] : null, scales);
     let n = 0;
     this.layers.forEach((layer, i) => {
       const reads = this.withPositions(norm(x, layer.attnNorm, n++), layer.attnPosNorm, positions);
       const a = this.site(`${i}.attn.act_in`, "attn_in", reads, run);
-      const delta = this.attention(layer, i, a, state, run);
+      const delta = this.attention(layer, i, a, cache, run);
       x = this.residual(x, delta, "resid_post_attn");
       const m = this.site(`${i}.mlp.act_in`, "mlp_in", this.withPositions(norm(x, layer.mlpNorm, n++), layer.mlpPosNorm, positions), run);
       const hidden = this.linear(layer.cFc, m);
@@ -82,7 +82,7 @@ class Model {
       x = this.residual(x, this.site(`${i}.mlp.resid_delta`, "mlp_out", out, run), "resid_post_mlp");
     });
     x = this.site("final_resid", null, x, run);
-    return this.logits(norm(x, { weight: this.tensor("transformer.final_norm.weight").values, bias: this.valuesOf("transformer.final_norm.bias") }, n), token);
+    return this.logits(norm(x, { weight: this.tensor("transformer.final_norm.weight").values, bias: this.valuesOf("transformer.final_norm.bias") }, n), id);
   }
 
   valuesOf(name) {
@@ -95,9 +95,9 @@ class Model {
     return Float64Array.from(values.subarray(index * shape[1], (index + 1) * shape[1]));
   }
 
-  embedded(token, at) {
+  embedded(id, at) {
     const x = new Float64Array(this.config.d_model), wte = this.tensor("transformer.wte.weight"); // by token: its channels
-    for (let n = wte.starts[token]; n < wte.starts[token + 1]; n++) x[wte.rows[n]] = wte.weights[n];
+    for (let n = wte.starts[id]; n < wte.starts[id + 1]; n++) x[wte.rows[n]] = wte.weights[n];
     if (this.config.position_embedding_type === "added") {
       const row = this.row("transformer.wpe.weight", at);
       for (let c = 0; c < x.length; c++) x[c] += row[c];
@@ -162,22 +162,22 @@ class Model {
     for (const [source, target, weight] of edges) out[first + target] -= weight * (x[source] - means[source]);
   }
 
-  attention(layer, i, a, state, run) {
+  attention(layer, i, a, cache, run) {
     const { n_head: heads, d_head: size } = this.config, width = heads * size, qkv = this.linear(layer.cAttn, a), from = `${i}.attn.act_in`;
     ["q", "k", "v"].forEach((kind, part) => this.cut(run, `${from}->${i}.attn.${kind}`, a, qkv, part * width, from));
     const [q, k, v] = ["q", "k", "v"].map((kind, part) => this.site(`${i}.attn.${kind}`, `attn_${kind}`, qkv.slice(part * width, (part + 1) * width), run));
-    state.keys[i].push(k);
-    state.values[i].push(v);
-    const y = attended(q, state.keys[i], state.values[i], heads, size, layer.sink, run.record, i);
+    cache.keys[i].push(k);
+    cache.values[i].push(v);
+    const y = attended(q, cache.keys[i], cache.values[i], heads, size, layer.sink, run.record, i);
     const out = this.linear(layer.attnProj, y);
     this.cut(run, `${i}.attn.v->${i}.attn.resid_delta`, y, out, 0, `${i}.attn.y`);
     return this.site(`${i}.attn.resid_delta`, "attn_out", out, run);
   }
 
-  logits(x, token) {
+  logits(x, id) {
     const head = this.tensor("lm_head.weight"), out = new Float64Array(this.config.vocab_size), bias = this.tensor("final_logits_bias");
     for (let c = 0; c < x.length; c++) for (let n = head.starts[c]; n < head.starts[c + 1]; n++) out[head.rows[n]] += head.weights[n] * x[c];
-    for (let t = 0; t < out.length; t++) out[t] += (bias ? bias.values[t] : 0) + (this.table ? this.table.values[token * out.length + t] : 0);
+    for (let t = 0; t < out.length; t++) out[t] += (bias ? bias.values[t] : 0) + (this.table ? this.table.values[id * out.length + t] : 0);
     return out;
   }
 }
@@ -245,11 +245,11 @@ function attended(q, keys, values, heads, size, sinks, record, layer) {
 
 // A prompt through the model, or through a circuit of it; frozen: norms use the scales that the whole model has on the same prompt.
 function runPrompt(model, ids, run = {}, { frozen = false, record = true } = {}) {
-  const whole = frozen ? runPrompt(model, ids, {}, { record: true }).steps : null, state = model.begin(), steps = [];
-  ids.forEach((token, t) => {
+  const whole = frozen ? runPrompt(model, ids, {}, { record: true }).steps : null, cache = model.begin(), steps = [];
+  ids.forEach((id, t) => {
     const seen = record ? { sites: new Map(), scales: [], attention: [] } : null;
-    const logits = model.step(state, token, { ...run, scales: whole ? whole[t].scales : null, record: seen });
+    const logits = model.step(cache, id, { ...run, scales: whole ? whole[t].scales : null, record: seen });
     steps.push({ logits, sites: seen && seen.sites, scales: seen && seen.scales, attention: seen && seen.attention });
   });
-  return { state, steps, logits: steps.length ? steps[steps.length - 1].logits : null };
+  return { cache, steps, logits: steps.length ? steps[steps.length - 1].logits : null };
 }

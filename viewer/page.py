@@ -17,7 +17,7 @@ from .data import Subject, page_data
 # In order: what is shared, then one file for each panel.
 SCRIPTS = (
     "contract.js", "dom.js", "state.js", "layout.js", "graph.js", "node.js", "steering.js", "contexts.js", "prompts.js", "attention.js", "curves.js", "report.js",
-    "labels.js", "filters.js", "compare.js", "live.js", "main.js",
+    "labels.js", "filters.js", "compare.js", "tokenizer.js", "model.js", "here.js", "live.js", "main.js",
 )  # fmt: skip
 
 
@@ -67,9 +67,13 @@ def content_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
 
 
-def write_page(subjects: Sequence[Subject], out: str | Path) -> Path:
-    """Writes the page of these circuits; an older page stays whole if writing fails."""
-    return write_whole(Path(out), render(page_data(subjects)))
+def write_page(subjects: Sequence[Subject], out: str | Path, *, runs: bool = False) -> Path:
+    """Writes the page of these circuits; an older page stays whole if writing fails.
+
+    Args:
+        runs: put the models into the page, where they are small enough (`data.LARGEST_MODEL`), so that it runs them.
+    """
+    return write_whole(Path(out), render(page_data(subjects, runs=runs)))
 
 
 if __name__ == "__main__":  # for the linter (`make check`)

@@ -2,22 +2,22 @@
 
 const WHITE = "\\t\\n\\v\\f\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"; // what is white in Unicode; JavaScript's \s differs
 
-function wordPattern(pattern) {
+function wordPattern(source) {
   const inside = text => text.replaceAll("\\s", WHITE);
-  return new RegExp(pattern.replace(/\[[^\]]*\]/g, inside).replaceAll("\\s", `[${WHITE}]`).replaceAll("\\S", `[^${WHITE}]`), "gu");
+  return new RegExp(source.replace(/\[[^\]]*\]/g, inside).replaceAll("\\s", `[${WHITE}]`).replaceAll("\\S", `[^${WHITE}]`), "gu");
 }
 
 class Tokenizer {
-  constructor({ vocab, merges, pattern, special }) {
+  constructor({ vocab, merges, pattern: source, special }) {
     this.vocab = new Map(Object.entries(vocab));
     this.ranks = new Map(merges.map((pair, rank) => [pair.join("\u0000"), rank]));
-    this.pattern = wordPattern(pattern);
+    this.pattern = wordPattern(source);
     this.special = new Map(Object.entries(special));
     this.texts = new Map([...this.vocab, ...this.special].map(([text, id]) => [id, text]));
     this.specialIds = new Set(this.special.values());
-    const shown = [...Array(256).keys()].filter(b => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174);
+    const plain = [...Array(256).keys()].filter(b => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174);
     let more = 0;
-    this.byteText = Array.from({ length: 256 }, (_, b) => String.fromCodePoint(shown.includes(b) ? b : 256 + more++));
+    this.byteText = Array.from({ length: 256 }, (_, b) => String.fromCodePoint(plain.includes(b) ? b : 256 + more++));
     this.textByte = new Map(this.byteText.map((text, b) => [text, b]));
   }
 

@@ -128,7 +128,7 @@ def test_a_prompt_can_go_on(runtime):
           const model = new Model(packed.config, await unpacked(packed));
           const first = runPrompt(model, ids.slice(0, 5));
           let last;
-          for (const id of ids.slice(5)) last = model.step(first.state, id);
+          for (const id of ids.slice(5)) last = model.step(first.cache, id);
           return [Array.from(runPrompt(model, ids).logits), Array.from(last)];
         }""",
         [pack_model(model), ids],
