@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .circuits import import_circuit
-from .given import Corpus, Tokens, given_text, require_model
+from .given import Corpus, Model, Tokens, given_text, require_model
 from .publishing import publish_folder
 
 
@@ -154,3 +154,30 @@ def convert(
     typer.echo(f"Wrote {reader(source, dest, tokenizer=tokenizer)}")
     if publish is not None:
         publish_folder(dest, publish)
+
+
+def weigh(
+    model: Model,
+    out: Annotated[
+        Path, typer.Option(help="CSV file: module, output, input, value, and what the loss rises by without the weight.")
+    ],
+    exact: Annotated[
+        int, typer.Option(help="For how many, those with the largest effects, it is measured too, by a pass each.", min=0)
+    ] = 0,
+    corpus: Corpus = None,
+    tokens: Tokens = 5_000,
+) -> None:
+    """Every nonzero weight of a model as a table, those first without which a text's loss changes most.
+
+    Example: csp weights . --out runs/weights.csv --corpus idioms:200 --exact 10
+    """
+    from ..circuits.weights import as_csv, weight_table
+    from ..files import require_writable, write_whole
+    from .given import corpus_blocks, load, require_corpus
+
+    require_corpus(corpus)
+    require_writable(out.parent)
+    loaded, tokenizer = load(model)
+    rows = weight_table(loaded, corpus_blocks(model, corpus, tokenizer, tokens), exact)
+    write_whole(out, as_csv(rows))
+    typer.echo(f"{len(rows):,} weights; wrote {out}")

@@ -174,7 +174,9 @@ class _Walk:
         available = self.available(batch, slot)
         for classes in self.by_shape(slot):
             rows, which = (available[:, classes] > 0).nonzero(as_tuple=True)
-            for some, each in zip(rows.split(CHUNK), which.split(CHUNK)):
+            for some, each in (
+                zip(rows.split(CHUNK), which.split(CHUNK)) if len(rows) else ()
+            ):  # all texts of this length may be taken
                 made = batch.at(some)
                 made.chosen[:, slot] = classes[each]
                 made.weight = made.weight * available[some, classes[each]]

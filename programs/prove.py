@@ -21,7 +21,7 @@ from ..files import read_json, write_whole
 from .certificate import FORMAT, VERSION, Certificate, story
 from .certify import answer_tokens, certify, runs
 from .compile import compile_circuit, mean_scales
-from .language import language
+from .language import count, language
 from .lengths import by_length, repetitions
 from .parts import Parts
 from .ranges import specialised
@@ -76,7 +76,7 @@ def prove(
 
     Args:
         blocks: token ids [n, tokens] of the corpus, for the scales' means; not needed where `scales` are given or norms are free.
-        most: prompts that are run. A language with more is restricted, first to values of the test split, then to its shortest templates.
+        most: prompts that are run. A language with more is restricted to values of the test split, or to its shortest templates.
         split: values of one split alone.
         lengths: bounds too over any number of repetitions of what templates repeat; a minute or so each.
         simplify: a second program too, whose mean task loss over all prompts is at most this many nats more.
@@ -148,22 +148,31 @@ def _simple(
 def _within(
     model: Any, tokenizer: Any, circuit: Circuit, task: Task, scales: Sequence[float] | None, most: int, split: str | None
 ) -> tuple[list[TokenTemplate], list[TokenTemplate], dict[str, Any]]:
-    """(all templates, those that are run, what the language is restricted to)."""
+    """(all templates, those that are run, what the language is restricted to): all of it, or, of what fits with the values of all splits and with those of
+    the test split, the latter if it has a quarter as many prompts."""
+    found: list[tuple[list[TokenTemplate], list[TokenTemplate], dict[str, Any]]] = []
+    least = 0
     for values in dict.fromkeys((split, split or "test")):
         templates = [tokenised(each, tokenizer) for each in language(task, values)]
         needed = runs(compile_circuit(model, circuit, answer_tokens(templates), scales), templates)
-        order = sorted(range(len(templates)), key=lambda i: needed[i])
-        chosen, total = [], 0
-        for i in order:
+        chosen, total, least = [], 0, min(needed)
+        for i in sorted(range(len(templates)), key=lambda i: needed[i]):
             if total + needed[i] <= most:
                 chosen.append(i)
                 total += needed[i]
-        if len(chosen) == len(templates) or (values == (split or "test") and chosen):
-            picked = [templates[i] for i in sorted(chosen)]
-            return templates, picked, {"values": values or "all", "templates": len(picked), "of": len(templates), "most": most}
-    raise ValueError(
-        f"The smallest part of the language of {task.name} has {min(needed):,} prompts that have to be run, over {most:,}; ask for more (--most)."
-    )
+        picked = [templates[i] for i in sorted(chosen)]
+        found.append(
+            (templates, picked, {"values": values or "all", "templates": len(picked), "of": len(templates), "most": most})
+        )
+        if len(picked) == len(templates):
+            break
+    some = [each for each in found if each[1]]
+    if not some:
+        raise ValueError(
+            f"The smallest part of the language of {task.name} has {least:,} prompts that have to be run, over {most:,}; ask for more (--most)."
+        )
+    sizes = [count([template.template for template in each[1]]) for each in some]
+    return some[-1] if 4 * sizes[-1] >= sizes[0] else some[0]
 
 
 def _lengths(parts: Parts, templates: Sequence[TokenTemplate], tokenizer: Any) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from sparse_circuits.circuits.identity import identify, tokenizer_sha256
 from sparse_circuits.programs.certificate import summary
 from sparse_circuits.programs.certify import answer_tokens, certify
 from sparse_circuits.programs.compile import compile_circuit
-from sparse_circuits.programs.language import language
+from sparse_circuits.programs.language import _renumbered, _SlotValues, language
 from sparse_circuits.programs.prove import CERTIFICATE, PROGRAM, SIMPLE, STORY, check, prove, read_certificate
 from sparse_circuits.programs.simplify import sample_prompts, simplified
 from sparse_circuits.programs.story import story_text
@@ -183,6 +183,35 @@ def test_a_large_language_is_restricted_and_says_so(case, tokenizer):
     assert "test pools" in summary(some)[0]
     with pytest.raises(ValueError, match="ask for more"):
         prove(model, tokenizer, circuit, task, most=3)
+
+
+def test_texts_of_a_length_can_all_be_taken(case, tokenizer):
+    """Slots of one draw, of which one has all the texts that are so many tokens."""
+    model, circuit = case
+
+    def words(v, wording):
+        one, two, three = v._take("odd", 3)
+        return (f"{one} {two} {three} =", " 1"), (f"{one}: {two} {three} =", " 2")
+
+    class Pools:
+        odd = ["error", "river", "q", "z"]
+
+    task = make_task("words", words, tokenizer)
+    found = []
+    for template in language_with(task, Pools.odd):
+        made = tokenised(template, tokenizer)
+        assert len({len(made.pieces[1][i][0]) for i in range(4)}) > 1
+        found.append(made)
+    tallies = certify(compile_circuit(model, circuit, answer_tokens(found)), found)
+    assert [tally.count for tally in tallies] == [24, 24]
+
+
+def language_with(task, odd):
+    """The language of a task whose values have one pool more."""
+    values = _SlotValues([], None)
+    values._pools["odd"] = odd
+    one, two = task.generator(values, 0)
+    return [_renumbered(a[0], a[1], b[1], values.slots) for a, b in ((one, two), (two, one))]
 
 
 def test_frozen_norms_need_text(case, tokenizer):

@@ -124,7 +124,7 @@ def test_links_within_the_folder_and_to_it_are_followed(folder):
         )
     assert staged(folder) == plain
     (folder / "circuits" / TASK).rename(folder / "kept" / "circuit")
-    for name in CIRCUIT_FILES:  # links that were relative to the folder's old place
+    for name in CIRCUIT_FILES[:3]:  # links that were relative to the folder's old place
         (folder / "kept" / "circuit" / name).unlink()
         (folder / "kept" / "circuit" / name).write_text(f"circuits/{TASK}/{name}")
     (folder / "circuits" / TASK).symlink_to("../kept/circuit")

@@ -68,7 +68,7 @@ def test_there_and_back(hub, cache, folder):
     assert f"circuits/{TASK}/page.html" in files
     card = files["README.md"].decode()
     assert 'from_pretrained("user/model", trust_remote_code=True)' in card
-    assert re.search(rf"\| {TASK} \| \d+ \| 0\.\d+ \| [a-z, ]+ \| \[page.html\]", card)
+    assert re.search(rf"\| {TASK} \| \d+ \| 0\.\d+ \| [a-z, ]+ \|  \| \[page.html\]", card)
     assert "Published with" in card
     assert "@article" in card
     assert "license: apache-2.0" in card
