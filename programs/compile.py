@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from ..circuits.ablation import recorded_scales
 from ..circuits.circuit import Circuit
 from ..circuits.edges import removed_edges
 from ..circuits.identity import refuse_other_model
 from ..circuits.sites import dense, edge_maps, norms, require_csp
+from ..modeling_csp import activate
 from ..wiring_csp import FINAL, site
 from .parts import MLP, Answers, Attention, Head, Linear, Parts, Read, Rivals
 
@@ -154,7 +154,7 @@ class _Compiler:
         others = torch.ones(site_.width, dtype=torch.bool)
         others[nodes] = False
         varies = others & (weight != 0).any(1)
-        fixed = _activate(bias[others & ~varies], activation).abs().sort(descending=True).values
+        fixed = activate(activation, bias[others & ~varies]).abs().sort(descending=True).values
         rows, biases = torch.cat([mine, weight[varies]]), torch.cat([mine_bias, bias[varies]])
         return Linear(name, nodes, tuple(sources), rows, biases, fixed, site_.k, activation)
 
@@ -290,7 +290,3 @@ def _count_above(descending: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
     if not descending.shape[1]:
         return torch.zeros(size.shape, dtype=torch.int64)
     return torch.searchsorted((-descending).contiguous(), (-size).contiguous())
-
-
-def _activate(x: torch.Tensor, kind: str) -> torch.Tensor:
-    return F.gelu(x) if kind == "gelu" else F.relu(x) if kind == "relu" else x

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-import torch.nn.functional as F
 
+from ..modeling_csp import activate
 from .parts import MLP, Attention, Head, Linear, Parts, Read
 
 
@@ -119,14 +119,7 @@ def _constants(parts: Parts) -> Parts:
         each = _holding(each, added)
         if isinstance(each, MLP) and each.neurons.k is None and each.neurons.least is None:
             steady = (each.neurons.weight == 0).all(1)
-            value = each.neurons.bias[steady]
-            value = (
-                F.gelu(value)
-                if each.neurons.activation == "gelu"
-                else F.relu(value)
-                if each.neurons.activation == "relu"
-                else value
-            )
+            value = activate(each.neurons.activation, each.neurons.bias[steady])
             sources = tuple(name for name, s in zip(each.write.sources, steady.tolist()) if not s)
             write = dataclasses.replace(
                 each.write,

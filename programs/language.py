@@ -6,7 +6,6 @@ which quote) can fall. So the language cannot differ from what the generator sam
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -219,7 +218,3 @@ class _Choices:
         raise ValueError(
             f"This task's function draws by random.{name}, so its language is not known; take values from its first argument alone."
         )
-
-
-def log10_count(templates: Sequence[Template]) -> float:
-    return math.log10(max(1, count(templates)))

@@ -24,13 +24,12 @@ _ENDLESS = math.inf
 
 @dataclass(frozen=True)
 class Repeated:
-    """Prompts before + piece * n + after, each a sequence of places; `template` is the one with the fewest repetitions, which has `times` of them."""
+    """Prompts before + piece * n + after, each a sequence of places; `template` is the one with the fewest repetitions."""
 
     before: tuple[Choices, ...]
     piece: tuple[Choices, ...]
     after: tuple[Choices, ...]
     template: TokenTemplate
-    times: int = 0
 
 
 def repetitions(templates: Sequence[TokenTemplate]) -> list[Repeated]:

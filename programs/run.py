@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
+from ..modeling_csp import activate
 from .parts import MLP, Answers, Attention, Head, Linear, Parts, Read
 
 Seen = dict[str, list[torch.Tensor]]
@@ -92,7 +92,7 @@ def read_tokens(read: Read, tokens: torch.Tensor, stream: torch.Tensor, seen: Se
     """What the nodes of a read hold, [n, nodes], at tokens [n] with written channels [n, written]."""
     there = stream + read.held
     is_written = read.written >= 0
-    raw = torch.where(is_written, there[:, read.written.clamp(min=0)] if there.shape[1] else read.own[tokens], read.own[tokens])
+    raw = _at_nodes(read, there, read.own[tokens])
     if read.scale is None:
         assert read.square is not None
         scale = ((read.square[tokens] + there.square().sum(1)) / read.width + read.eps).rsqrt()[:, None]
@@ -105,11 +105,7 @@ def read_tokens(read: Read, tokens: torch.Tensor, stream: torch.Tensor, seen: Se
     if read.rivals is None:
         return out if known is None else torch.where(known == 1, out, 0.0)
     sizes = (there * read.rivals.gain).abs()  # [n, written]
-    mine = (
-        torch.where(is_written, sizes[:, read.written.clamp(min=0)], read.rivals.size[tokens])
-        if sizes.shape[1]
-        else read.rivals.size[tokens]
-    )
+    mine = _at_nodes(read, sizes, read.rivals.size[tokens])
     larger = (sizes[:, None, :] > mine[:, :, None]).sum(2)
     bars = read.rivals.bar[tokens].gather(1, larger)
     passes = torch.where(is_written, mine > bars, larger < read.rivals.room[tokens])
@@ -118,12 +114,16 @@ def read_tokens(read: Read, tokens: torch.Tensor, stream: torch.Tensor, seen: Se
     return torch.where(passes, out, 0.0)
 
 
+def _at_nodes(read: Read, written: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """By node [n, nodes]: what is at its written channel, of [n, written], or `other` where it has none."""
+    return torch.where(read.written >= 0, written[:, read.written.clamp(min=0)], other) if written.shape[1] else other
+
+
 def linear(map_: Linear, values: torch.Tensor, seen: Seen | None = None) -> torch.Tensor:
     """What kept nodes hold, [n, nodes], from their sources, [n, sources]."""
     if seen is not None:
         seen.setdefault(map_.name, []).append(values)
-    out = values @ map_.weight.T + map_.bias
-    out = F.gelu(out) if map_.activation == "gelu" else F.relu(out) if map_.activation == "relu" else out
+    out = activate(map_.activation, values @ map_.weight.T + map_.bias)
     count = len(map_.nodes)
     if map_.k is None:
         return out if map_.least is None else torch.where(out.abs() >= map_.least, out, 0.0)
@@ -170,8 +170,7 @@ def attention_weights(head: Head, scaling: float, q: torch.Tensor, keys: torch.T
 def answer(answers: Answers, tokens: torch.Tensor, stream: torch.Tensor, seen: Seen | None = None) -> torch.Tensor:
     read = answers.read
     there = stream + read.held
-    is_written = read.written >= 0
-    raw = torch.where(is_written, there[:, read.written.clamp(min=0)] if there.shape[1] else read.own[tokens], read.own[tokens])
+    raw = _at_nodes(read, there, read.own[tokens])
     scale = torch.full((len(tokens), 1), read.scale or 0.0, dtype=stream.dtype)
     if read.scale is None:
         scale = ((raw.square().sum(1, keepdim=True) + answers.held_square) / read.width + read.eps).rsqrt()

@@ -199,19 +199,15 @@ class _Story:
             and float(head.lone_queries[0]) * each.scaling == 1.0
             and not head.constant
         )
+        sink = "" if head.sink is None else " + 1.0" if not head.sink else f" + exp({number(head.sink)})"
+        beside = f"total = sum(weights){sink}"
         if not terms:
             self.say(f"weights = [exp({number(each.scaling * head.constant)})] * len({over})")
-            self.say(
-                "total = sum(weights)"
-                + ("" if head.sink is None else f" + {'1.0' if not head.sink else f'exp({number(head.sink)})'}")
-            )
+            self.say(beside)
             return
         total = " + ".join([*terms, *([number(head.constant)] if head.constant else [])])
         self.say(f"weights = [exp({total if plain else f'{number(each.scaling)} * ({total})'}) for {name} in {over}]")
-        self.say(
-            "total = sum(weights)"
-            + ("" if head.sink is None else f" + {'1.0' if not head.sink else f'exp({number(head.sink)})'}")
-        )
+        self.say(beside)
 
     def query(self, each: Attention, q: int, reads: Sequence[str]) -> str:
         if each.tables is not None:
