@@ -55,7 +55,9 @@ def row_of(model, tokenizer, name: str, blocks, means, given: argparse.Namespace
     begun = time.perf_counter()
     proof = prove(model, tokenizer, circuit, task, blocks, most=given.most, scales=mean_scales(model, blocks))
     took = time.perf_counter() - begun
-    c = prove(model, tokenizer, circuit, task, most=min(given.most, 2_000_000), scales=proof.certificate["scales"], simplify=0.02)
+    c = prove(
+        model, tokenizer, circuit, task, most=min(given.most, 2_000_000), scales=proof.certificate["scales"], simplify=0.02
+    )
     proof.save(folder)
     attention = sum(isinstance(each, Attention) for each in proof.parts.sublayers)
     simple, wrong, right = (

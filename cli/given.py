@@ -131,6 +131,20 @@ def circuit_folder(model: str | None, circuit: str) -> Path:
     return find(model, f"circuits/{circuit}", None, {})
 
 
+def circuits_of(model: str) -> list[Path]:
+    """Folders of the circuits under a model's circuits/.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    folders = sorted(path.parent for path in Path(model).glob("circuits/*/circuit.json"))
+    if not folders:
+        raise FileNotFoundError(
+            f"{model} has no circuits/<task>/circuit.json; find a circuit with csp prune, into {model}/circuits/<task>."
+        )
+    return folders
+
+
 def corpus_blocks(model: str, corpus: str | None, tokenizer: Any, tokens: int) -> Any:
     """Token ids [blocks, tokens] of training text: the model's own training blocks, or a corpus."""
     from ..corpora.blocks import sample_blocks, saved_blocks

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..hub import require
-from .given import Corpus, Model, Tokens, circuit_folder, corpus_blocks, load, require_corpus, require_model
+from .given import Corpus, Model, Tokens, circuit_folder, circuits_of, corpus_blocks, load, require_corpus, require_model
 
 Circuits = Annotated[list[str], typer.Argument(help="Folders of circuits of the model, or names under its circuits/ folder.")]
 
@@ -137,11 +137,7 @@ def write_atlas_of(
     from ..viewer import write_page
     from ..viewer.atlas import write_atlas
 
-    folders = sorted(path.parent for path in Path(model).glob("circuits/*/circuit.json"))
-    if not folders:
-        raise FileNotFoundError(
-            f"{model} has no circuits/<task>/circuit.json; find a circuit with csp prune, into {model}/circuits/<task>."
-        )
+    folders = circuits_of(model)
     require_corpus(corpus)
     found = [Circuit.from_pretrained(folder) for folder in folders]
     shown = load_shown(model)
@@ -161,8 +157,7 @@ def _entry(folder: Path, circuit: Any, out: Path) -> Any:
     import shutil
 
     from ..circuits.report import Verification
-    from ..programs.certificate import headline
-    from ..programs.prove import CERTIFICATE, PROGRAM, SIMPLE, STORY, read_certificate
+    from ..programs.prove import CERTIFICATE, PROGRAM, SIMPLE, STORY, certified
     from ..viewer.atlas import Entry
 
     files: dict[str, str] = {}
@@ -171,5 +166,4 @@ def _entry(folder: Path, circuit: Any, out: Path) -> Any:
             shutil.copyfile(folder / name, out / f"{folder.name}.{name}")
             files |= {f"{folder.name}.{name}": said} if said else {}
     report = Verification.of(folder, circuit)
-    certified = headline(read_certificate(folder / CERTIFICATE)) if (folder / CERTIFICATE).is_file() else ""
-    return Entry(folder.name, circuit, "not verified" if report is None else report.headline, certified, files)
+    return Entry(folder.name, circuit, "not verified" if report is None else report.headline, certified(folder), files)

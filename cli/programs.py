@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from .given import Corpus, Model, Tokens, circuit_folder, corpus_blocks, load, load_tokenizer, require_corpus, require_model
+from .given import (
+    Corpus,
+    Model,
+    Tokens,
+    circuit_folder,
+    circuits_of,
+    corpus_blocks,
+    load,
+    load_tokenizer,
+    require_corpus,
+    require_model,
+)
 
 
 def prove_circuit(
@@ -82,22 +93,21 @@ def list_circuits(
 
     from ..circuits import Circuit
     from ..circuits.report import Verification
-    from ..programs.certificate import headline
-    from ..programs.prove import CERTIFICATE, read_certificate
+    from ..programs.prove import certified
 
-    folders = sorted(path.parent for path in Path(model).glob("circuits/*/circuit.json"))
-    if not folders:
-        raise FileNotFoundError(
-            f"{model} has no circuits/<task>/circuit.json; find a circuit with csp prune, into {model}/circuits/<task>."
-        )
     rows = [("circuit", "nodes", "edges", "levels", "certified: right on")]
-    for folder in folders:
+    for folder in circuits_of(model):
         circuit = Circuit.from_pretrained(folder)
         report = Verification.of(folder, circuit)
-        certified = headline(read_certificate(folder / CERTIFICATE)) if (folder / CERTIFICATE).is_file() else "-"
         edges = "not counted" if circuit.num_edges is None else f"{circuit.num_edges:,}"
         rows.append(
-            (folder.name, f"{circuit.num_nodes:,}", edges, "not verified" if report is None else report.headline, certified)
+            (
+                folder.name,
+                f"{circuit.num_nodes:,}",
+                edges,
+                "not verified" if report is None else report.headline,
+                certified(folder) or "-",
+            )
         )
     if as_json:
         typer.echo(json.dumps([dict(zip(rows[0], row)) for row in rows[1:]], indent=1))

@@ -6,6 +6,7 @@ embedding and constants make of them.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import torch
@@ -82,6 +83,12 @@ class Linear:
     activation: str = ""
     ahead: torch.Tensor | None = None
     least: float | None = None
+
+
+def without_rivals(map_: Linear) -> Linear:
+    """The map with every node passing."""
+    count, none = len(map_.nodes), torch.zeros(0, dtype=torch.float64)
+    return dataclasses.replace(map_, weight=map_.weight[:count], bias=map_.bias[:count], fixed=none, k=None, ahead=None)
 
 
 @dataclass(frozen=True)

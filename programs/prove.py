@@ -18,7 +18,7 @@ from ..circuits.identity import circuit_sha256, refuse_other_task
 from ..circuits.sites import norms
 from ..circuits.tasks import Task
 from ..files import read_json, write_whole
-from .certificate import FORMAT, VERSION, Certificate, story
+from .certificate import FORMAT, VERSION, Certificate, headline, story
 from .certify import answer_tokens, certify, runs
 from .compile import compile_circuit, mean_scales
 from .language import count, language
@@ -208,6 +208,12 @@ def read_certificate(path: str | Path) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
         raise ValueError(f"{path} is no certificate of this version; write it again with csp prove.")
     return found
+
+
+def certified(folder: str | Path) -> str:
+    """What a circuit's folder has certified, in a few words; "" without a certificate."""
+    path = Path(folder) / CERTIFICATE
+    return headline(read_certificate(path)) if path.is_file() else ""
 
 
 def check(

@@ -11,7 +11,7 @@ import dataclasses
 import torch
 import torch.nn.functional as F
 
-from .parts import MLP, Attention, Linear, Parts, Read, Rivals
+from .parts import MLP, Attention, Linear, Parts, Read, Rivals, without_rivals
 
 _SLACK = 1e-9  # relative and absolute, by which every bound is widened
 _GELU_LOWEST = -0.7517915246935645, -0.16997120747990369  # where GELU is smallest, and what it is there
@@ -166,10 +166,7 @@ def _linear(map_: Linear, sources: Interval) -> tuple[Linear, Interval]:
     least = always.sum(1) + torch.searchsorted(-map_.fixed, -largest, right=True)
     most, least = (each + (0 if map_.ahead is None else map_.ahead) for each in (most, least))
     if bool((most < map_.k).all()):
-        none = torch.zeros(0, dtype=torch.float64)
-        return dataclasses.replace(
-            map_, weight=map_.weight[:count], bias=map_.bias[:count], fixed=none, k=None, ahead=None
-        ), mine
+        return without_rivals(map_), mine
     sure = most < map_.k
     stays = (~(always | never)).any(
         0

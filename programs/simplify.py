@@ -14,7 +14,7 @@ import torch
 from ..circuits.outcome import losses
 from .certify import alphabet, endings
 from .fold import folded
-from .parts import MLP, Attention, Linear, Parts, Read
+from .parts import MLP, Attention, Linear, Parts, Read, without_rivals
 from .run import Seen, linear, run
 from .tidy import tidied
 from .tokens import TokenTemplate, random_assignment
@@ -144,7 +144,7 @@ def _topk(parts: Parts, sample: Sampled) -> Iterator[Change]:
     """Nothing in AbsTopK's place, or, where that costs too much, a size below which nodes are dropped."""
     for i, name, map_ in list(_maps(parts)):
         if map_.k is not None:
-            yield lambda now, i=i, name=name: _set_map(now, i, name, _free(_map(now, i, name)))  # type: ignore[misc]
+            yield lambda now, i=i, name=name: _set_map(now, i, name, without_rivals(_map(now, i, name)))  # type: ignore[misc]
             for least in _sizes(map_, parts, sample):
                 yield lambda now, i=i, name=name, least=least: _thresholded(now, i, name, least)  # type: ignore[misc]
     for i, read in list(_reads(parts)):
@@ -157,7 +157,7 @@ def _sizes(map_: Linear, parts: Parts, sample: Sampled) -> list[float]:
     seen: Seen = {}
     sample.loss(parts, seen)
     values = torch.cat(seen[map_.name])
-    kept, free = linear(map_, values), linear(_free(map_), values)
+    kept, free = linear(map_, values), linear(without_rivals(map_), values)
     sizes = [free[kept != 0].abs(), free[(kept == 0) & (free != 0)].abs()]
     points = torch.tensor([0.0, 0.02, 0.1, 0.5, 0.9, 0.98, 1.0], dtype=torch.float64)
     return sorted({float(x) for each in sizes if len(each) for x in each.quantile(points)}) if all(map(len, sizes)) else []
@@ -165,12 +165,7 @@ def _sizes(map_: Linear, parts: Parts, sample: Sampled) -> list[float]:
 
 def _thresholded(parts: Parts, i: int, name: str, least: float) -> Parts | None:
     map_ = _map(parts, i, name)
-    return None if map_.k is None else _set_map(parts, i, name, dataclasses.replace(_free(map_), least=least))
-
-
-def _free(map_: Linear) -> Linear:
-    count, none = len(map_.nodes), torch.zeros(0, dtype=torch.float64)
-    return dataclasses.replace(map_, weight=map_.weight[:count], bias=map_.bias[:count], fixed=none, k=None, ahead=None)
+    return None if map_.k is None else _set_map(parts, i, name, dataclasses.replace(without_rivals(map_), least=least))
 
 
 def _read(parts: Parts, i: int) -> Read:

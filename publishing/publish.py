@@ -23,8 +23,7 @@ from ..circuits.storage import JSON, TENSORS
 from ..corpora.blocks import BLOCKS, saved_blocks
 from ..hub import require, upload
 from ..modeling_csp import CSPForCausalLM
-from ..programs.certificate import headline
-from ..programs.prove import CERTIFICATE, PROGRAM, SIMPLE, STORY, read_certificate
+from ..programs.prove import CERTIFICATE, PROGRAM, SIMPLE, STORY, certified, read_certificate
 from ..viewer import Subject, write_page
 from .card import LARGEST_PICTURE, dead_end, model_card, pictures
 from .places import is_own_file, is_own_folder, scratch_folder, sweep
@@ -321,9 +320,14 @@ def _rows(staged: Path, circuits: dict[str, Circuit]) -> list[tuple[str, str, st
         report = Verification.of(folder, circuit)
         verdict = "not verified" if report is None else report.headline
         edges = circuit.num_edges
-        certified = headline(read_certificate(folder / CERTIFICATE)) if (folder / CERTIFICATE).is_file() else ""
         rows.append(
-            (task, "not counted" if edges is None else f"{edges:,}", "" if loss is None else f"{loss:.3f}", verdict, certified)
+            (
+                task,
+                "not counted" if edges is None else f"{edges:,}",
+                "" if loss is None else f"{loss:.3f}",
+                verdict,
+                certified(folder),
+            )
         )
     return rows
 
