@@ -5,8 +5,13 @@ Every identifier is made from a site and an index. Labels and tokens, which come
 
 from __future__ import annotations
 
+import base64
+import builtins
 import math
-from collections.abc import Callable, Mapping, Sequence
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,6 +25,11 @@ _HELPERS = '''
 def of(table, token):
     """What a table has for a token; None stands for all that are not listed."""
     return table.get(token, table[None])
+
+
+def unpacked(width, text):
+    """A tuple of so many numbers for each token: little-endian doubles, compressed, in base 85."""
+    return list(iter_unpack("<%dd" % width, decompress(b85decode(text))))
 
 
 def shares(scores, sink=None):
@@ -99,7 +109,7 @@ class _Writer:
         answers = ", ".join(f"{token}" for token in parts.answers.tokens)
         body = "\n".join(self.lines)
         return (
-            "\n".join([*names, "", "from math import erf, exp, sqrt"]) + "\n" + _HELPERS + "\n\n" + "\n".join(self.tables)
+            "\n".join([*names, "", "from base64 import b85decode\nfrom math import erf, exp, sqrt\nfrom struct import iter_unpack\nfrom zlib import decompress"]) + "\n" + _HELPERS + "\n\n" + "\n".join(self.tables)
             + f'\n\n\ndef answer(tokens):\n    """Logits of the answers ({answers}) after a prompt, a list of token ids."""\n{body}\n'
         )  # fmt: skip
 
@@ -116,22 +126,20 @@ class _Writer:
     # ---------------------------------------------------------------------------------------------------------- tables
 
     def table(self, name: str, values: torch.Tensor) -> str:
-        """A number, or a tuple of them, for each token; the most common stands for all that are not listed."""
-        rows = values if values.dim() > 1 else values[:, None]
-        told = [
-            "(" + ", ".join(self.cell(x) for x in row) + ",)" if values.dim() > 1 else self.cell(row[0])
-            for row in rows.tolist()
-        ]
+        """A number for each token; the most common stands for all that are not listed."""
+        told = [repr(int(x)) if isinstance(x, int) else number(x) for x in values.tolist()]
         usual = max(set(told), key=told.count)
         entries = [f"None: {usual}"] + [f"{token}: {text}" for token, text in enumerate(told) if text != usual]
-        where = "" if values.dim() > 1 else self.shown(values)
-        return f"{name} = {{" + ", ".join(entries) + "}" + where
+        return f"{name} = {{" + ", ".join(entries) + "}" + self.shown(values)
 
     @staticmethod
-    def cell(x: Any) -> str:
-        if isinstance(x, (bool, int)):
-            return repr(int(x))
-        return "1e300" if x == math.inf else "-1.0" if x < 0 and x == -1.0 else number(x)
+    def packed(name: str, values: torch.Tensor) -> str:
+        """Several numbers for each token, [vocab, n], as nobody reads them: the bars of AbsTopK's rivals, and what a bigram table adds to answers."""
+        rows = values.double().clamp(max=1e300).contiguous()
+        if not bool(rows.isfinite().all()):
+            raise ValueError("The circuit has a number that is not finite; it is damaged: find it again.")
+        text = base64.b85encode(zlib.compress(struct.pack(f"<{rows.numel()}d", *rows.flatten().tolist()), 9)).decode()
+        return f'{name} = unpacked({rows.shape[1]}, "{text}")'
 
     def shown(self, values: torch.Tensor) -> str:
         """A comment with the tokens at which a table departs most from what is usual."""
@@ -200,7 +208,7 @@ class _Writer:
             gains = ", ".join(number(g) for g in read.rivals.gain.tolist())
             self.say(f"sizes = [abs(x * gain) for x, gain in zip(here, [{gains}])]")
             if bool((read.written >= 0).any()):
-                self.tables.append(self.table(f"{name}_BAR", read.rivals.bar))
+                self.tables.append(self.packed(f"{name}_BAR", read.rivals.bar))
         for i, target in enumerate(names):
             known = None if read.passes is None else read.passes[:, i]
             at = int(read.written[i])
@@ -210,7 +218,7 @@ class _Writer:
                     self.say(f"{target} *= of({name}_{int(read.nodes[i])}_PASSES, token)")
                 continue
             if at >= 0:
-                test = f"sizes[{at}] > of({name}_BAR, token)[sum(size > sizes[{at}] for size in sizes)]"
+                test = f"sizes[{at}] > {name}_BAR[token][sum(size > sizes[{at}] for size in sizes)]"
             else:
                 own = f"{name}_{int(read.nodes[i])}"
                 self.tables.append(self.table(f"{own}_SIZE", read.rivals.size[:, i]))
@@ -317,30 +325,34 @@ class _Writer:
         ]
         self.tables.append(f"ANSWERS = [{', '.join(rows)}]")
         if answers.table is not None:
-            self.tables.append(self.table("AFTER", answers.table))
+            self.tables.append(self.packed("AFTER", answers.table))
         self.say("return {", 1)
         for i, token in enumerate(answers.tokens):
-            more = f" + of(AFTER, token)[{i}]" if answers.table is not None else ""
+            more = f" + AFTER[token][{i}]" if answers.table is not None else ""
             self.say(
                 f"{token}: sums(ANSWERS, last)[{i}] * {scale} + {number(float(answers.bias[i]))}{more},  # {comment(self.token_text(token))}"
             )
         self.say("}", 1)
 
 
+# All that a program may import.
+_IMPORTS: dict[str, Any] = {
+    "base64": SimpleNamespace(b85decode=base64.b85decode),
+    "math": math,
+    "struct": SimpleNamespace(iter_unpack=struct.iter_unpack),
+    "zlib": SimpleNamespace(decompress=zlib.decompress),
+}
+_CALLS = ("abs", "enumerate", "len", "list", "max", "range", "sum", "zip")
+
+
 def load_program(text: str) -> Any:
     """`answer` of a program that this package wrote, run with nothing but arithmetic in reach."""
-    import math as arithmetic
 
-    safe: Mapping[str, Any] = {
-        name: getattr(__builtins__, name, None) if not isinstance(__builtins__, dict) else __builtins__[name]
-        for name in ("abs", "enumerate", "len", "max", "range", "sum", "zip")
-    }
+    def only(name: str, *rest: Any) -> Any:
+        if name not in _IMPORTS:
+            raise ImportError(f"A program may use {', '.join(_IMPORTS)}, not {name}.")
+        return _IMPORTS[name]
 
-    def only_math(name: str, *rest: Any) -> Any:
-        if name != "math":
-            raise ImportError(f"A program may use math alone, not {name}.")
-        return arithmetic
-
-    space: dict[str, Any] = {"__builtins__": {**safe, "__import__": only_math}}
+    space: dict[str, Any] = {"__builtins__": {name: getattr(builtins, name) for name in _CALLS} | {"__import__": only}}
     exec(compile(text, "program.py", "exec"), space)
     return space["answer"]

@@ -230,7 +230,13 @@ ALLOWED = (
     ast.Name, ast.Constant, ast.Dict, ast.List, ast.Tuple, ast.Call, ast.Attribute, ast.Subscript, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp,
     ast.IfExp, ast.ListComp, ast.Set, ast.GeneratorExp, ast.comprehension, ast.alias, ast.Slice, ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.expr_context,
 )  # fmt: skip
+IMPORTED = {("base64", "b85decode"), ("struct", "iter_unpack"), ("zlib", "decompress")}
 CALLED = {
+    "unpacked",
+    "iter_unpack",
+    "decompress",
+    "b85decode",
+    "list",
     "keep",
     "range",
     "of",
@@ -265,7 +271,7 @@ def test_a_program_can_do_nothing_but_compute(case, tokenizer):
     parts = compile_circuit(model, circuit, answer_tokens(templates))
     short, _ = simplified(parts, sample_prompts(templates, parts.answers.tokens, 64), 10.0)
     require_arithmetic(story_text(short, circuit, lambda token: hostile, [hostile]))
-    with pytest.raises(ImportError, match="math alone"):
+    with pytest.raises(ImportError, match="may use base64, math, struct, zlib, not os"):
         load_program("import os\n")
 
 
@@ -273,7 +279,7 @@ def require_arithmetic(text: str) -> None:
     for node in ast.walk(ast.parse(text)):
         assert isinstance(node, ALLOWED), ast.dump(node)[:80]
         if isinstance(node, ast.ImportFrom):
-            assert node.module == "math"
+            assert (node.module, *(each.name for each in node.names)) in IMPORTED or node.module == "math"
         if isinstance(node, ast.Attribute):
             assert node.attr in ("get", "setdefault", "append")
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
