@@ -96,7 +96,7 @@ def _finish(
     model.load_state_dict(weights)
     if recipe.round_table and model.bigram_table is not None:
         table = model.bigram_table.logit_bias.data
-        table.copy_(table.to(torch.bfloat16))
+        table.copy_((table * 8).round().div(8).to(torch.bfloat16))
     found = {"tokens": sequences * recipe.block, **losses(model, held_out, arguments.per_device_eval_batch_size)}
     if arguments.process_index == 0:
         found |= measured(sparse_tensors(model))

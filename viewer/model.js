@@ -25,12 +25,23 @@ function tensorOf(part, buffer) {
       for (let i = 0; i < count; i++) wide[i] = narrow[i] << 16;
       return new Float32Array(wide.buffer);
     }
-    return new { f32: Float32Array, u16: Uint16Array, u32: Uint32Array }[kind](buffer, first, count);
+    return new { f32: Float32Array, u8: Uint8Array, i16: Int16Array, u16: Uint16Array, u32: Uint32Array }[kind](buffer, first, count);
   };
+  if (part.kind === "grid") return { shape: part.shape, values: gridOf(part, view) };
   if (part.kind === "dense") return { shape: part.shape, values: view(part.type, part.values) };
   return { // a matrix by its columns: for each input the outputs that it goes to
     shape: part.shape, starts: view("u32", part.starts), rows: view(part.index, part.rows), weights: view(part.type, part.weights),
   };
+}
+
+// A table in eighths: a number for each row, one for each column, and the rest by columns.
+function gridOf(part, view) {
+  const [height, width] = part.shape, values = new Float32Array(height * width);
+  const rows = view("i16", part.rows), columns = view("i16", part.columns), low = view("u8", part.low), high = view("u8", part.high);
+  for (let j = 0, n = 0; j < width; j++) {
+    for (let i = 0; i < height; i++, n++) values[i * width + j] = (rows[i] + columns[j] + ((low[n] | (high[n] << 8)) << 16 >> 16)) / 8;
+  }
+  return values;
 }
 
 class Model {

@@ -96,6 +96,16 @@ def test_a_model_in_sparse_form_is_packed_alike(runtime):
     compared(runtime, plain, tiny_ids(3, 8))
 
 
+def test_a_table_in_eighths_is_packed_small_and_exact(runtime):
+    model = tiny_model(enable_bigram_table=True)
+    with torch.no_grad():
+        table = model.bigram_table.logit_bias
+        table.copy_((torch.randn(table.shape, generator=torch.Generator().manual_seed(0)) * 40).round() / 8)
+        table[0, 0], table[1, 2] = 1000.0, -1000.0
+    assert pack_model(model)["tensors"]["bigram_table.logit_bias"]["kind"] == "grid"
+    compared(runtime, model, tiny_ids(3, 8))
+
+
 def test_nodes_are_held_at_values(runtime):
     model = tiny_model()
     site, node = "0.mlp.post_act", 7
