@@ -33,17 +33,19 @@ function showCompare() {
 /** The circuits that are drawn, always in the order of the page, so that none changes places when it is clicked. */
 const panes = () => [state.circuit, state.beside].filter((index) => index >= 0).sort((a, b) => a - b);
 
-/** Draws the chosen graphs anew. */
+/** Draws the chosen graphs anew, each as large as its pane. */
 function drawGraphs() {
-  drawnGraphs = panes().map(drawGraph);
-  fill("graphs", drawnGraphs.map((drawn) => html("div", { class: "pane" }, html("h3", {}, [drawn.circuit.task, drawn.circuit.model].filter(Boolean).join(" · ")), drawn.root)));
+  const frame = byId("graphs"), shown_ = panes(), space = { width: Math.max(520, frame.clientWidth / shown_.length - 24), height: Math.max(360, frame.clientHeight - 20) };
+  drawnGraphs = shown_.map((index) => drawGraph(index, space));
+  const name = (drawn) => (shown_.length > 1 ? html("h3", {}, [drawn.circuit.task, drawn.circuit.model].filter(Boolean).join(" · ")) : null);
+  fill("graphs", drawnGraphs.map((drawn) => html("div", { class: "pane" }, name(drawn), drawn.root)));
   fitGraph(0.7);
 }
 
 function refreshGraphs(changed) {
   for (const drawn of drawnGraphs) {
     const beside = drawn.index === state.circuit ? state.beside : state.circuit;
-    if (changed.has("labels") || changed.has("groups")) for (const node of drawn.circuit.nodes) nameNode(drawn.nodes.get(node.id), node, drawn.index);
+    if (changed.has("labels") || changed.has("groups")) nameNodes(drawn);
     refreshGraph(drawn, searchNodes(drawn.index), sharedNodes(drawn.index, beside));
   }
 }

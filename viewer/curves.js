@@ -9,7 +9,7 @@ function showCurves() {
     charts.push(["Pruning: open nodes", plot(history.map(([step, , open]) => [step, open]), "step", "nodes")]);
   }
   fill("curves", charts.flatMap(([title, chart]) => [html("h2", {}, title), chart]));
-  fill("facts", html("h2", {}, "How it was found"), html("table", {}, circuit.facts.filter((fact) => fact.length === 2).map(([name, value]) => html("tr", {}, html("td", { class: "soft" }, name), html("td", {}, value)))));
+  fill("facts", html("details", {}, html("summary", {}, "How it was found: settings and versions"), html("table", {}, circuit.facts.filter((fact) => fact.length === 2).map(([name, value]) => html("tr", {}, html("td", { class: "soft" }, name), html("td", {}, value))))));
 }
 
 function plot(points, xName, yName) {

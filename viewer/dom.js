@@ -5,7 +5,7 @@ function make(namespace, name, attributes, children) {
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(key, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined).map((child) => (child instanceof Node ? child : harmless(child))));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined).map((child) => (child instanceof Node ? child : harmless(child))));
   return element;
 }
 
@@ -19,7 +19,7 @@ const byId = (id) => document.getElementById(id);
 /** New content for a panel; what had the focus in it has it again, if it is still there. */
 function fill(id, ...children) {
   const active = document.activeElement?.id;
-  byId(id).replaceChildren(...children.flat().filter(Boolean));
+  byId(id).replaceChildren(...children.flat(Infinity).filter(Boolean));
   if (active && document.activeElement?.id !== active) byId(active)?.focus();
 }
 

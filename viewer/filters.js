@@ -12,6 +12,7 @@ function buildFilters() {
     html("span", { id: "found-count", class: "soft" }), html("span", { id: "found-list" }),
     html("button", { id: "zoom-out", "aria-label": "smaller", onclick: () => zoomBy(1 / 1.25) }, "−"), html("button", { id: "zoom-in", "aria-label": "larger", onclick: () => zoomBy(1.25) }, "+"),
     html("button", { id: "zoom-fit", onclick: () => fitGraph() }, "fit"),
+    html("span", { id: "view-choice" }),
     html("button", { id: "export-labels", onclick: exportLabels }, "export labels"),
     html("button", { id: "theme", onclick: () => update({ theme: isDark() ? "light" : "dark" }) }, "dark / light"));
 }
@@ -22,9 +23,12 @@ const fromSlider = (value) => Number((largestWeight() * (Number(value) / 1000) *
 const toSlider = (threshold) => Math.round(1000 * Math.sqrt(Math.max(0, threshold) / largestWeight()));
 
 function showFilters() {
-  const circuit = current(), hidden = circuit.links.filter((link) => Math.abs(link.weight) < state.threshold).length;
+  const edges = current().links.filter((link) => link.kind === "weight"), ends = current().links.length - edges.length;
+  const hidden = edges.filter((link) => Math.abs(link.weight) < state.threshold).length;
   byId("threshold").value = toSlider(state.threshold);
-  byId("threshold-shown").textContent = ` ${shown(state.threshold)} (${circuit.links.length - hidden} of ${circuit.links.length} shown)`;
+  byId("threshold-shown").textContent = ` ${shown(state.threshold)} (${edges.length - hidden} of ${edges.length} edges shown, and lines of ${ends} embedding and unembedding weights)`;
+  const views = [["circuit", "on all prompts"], ["prompt", "on this prompt"]];
+  byId("view-choice").replaceChildren(...(runsHere(state.circuit) ? ["graph: ", picker("view-select", views, state.view, (value) => update({ view: value }))] : []));
   if (document.activeElement !== byId("search")) byId("search").value = state.search;
   if (byId("circuit-select")) byId("circuit-select").value = String(state.circuit);
   const found = searchNodes(state.circuit);

@@ -1,33 +1,13 @@
-/** The model in the page itself (model.js): what `csp view --serve` answers, computed here, and checked against the numbers that the page came with. */
-const here = new Map(); // place among page.models -> promise of {model, tokenizer}
+/** The model in the page itself (model.js): what `csp view --serve` answers, computed here, in a worker where there is one, and checked against the numbers
+ * that the page came with. The functions up to `answerOf` run in the worker; it has this same script, and no page. */
 const NEXT = 8; // likeliest next tokens that are shown
+const engines = new Map(); // in the worker: place among page.models -> {model, tokenizer, longest, asked, wholes}
 
-const runsHere = (index) => page.circuits[index].runtime !== null;
-
-function modelHere(place) {
-  if (!here.has(place)) here.set(place, loadHere(JSON.parse(page.models[place])));
-  return here.get(place);
-}
-
-async function loadHere(packed) {
-  return { model: new Model(packed.config, await unpacked(packed.weights)), tokenizer: new Tokenizer(packed.tokenizer), longest: packed.longest };
-}
-
-/** The circuit as model.js runs it: which nodes are open, what the others are held at, which edges are cut. */
-function circuitRun(index, off) {
-  const circuit = page.circuits[index], runtime = JSON.parse(circuit.runtime), hold = new Map();
-  for (const [site, means] of Object.entries(runtime.means)) hold.set(site, { open: new Uint8Array(means.length), fill: means });
-  for (const { id, site, index: node } of circuit.nodes) if (!off.has(id)) hold.get(site).open[node] = 1;
-  return { run: { hold, cut: new Map(Object.entries(runtime.cut)), means: new Map(Object.entries(runtime.means)) }, frozen: runtime.frozen, model: runtime.model };
-}
-
-/** The whole model with nodes held at the circuit's means. */
-function wholeRun(index, off) {
-  const held = new Map(), { means } = JSON.parse(page.circuits[index].runtime);
-  for (const { id, site, index: node } of page.circuits[index].nodes) {
-    if (off.has(id)) held.set(site, [...(held.get(site) ?? []), [node, means[site][node]]]);
-  }
-  return { held };
+async function loadEngine({ place, text }) {
+  const packed = JSON.parse(text);
+  const model = new Model(packed.config, await unpacked(packed.weights));
+  engines.set(place, { model, tokenizer: new Tokenizer(packed.tokenizer), longest: packed.longest, whole: null });
+  return true;
 }
 
 function softmax(logits) {
@@ -36,28 +16,175 @@ function softmax(logits) {
   return raised.map((each) => each / total);
 }
 
-async function runHere({ circuit: index, prompt, off }) {
-  const circuit = page.circuits[index], closed = new Set(off), { run, frozen, model: place } = circuitRun(index, closed);
-  const { model, tokenizer, longest } = await modelHere(place);
-  const ids = tokenizer.encode(prompt);
-  if (ids.length < 1 || ids.length > longest) throw new Error(`The prompt has ${ids.length} tokens; give 1 to ${longest}.`);
-  const whole = softmax(runPrompt(model, ids, wholeRun(index, closed), { record: false }).logits), found = runPrompt(model, ids, run, { frozen });
-  const own = softmax(found.logits), answers = [...new Set(circuit.prompts.flatMap(({ answer, other }) => [answer, other]))].slice(0, 12);
-  const likely = [...whole.keys()].sort((a, b) => Math.max(whole[b], own[b]) - Math.max(whole[a], own[a])).slice(0, NEXT).filter((id) => !answers.includes(id));
+/** The whole model on a prompt, as it is; the last one is kept, since every change of a circuit asks for it again. */
+function wholeOn(engine, ids) {
+  const key = ids.join();
+  if (!engine.whole || engine.whole.key !== key) engine.whole = { key, found: runPrompt(engine.model, ids) };
+  return engine.whole.found;
+}
+
+/** What the job changes, as model.js runs it: edges that were cut get the model's own weight. */
+function changedRun(engine, run, { held, cut }) {
+  const edges = new Map([...(run.cut ?? [])].map(([name, list]) => [name, [...list]]));
+  for (const [source, s, target, t] of cut) {
+    const name = `${source}->${target}`;
+    edges.set(name, [...(edges.get(name) ?? []), [s, t, engine.model.weight(source, s, target, t)]]);
+  }
+  return { ...run, held: new Map([...(run.held ?? []), ...held]), cut: edges };
+}
+
+function idsOf(engine, prompt) {
+  const ids = engine.tokenizer.encode(prompt);
+  if (ids.length < 1 || ids.length > engine.longest) throw new Error(`The prompt has ${ids.length} tokens; give 1 to ${engine.longest}.`);
+  return ids;
+}
+
+/** A prompt through the model and through the circuit, with and without what was changed. */
+function runJob(job) {
+  const engine = engines.get(job.place), ids = idsOf(engine, job.prompt), begun = performance.now();
+  const whole = wholeOn(engine, ids), scales = job.frozen ? whole.steps.map((step) => step.scales) : null;
+  const changed = job.changes.held.size > 0 || job.changes.cut.length > 0;
+  const model = changed ? runPrompt(engine.model, ids, changedRun(engine, { means: job.run.means }, job.changes)) : whole;
+  const circuit = runPrompt(engine.model, ids, changed ? changedRun(engine, job.run, job.changes) : job.run, { scales });
+  const of = (found) => Object.fromEntries(job.nodes.map(([id, site, index]) => [id, found.steps.map(({ sites }) => sites.get(site)[index])]));
+  const [a, b] = [softmax(model.logits), softmax(circuit.logits)], rank = (shares, id) => 1 + shares.filter((each) => each > shares[id]).length;
+  const likely = [...a.keys()].sort((i, j) => Math.max(a[j], b[j]) - Math.max(a[i], b[i])).slice(0, NEXT).filter((id) => !job.answers.includes(id));
   return {
-    tokens: ids.map((id) => tokenizer.decode([id])),
-    activations: Object.fromEntries(circuit.nodes.map(({ id, site, index: node }) => [id, found.steps.map(({ sites }) => sites.get(site)[node])])),
-    next: [...answers, ...likely].map((id) => ({ text: tokenizer.decode([id]), answer: answers.includes(id), model: whole[id], circuit: own[id] })),
+    tokens: ids.map((id) => engine.tokenizer.decode([id])), ids, activations: of(circuit), activationsInModel: of(model),
+    attention: Object.fromEntries(job.heads.map(([layer, head]) => [`${layer}.${head}`, circuit.steps.map((step) => Array.from(step.attention[layer][head]))])),
+    next: [...job.answers, ...likely].map((id) => ({
+      id, text: engine.tokenizer.decode([id]), answer: job.answers.includes(id), model: a[id], circuit: b[id], modelRank: rank(a, id), circuitRank: rank(b, id),
+    })),
+    milliseconds: performance.now() - begun,
   };
 }
 
+/** Tokens that the model, or the circuit, goes on with, each its likeliest, to the end of the line. */
+function completeJob(job) {
+  const engine = engines.get(job.place), ids = idsOf(engine, job.prompt), all = [...ids];
+  const plain = engine.model.begin(), own = engine.model.begin(), changed = changedRun(engine, job.who === "circuit" ? job.run : { means: job.run.means }, job.changes);
+  let logits = null;
+  const feed = (id) => {
+    const record = { sites: new Map(), scales: [], attention: [] };
+    if (job.who === "circuit" && job.frozen) engine.model.step(plain, id, { record });
+    logits = engine.model.step(own, id, { ...changed, scales: job.who === "circuit" && job.frozen ? record.scales : null });
+  };
+  ids.forEach(feed);
+  let text = "";
+  while (all.length < Math.min(engine.longest, ids.length + job.count)) {
+    const next = logits.reduce((best, each, i) => (each > logits[best] ? i : best), 0);
+    all.push(next);
+    text = engine.tokenizer.decode(all.slice(ids.length));
+    if (text.includes("\n")) break;
+    feed(next);
+  }
+  return text;
+}
+
 /** The largest difference between what the page says of its prompts and what is computed here: shares of the right answer, in the model and in the circuit. */
-async function checkHere(index) {
-  const circuit = page.circuits[index], { run, frozen, model: place } = circuitRun(index, new Set()), { model } = await modelHere(place);
+function checkJob({ place, run, frozen, prompts }) {
+  const { model } = engines.get(place);
   let worst = 0;
-  for (const { tokens, answer, other, model: whole, circuit: own } of circuit.prompts) {
-    const share = (logits) => 1 / (1 + Math.exp(logits[other] - logits[answer]));
-    worst = Math.max(worst, Math.abs(share(runPrompt(model, tokens, {}, { record: false }).logits) - whole), Math.abs(share(runPrompt(model, tokens, run, { frozen, record: false }).logits) - own));
+  for (const { tokens, answer, other, model: whole, circuit: own } of prompts) {
+    const share = (logits) => 1 / (1 + Math.exp(logits[other] - logits[answer])), plain = runPrompt(model, tokens);
+    const found = runPrompt(model, tokens, run, { scales: frozen ? plain.steps.map((step) => step.scales) : null, record: false });
+    worst = Math.max(worst, Math.abs(share(plain.logits) - whole), Math.abs(share(found.logits) - own));
   }
   return worst;
+}
+
+const JOBS = { load: loadEngine, run: runJob, complete: completeJob, check: checkJob };
+
+async function answerOf({ kind, job }) {
+  try {
+    return { found: await JOBS[kind](job) };
+  } catch (error) {
+    return { error: error.message };
+  }
+}
+
+// ---- in the page
+
+const loaded = new Map(); // place -> promise
+let waiting = [], worker = null;
+
+/** A worker with this page's own script; null where the browser gives none, and the page computes itself. */
+function workerHere() {
+  if (worker !== null) return worker || null;
+  try {
+    const script = [...document.scripts].find((each) => each.type === "").textContent;
+    worker = new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
+    worker.addEventListener("message", ({ data }) => waiting.shift()?.(data));
+    worker.addEventListener("error", (event) => {
+      event.preventDefault();
+      const left = waiting;
+      worker = false;
+      waiting = [];
+      loaded.clear();
+      for (const each of left) each({ error: "The worker that runs the model could not be begun; try once more." });
+    });
+  } catch {
+    worker = false;
+  }
+  return worker || null;
+}
+
+async function ask(kind, job) {
+  const there = workerHere();
+  const { found, error } = await (there === null ? answerOf({ kind, job }) : new Promise((resolve) => { waiting.push(resolve); there.postMessage({ kind, job }); }));
+  if (error !== undefined) throw new Error(error);
+  return found;
+}
+
+function modelHere(place) {
+  if (!loaded.has(place)) loaded.set(place, ask("load", { place, text: page.models[place] }));
+  return loaded.get(place);
+}
+
+const runsHere = (index) => page.circuits[index].runtime !== null;
+const runtimes = new Map();
+
+/** The circuit as model.js runs it: which nodes are open, what the others are held at, which edges are cut. */
+function runtimeOf(index) {
+  if (!runtimes.has(index)) {
+    const circuit = page.circuits[index], runtime = JSON.parse(circuit.runtime), hold = new Map();
+    for (const [site, means] of Object.entries(runtime.means)) hold.set(site, { open: new Uint8Array(means.length), fill: means });
+    for (const { site, index: node } of circuit.nodes) hold.get(site).open[node] = 1;
+    runtimes.set(index, { place: runtime.model, frozen: runtime.frozen, run: { hold, cut: new Map(Object.entries(runtime.cut)), means: new Map(Object.entries(runtime.means)) } });
+  }
+  return runtimes.get(index);
+}
+
+/** The state's changes of a circuit: nodes held at their mean, or at a value; edges that are cut. */
+function changesOf(index) {
+  const held = new Map(), cut = [], { means } = runtimeOf(index).run;
+  const parts = (id) => [id.slice(0, id.lastIndexOf(":")), Number(id.slice(id.lastIndexOf(":") + 1))];
+  for (const [key, value] of Object.entries(changesIn(index))) {
+    if (key.includes(">")) {
+      const [from, to] = key.split(">").map(parts);
+      cut.push([...from, ...to]);
+    } else {
+      const [site, node] = parts(key);
+      held.set(site, [...(held.get(site) ?? []), [node, value === "off" ? means.get(site)[node] : Number(value)]]);
+    }
+  }
+  return { held, cut };
+}
+
+const answersOf = (circuit) => [...new Set(circuit.prompts.flatMap(({ answer, other }) => [answer, other]))].slice(0, 12);
+
+async function jobOf(index, prompt) {
+  const circuit = page.circuits[index], runtime = runtimeOf(index);
+  await modelHere(runtime.place);
+  const heads = new Map(circuit.nodes.filter((node) => node.head !== null).map((node) => [`${node.site.split(".")[0]}.${node.head}`, [Number(node.site.split(".")[0]), node.head]]));
+  return { ...runtime, prompt, changes: changesOf(index), nodes: circuit.nodes.map(({ id, site, index: node }) => [id, site, node]), answers: answersOf(circuit), heads: [...heads.values()] };
+}
+
+const runHere = async (index, prompt) => ask("run", await jobOf(index, prompt));
+const completeHere = async (index, prompt, who, count) => ask("complete", { ...(await jobOf(index, prompt)), who, count });
+
+async function checkHere(index) {
+  const runtime = runtimeOf(index);
+  await modelHere(runtime.place);
+  return ask("check", { ...runtime, prompts: page.circuits[index].prompts });
 }

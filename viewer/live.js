@@ -1,26 +1,57 @@
-/** With the model in the page, or behind it (csp view --serve): a prompt of one's own, nodes switched off. */
-const switchedOff = new Map(); // circuit -> nodes
-const answers = new Map(); // circuit -> what the server said last
+/** With the model in the page, or behind it (csp view --serve): a prompt of one's own, nodes and edges switched off, nodes held at values, completion. */
+const results = new Map(); // circuit -> what was said last: {prompt, now, before}
+let runs = 0;
 
-function offIn(index) {
-  if (!switchedOff.has(index)) switchedOff.set(index, new Set());
-  return switchedOff.get(index);
-}
-
+const changesIn = (index) => state.changes[String(index)] ?? {};
+const offIn = (index) => new Set(Object.keys(changesIn(index)).filter((key) => !key.includes(">")));
 const canRun = () => page.live || runsHere(state.circuit);
 
-/** The panel of the chosen circuit, with what was tried on it before. */
+/** Sets or takes back a change of the chosen circuit: "off", a number as text, or null. */
+function change(key, value) {
+  if (!canRun() || !key) return;
+  const all = structuredClone(state.changes), own = { ...changesIn(state.circuit) };
+  delete own[key];
+  if (value !== null) own[key] = value;
+  all[String(state.circuit)] = own;
+  if (!Object.keys(own).length) delete all[String(state.circuit)];
+  update({ changes: all });
+}
+
+const switchNode = (id) => change(id, changesIn(state.circuit)[id] === "off" ? null : "off");
+const edgeKey = (source, target) => `${source}>${target}`;
+const switchEdge = (source, target) => runsHere(state.circuit) && change(edgeKey(source, target), changesIn(state.circuit)[edgeKey(source, target)] ? null : "off");
+
+/** The prompt that is run: a person's, or the first of the task. */
+function promptText() {
+  const first = current().prompts[0];
+  return state.prompt || (first ? first.tokens.map((id) => current().tokens[String(id)]).join("") : "");
+}
+
 function buildLive() {
   if (!canRun()) return fill("live");
   if (byId("live").dataset.circuit === String(state.circuit)) return;
   byId("live").dataset.circuit = String(state.circuit);
-  const first = current().prompts[0];
-  const text = first ? first.tokens.map((id) => current().tokens[String(id)]).join("") : "";
-  fill("live", html("h2", {}, "Try it"), html("textarea", { id: "live-prompt", rows: 4, "aria-label": "prompt" }, answers.get(state.circuit)?.prompt ?? text),
-    html("p", {}, html("button", { id: "live-run", onclick: runLive }, "run"), " ", html("button", { id: "live-switch", onclick: () => switchNode(state.node) }, "switch selected node off / on"), " ", page.live ? html("button", { id: "live-save", onclick: saveLabels }, "save labels") : null),
-    html("p", { id: "live-off", class: "soft" }), html("p", { id: "live-said", class: "soft" }), html("div", { id: "live-result" }));
-  showOff();
+  const who = (name) => html("button", { onclick: () => completeLive(name), title: `the rest of the line, as the ${name} goes on` }, name);
+  fill("live", html("h2", {}, "Try it"),
+    html("textarea", { id: "live-prompt", rows: 4, spellcheck: "false", "aria-label": "prompt", oninput: soon }, promptText()),
+    html("p", { class: "bar" }, html("button", { id: "live-run", onclick: () => setPrompt(byId("live-prompt").value) }, "run"), html("button", { id: "live-switch", onclick: () => switchNode(state.node) }, "switch selected node off / on"),
+      page.live ? html("button", { id: "live-save", onclick: saveLabels }, "save labels") : html("span", { id: "live-complete" }, "complete the line: ", who("model"), " ", who("circuit"))),
+    html("p", { id: "live-off", class: "bar soft" }), html("div", { id: "live-result" }), html("p", { id: "live-said", class: "soft" }));
   if (!page.live) sayChecked(state.circuit);
+}
+
+let later = 0;
+
+/** While it is typed, not at every key. */
+function soon() {
+  clearTimeout(later);
+  if (!page.live) later = setTimeout(() => setPrompt(byId("live-prompt").value), 250);
+}
+
+function setPrompt(text) {
+  clearTimeout(later);
+  if (text === promptText()) runLive();
+  else update({ prompt: text });
 }
 
 async function sayChecked(circuit) {
@@ -32,9 +63,13 @@ async function sayChecked(circuit) {
   }
 }
 
-function showOff() {
-  const off = [...offIn(state.circuit)];
-  byId("live-off").replaceChildren(...(off.length ? ["off: ", ...off.flatMap((id) => [html("button", { title: "switch it on again", onclick: () => switchNode(id) }, id), " "])] : []));
+function showChanges() {
+  if (!byId("live-off")) return;
+  const own = Object.entries(changesIn(state.circuit)), off = own.filter(([, value]) => value === "off"), held = own.filter(([, value]) => value !== "off");
+  const undo = (key, text) => html("button", { title: "as it was again", onclick: () => change(key, null) }, text);
+  byId("live-off").replaceChildren(
+    ...(off.length ? ["off: ", ...off.flatMap(([key]) => [undo(key, key.replace(">", " → ")), " "])] : []),
+    ...(held.length ? ["held: ", ...held.flatMap(([key, value]) => [undo(key, `${key} at ${value}`), " "])] : []));
 }
 
 async function post(path, body) {
@@ -44,14 +79,33 @@ async function post(path, body) {
   return found;
 }
 
+/** The chosen prompt, as things are now and, if something was changed, as they were. */
 async function runLive() {
+  if (!canRun() || !byId("live-prompt")) return;
+  const circuit = state.circuit, prompt = byId("live-prompt").value, own = ++runs;
+  try {
+    const now = await (page.live ? post("run", { circuit, prompt, off: [...offIn(circuit)] }) : runHere(circuit, prompt));
+    const known = results.get(circuit);
+    if (own !== runs) return;
+    const untouched = !Object.keys(changesIn(circuit)).length;
+    results.set(circuit, { prompt, now, before: untouched ? now : known?.prompt === prompt ? known.before : null });
+  } catch (error) {
+    if (own !== runs) return;
+    results.delete(circuit);
+    fill("live-result", html("p", { class: "minus" }, error.message));
+    return;
+  }
+  notify(new Set(["result"]));
+}
+
+async function completeLive(who) {
   const circuit = state.circuit, prompt = byId("live-prompt").value;
   try {
-    const asked = { circuit, prompt, off: [...offIn(circuit)] };
-    answers.set(circuit, { prompt, ...(await (page.live ? post("run", asked) : runHere(asked))) });
-    showLive();
+    const text = await completeHere(circuit, prompt, who, 24);
+    if (state.circuit !== circuit) return;
+    byId("live-prompt").value = prompt + text;
+    setPrompt(prompt + text);
   } catch (error) {
-    answers.delete(circuit);
     fill("live-result", html("p", { class: "minus" }, error.message));
   }
 }
@@ -66,27 +120,56 @@ async function saveLabels() {
   }
 }
 
-function switchNode(id) {
-  if (!id) return;
-  const off = offIn(state.circuit);
-  if (!off.delete(id)) off.add(id);
-  showOff();
-  refreshGraphs(new Set(["node"]));
-  runLive();
-}
-
 /** Activations of the selected node along the prompt, and what comes next by the model and by the circuit. */
 function showLive() {
-  const answer = answers.get(state.circuit);
+  const said = results.get(state.circuit);
   if (!canRun()) return;
-  if (!answer) return fill("live-result");
-  const values = answer.activations[state.node];
-  const most = strongest(values ?? []);
-  const line = answer.tokens.map((text, i) => {
+  if (!said) return fill("live-result");
+  const { now, before } = said, values = now.activations[state.node], most = strongest(values ?? []);
+  const line = now.tokens.map((text, i) => {
     const span = html("span", { class: "token", dir: "auto" }, text.replaceAll("\n", "↵\n"));
     if (values) shade(span, values[i], most);
     return span;
   });
-  const rows = answer.next.map(({ text, answer: wanted, model, circuit }) => html("tr", {}, html("td", { class: "code" }, visible(text), wanted ? " (an answer)" : ""), html("td", { class: "number" }, shown(100 * model)), html("td", { class: "number" }, shown(100 * circuit))));
-  fill("live-result", html("p", { class: "code" }, ...line), html("table", {}, html("tr", {}, ...["next token", "model, %", "circuit, %"].map((text) => html("th", {}, text))), rows));
+  fill("live-result",
+    html("p", { class: "code" }, ...line), values ? html("p", { class: "soft" }, `shaded by ${state.node} in the circuit; at the last token ${shown(values.at(-1))}`) : null,
+    preferences(now, before), nextTable(now, before));
+}
+
+/** Between the answers alone: shares of the two that are likeliest, in the model and in the circuit. */
+function preferences(now, before) {
+  const among = (found) => found.next.filter((each) => each.answer);
+  if (among(now).length < 2) return null;
+  const pair = [...among(now)].sort((a, b) => b.model + b.circuit - a.model - a.circuit).slice(0, 2);
+  const share = (found, run) => {
+    const [one, two] = pair.map(({ text }) => among(found).find((each) => each.text === text)?.[run] ?? 0);
+    return one / (one + two);
+  };
+  const bar = (run) => {
+    const own = share(now, run), was = before && before !== now ? share(before, run) : null;
+    return html("tr", {}, html("td", {}, run), html("td", { class: "share" }, svg("svg", { width: 120, height: 10, role: "img", "aria-label": `${shown(100 * own)} %` }, svg("rect", { class: "ground", width: 120, height: 10 }), svg("rect", { class: "part", width: 120 * own, height: 10 }))), number(100 * own, was === null ? null : 100 * was));
+  };
+  return html("div", { class: "preference" }, html("h3", {}, `${visible(pair[0].text)} rather than ${visible(pair[1].text)}, %`), html("table", {}, bar("model"), bar("circuit")));
+}
+
+/** A cell with a number, and how much it has changed. */
+function number(value, was = null) {
+  const cell = html("td", { class: "number" }, shown(value)), by = was === null ? 0 : value - was;
+  cell.dataset.value = String(value);
+  if (Math.abs(by) >= 0.05) cell.append(html("span", { class: by > 0 ? "plus" : "minus" }, ` ${by > 0 ? "+" : ""}${shown(Number(by.toFixed(1)))}`));
+  return cell;
+}
+
+function nextTable(now, before) {
+  const was = (text, run) => (before && before !== now ? 100 * (before.next.find((each) => each.text === text)?.[run] ?? NaN) : null);
+  const seen = (value) => (Number.isNaN(value) ? null : value);
+  const rank = (each, run) => (each.answer && each[`${run}Rank`] ? html("span", { class: "soft" }, `#${each[`${run}Rank`]} `) : null);
+  const cell = (each, run) => {
+    const made = number(100 * each[run], seen(was(each.text, run)));
+    const place = rank(each, run);
+    if (place) made.prepend(place);
+    return made;
+  };
+  const rows = now.next.map((each) => html("tr", {}, html("td", { class: "code" }, visible(each.text), each.answer ? " (an answer)" : ""), cell(each, "model"), cell(each, "circuit")));
+  return html("table", { id: "next" }, html("tr", {}, ...["next token", "model, %", "circuit, %"].map((text) => html("th", {}, text))), rows);
 }

@@ -22,7 +22,7 @@ function onChange(changed) {
   showTheme();
   if (is("circuit", "beside")) {
     byId("title").textContent = `Circuit for ${current().task}`;
-    byId("subtitle").textContent = [current().description, `${current().nodes.length} nodes`, current().model].filter(Boolean).join(" · ");
+    showSubtitle();
     if (drawnGraphs.map((drawn) => drawn.index).join() !== panes().join()) drawGraphs();
     showCompare();
     showCurves();
@@ -30,16 +30,25 @@ function onChange(changed) {
     buildLive();
   }
   showFilters();
+  if (is("view", "result", "circuit")) showFlow();
   refreshGraphs(changed);
   if (is("circuit", "node")) showNode();
-  else if (is("labels", "groups")) refreshNames();
+  else if (is("labels", "groups", "changes")) refreshNames();
   if (is("circuit", "node")) { showSteering(); showContexts(); byId("announce").textContent = state.node; }
-  if (is("circuit", "node", "pair", "run")) { showPrompts(); showAttention(); showLive(); }
+  if (is("circuit", "node", "pair", "run")) { showPrompts(); showAttention(); }
+  if (is("circuit", "changes")) showChanges();
+  if (is("circuit", "changes", "prompt")) { if (byId("live-prompt") && is("prompt") && changed.size > 1) byId("live-prompt").value = promptText(); runLive(); }
+  if (is("circuit", "node", "result")) showLive();
+  if (is("circuit", "node", "result", "labels")) showStory();
 }
 
-try {
-  start();
-} catch (error) {
-  byId("problem").hidden = false;
-  byId("problem").textContent = error.message;
+if (typeof document === "undefined") { // in the worker
+  addEventListener("message", async ({ data }) => postMessage(await answerOf(data)));
+} else {
+  try {
+    start();
+  } catch (error) {
+    byId("problem").hidden = false;
+    byId("problem").textContent = error.message;
+  }
 }

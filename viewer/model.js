@@ -96,6 +96,15 @@ class Model {
     return this.logits(norm(x, { weight: this.tensor("transformer.final_norm.weight").values, bias: this.valuesOf("transformer.final_norm.bias") }, n), id);
   }
 
+  // Of an edge: the weight from node s of one site to node t of another.
+  weight(source, s, target, t) {
+    const [at, path] = [Number(source.split(".")[0]), target.replace(/^\d+\./, "")], layer = this.layers[at], part = { "attn.q": 0, "attn.k": 1, "attn.v": 2 }[path];
+    const { matrix } = path === "attn.resid_delta" ? layer.attnProj : path === "mlp.post_act" ? layer.cFc : path === "mlp.resid_delta" ? layer.mlpProj : layer.cAttn;
+    const row = part === undefined ? t : part * this.config.n_head * this.config.d_head + t;
+    for (let n = matrix.starts[s]; n < matrix.starts[s + 1]; n++) if (matrix.rows[n] === row) return matrix.weights[n];
+    return 0;
+  }
+
   valuesOf(name) {
     const found = this.tensor(name);
     return found && found.values;
@@ -254,12 +263,13 @@ function attended(q, keys, values, heads, size, sinks, record, layer) {
   return y;
 }
 
-// A prompt through the model, or through a circuit of it; frozen: norms use the scales that the whole model has on the same prompt.
-function runPrompt(model, ids, run = {}, { frozen = false, record = true } = {}) {
-  const whole = frozen ? runPrompt(model, ids, {}, { record: true }).steps : null, cache = model.begin(), steps = [];
+// A prompt through the model, or through a circuit of it; scales: of every token what norms multiply with, or null: each its own; frozen: those that the
+// whole model has on the same prompt.
+function runPrompt(model, ids, run = {}, { scales = null, frozen = false, record = true } = {}) {
+  const used = frozen ? runPrompt(model, ids).steps.map(step => step.scales) : scales, cache = model.begin(), steps = [];
   ids.forEach((id, t) => {
     const seen = record ? { sites: new Map(), scales: [], attention: [] } : null;
-    const logits = model.step(cache, id, { ...run, scales: whole ? whole[t].scales : null, record: seen });
+    const logits = model.step(cache, id, { ...run, scales: used ? used[t] : null, record: seen });
     steps.push({ logits, sites: seen && seen.sites, scales: seen && seen.scales, attention: seen && seen.attention });
   });
   return { cache, steps, logits: steps.length ? steps[steps.length - 1].logits : null };

@@ -16,7 +16,7 @@ from .data import Subject, page_data
 
 # In order: what is shared, then one file for each panel.
 SCRIPTS = (
-    "contract.js", "dom.js", "state.js", "layout.js", "graph.js", "node.js", "steering.js", "contexts.js", "prompts.js", "attention.js", "curves.js", "report.js",
+    "contract.js", "dom.js", "state.js", "layout.js", "words.js", "graph.js", "flow.js", "node.js", "story.js", "steering.js", "contexts.js", "prompts.js", "attention.js", "curves.js", "report.js",
     "labels.js", "filters.js", "compare.js", "tokenizer.js", "model.js", "here.js", "live.js", "main.js",
 )  # fmt: skip
 
@@ -37,7 +37,7 @@ def render(data: dict[str, Any]) -> str:
     code = script()
     policy = (
         f"default-src 'none'; script-src '{content_hash(code)}'; style-src '{content_hash(style)}'; base-uri 'none'; form-action 'none'; "
-        f"connect-src {chr(39) + 'self' + chr(39) if data['live'] else chr(39) + 'none' + chr(39)}"
+        f"connect-src {chr(39) + 'self' + chr(39) if data['live'] else chr(39) + 'none' + chr(39)}; worker-src blob:"
     )
     title = ", ".join(dict.fromkeys(circuit["task"] for circuit in data["circuits"]))
     parts = {

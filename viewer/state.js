@@ -1,5 +1,6 @@
-/** What is looked at. It lives in the URL's fragment, so that a link shows the same view. Labels and groups are those that a person changed. */
-const DEFAULTS = { circuit: 0, beside: -1, node: "", threshold: 0, search: "", pair: 0, run: "circuit", theme: "", labels: {}, groups: {} };
+/** What is looked at. It lives in the URL's fragment, so that a link shows the same view. Labels and groups are those that a person changed; changes are
+ * what was done to a circuit: node -> "off" or the value that it is held at, "source>target" -> "off". */
+const DEFAULTS = { circuit: 0, beside: -1, node: "", threshold: 0, search: "", pair: 0, run: "circuit", view: "circuit", theme: "", prompt: "", labels: {}, groups: {}, changes: {} };
 let page = null; // the data
 let wiring = null; // path of a node site in its layer -> what the page knows of it (page.py)
 let state = structuredClone(DEFAULTS);

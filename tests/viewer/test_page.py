@@ -36,10 +36,13 @@ def test_the_whole_circuit_is_drawn(opened, toy_page):
     assert {tuple(edge) for edge in edges} == wanted | ends
     negative = page.eval_on_selector_all(".edge.negative", "edges => edges.map(e => [e.dataset.source, e.dataset.target])")
     assert {tuple(edge) for edge in negative} == {("0.mlp.act_in:1", NEURON), ("final_resid:4", "answer:3")}
-    assert page.locator("svg text.row").all_text_contents()[:2] == ["tokens", "0  MLP reads"]
+    assert page.locator("svg text.row").all_text_contents()[:2] == ["tokens", "MLP reads"]
+    assert page.locator("svg text.layer").all_text_contents() == ["layer 0", "layer 1"]
+    heights = page.eval_on_selector_all("svg text.row", "rows => rows.map(row => Number(row.getAttribute('y')))")
+    assert heights == sorted(heights, reverse=True)  # forward is up
     assert page.locator("rect.box").count() == 1  # one head, with k and v in it
     lanes = page.eval_on_selector_all("line.lane title", "lanes => lanes.map(lane => lane.textContent)")
-    assert lanes == [f"residual channel {i}" for i in (0, 1, 2, 3, 4)]
+    assert sorted(lanes) == [f"residual channel {i}" for i in (0, 1, 2, 3, 4)]
     assert page.title() == "Circuit: quotes, half"
     graph, footer = page.locator("#graphs").bounding_box(), page.locator("footer").bounding_box()
     assert graph["y"] + graph["height"] <= footer["y"]
@@ -62,7 +65,7 @@ def test_a_click_selects_and_the_link_brings_it_back(opened, toy_page):
     assert "No node selected" in page.inner_text("#node")
     page.click(f"[data-id='{NEURON}'] .ring")
     assert page.inner_text("#node h2") == NEURON
-    assert texts(page, ".reads tr") == ["1\t0.mlp.act_in:0", "\u22121\t0.mlp.act_in:1"]
+    assert texts(page, ".reads tr") == ["1\t0.mlp.act_in:0 reads \u2018('\u2019", '\u22121\t0.mlp.act_in:1 reads \u2018("\u2019']
     assert texts(page, ".writes tr") == ["1\t0.mlp.resid_delta:3"]
     near = page.eval_on_selector_all(".node.near", "nodes => nodes.map(node => node.dataset.id)")
     assert set(near) == {NEURON, "0.mlp.act_in:0", "0.mlp.act_in:1", "0.mlp.resid_delta:3"}
@@ -155,7 +158,7 @@ def test_threshold(opened, toy_page):
     page.locator("#threshold").evaluate("slider => { slider.value = 900; slider.dispatchEvent(new Event('input')); }")
     left = page.eval_on_selector_all(".edge:not(.hidden)", "edges => edges.map(e => e.dataset.target)")
     assert left == ["1.attn.k:0"]  # the weight of 6
-    assert "1 of 13 shown" in page.inner_text("#threshold-shown")
+    assert "1 of 9 edges shown" in page.inner_text("#threshold-shown")
     again = opened(page.url)
     assert again.locator(".edge:not(.hidden)").count() == 1
     assert again.input_value("#threshold") == "900"
@@ -196,7 +199,7 @@ def test_report_curves_and_facts(opened, toy_page, toy):
     assert texts(page, "#curves h2") == ["Loss against size", "Pruning: loss", "Pruning: open nodes"]
     path = page.locator("#curves svg >> nth=0").locator("path >> nth=1").get_attribute("d")
     assert path.count("L") == 2
-    assert "their means over 1,536 tokens" in page.inner_text("#facts")
+    assert "their means over 1,536 tokens" in page.locator("#facts").text_content()
     page.select_option("#circuit-select", value="1")
     assert "Not verified yet" in page.inner_text("#report")
 
@@ -260,7 +263,7 @@ def test_keyboard(opened, toy_page):
     page = opened(toy_page)
     page.focus("#graphs svg")
     seen = []
-    for key in ("ArrowDown", "ArrowRight", "ArrowDown", "ArrowDown", "ArrowDown", "ArrowDown", "ArrowUp"):
+    for key in ("ArrowUp", "ArrowRight", "ArrowUp", "ArrowUp", "ArrowUp", "ArrowUp", "ArrowDown"):
         page.keyboard.press(key)
         seen.append(page.inner_text("#node h2"))
     assert seen[:2] == ["0.mlp.act_in:0", "0.mlp.act_in:1"]
@@ -274,11 +277,11 @@ def test_keyboard(opened, toy_page):
 def test_keys_in_the_second_graph_keep_both(opened, toy_page):
     page = opened(f"{toy_page}#beside=1")
     page.focus(".pane >> nth=1 >> svg")
-    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowUp")
     assert page.locator(".pane").count() == 2
     assert page.inner_text("#title") == "Circuit for half"
     assert page.inner_text("#node h2") == "0.mlp.act_in:0"
-    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowUp")
     assert page.inner_text("#node h2").startswith("0.mlp.post_act")
     assert "circuit=1" in page.url
     assert "beside=0" in page.url
@@ -344,7 +347,7 @@ def test_hostile_names_tokens_and_labels_are_text(opened, toy, bridged, tmp_path
     assert page.input_value("#label-input") == HOSTILE[1]
     assert page.input_value("#group-input") == "<b>x"
     assert "<script>alert(7)</script>" in page.inner_text("#report")
-    assert "</script><script>alert(5)</script>" in page.inner_text("#facts")
+    assert "</script><script>alert(5)</script>" in page.locator("#facts").text_content()
     assert HOSTILE[0] in page.locator("#contexts").text_content()
     assert re.search(r"U.202E.evil.U.2066", page.locator("#prompts").text_content())
     assert not set("\u202e\u2066") & set(page.locator("body *:not(script)").first.inner_text())

@@ -1,0 +1,101 @@
+/**
+ * The prompt's own graph: nodes by position, and what flows along each edge there: weight times how far the source is from its mean; along attention, times
+ * the share that the later token gives. From the answers back, each node hands its part on to what flows into it, by size; drawn is what has the largest
+ * part. (Queries and keys decide the shares of attention; they have no flow of their own.)
+ */
+const FLOWS = 120; // that are drawn
+
+function showFlow() {
+  const shows = state.view === "prompt" && canRun(), panel = byId("flow");
+  byId("graphs").hidden = shows;
+  panel.hidden = !shows;
+  if (!shows) return fill("flow");
+  const said = results.get(state.circuit);
+  if (!said || !said.now.attention) return fill("flow", html("p", { class: "soft" }, page.live ? "A served page shows the circuit alone." : "The prompt is being run."));
+  const flows = influences(flowsOf(current(), said.now), current()), kept = flows.slice(0, FLOWS), total = flows.reduce((sum, each) => sum + each.part, 0);
+  const share = total ? kept.reduce((sum, each) => sum + each.part, 0) / total : 0;
+  fill("flow",
+    html("p", { class: "soft" }, `The ${kept.length} largest of ${flows.length} flows to the answers on this prompt, ${shown(100 * share)} % of all: the wider, the larger its part; blue raises what it goes to.`),
+    drawFlow(current(), said.now, kept));
+}
+
+/** [{source, from, target, to, flow}], positions from and to; only what differs from the mean counts, since that is what the circuit moves. */
+function flowsOf(circuit, now) {
+  const found = [], last = now.tokens.length - 1, nodes = new Map(circuit.nodes.map((node) => [node.id, node])), stage = new Map(circuit.stages.map(({ name }, i) => [name, i]));
+  const off = (id, t) => now.activations[id][t] - (nodes.get(id).mean ?? 0), add = (source, from, target, to, flow) => { if (flow) found.push({ source, from, target, to, flow }); };
+  for (const { source, target, weight, kind } of circuit.links) {
+    if (kind === "embedding") now.ids.forEach((id, t) => { if (source === `token:${id}`) add(source, t, target, t, weight); });
+    else if (kind === "unembedding") add(source, last, target, last, weight * off(source, last));
+    else if (pathOf(nodes.get(source).site) === "attn.v") {
+      const shares = now.attention[`${source.split(".")[0]}.${nodes.get(source).head}`];
+      for (let to = 0; to <= last; to++) for (let from = 0; from <= to; from++) add(source, from, target, to, weight * shares[to][from] * off(source, from));
+    } else for (let t = 0; t <= last; t++) add(source, t, target, t, weight * off(source, t));
+  }
+  const residual = circuit.nodes.filter((node) => kindOf(node.site).residual), writes = residual.filter((node) => node.site.endsWith("resid_delta"));
+  for (const read of residual) {
+    if (read.site.endsWith("resid_delta")) continue;
+    for (const write of writes) if (write.index === read.index && stage.get(write.site) < stage.get(read.site)) for (let t = 0; t <= last; t++) add(write.id, t, read.id, t, off(write.id, t));
+  }
+  return found;
+}
+
+/** The flows with their part in the answers, the largest first: rows from the top, since all flows go up. */
+function influences(flows, circuit) {
+  const rows = rowsOf(circuit), rowOf = new Map(rows.flatMap((row, i) => [...row.nodes, ...(row.groups ?? []).flatMap((group) => group.nodes)].map((node) => [node.id, i])));
+  const into = new Map(), part = new Map();
+  for (const each of flows) {
+    const key = `${each.target} ${each.to}`;
+    if (!into.has(key)) into.set(key, []);
+    into.get(key).push(each);
+    if (each.target.startsWith("answer:")) part.set(key, 1);
+  }
+  const keys = [...into.keys()].sort((a, b) => rowOf.get(b.slice(0, b.lastIndexOf(" "))) - rowOf.get(a.slice(0, a.lastIndexOf(" "))));
+  for (const key of keys) {
+    const own = part.get(key) ?? 0, total = into.get(key).reduce((sum, each) => sum + Math.abs(each.flow), 0);
+    for (const each of into.get(key)) {
+      each.part = own * Math.abs(each.flow) / total;
+      const source = `${each.source} ${each.from}`;
+      part.set(source, (part.get(source) ?? 0) + each.part);
+    }
+  }
+  return flows.filter((each) => each.part > 0).sort((a, b) => b.part - a.part);
+}
+
+function drawFlow(circuit, now, flows) {
+  const drawn = new Set(flows.flatMap(({ source, target }) => [source, target]));
+  const has = (row) => [...row.nodes, ...(row.groups ?? []).flatMap((group) => group.nodes)].some((node) => drawn.has(node.id));
+  const rows = rowsOf(circuit).filter(has), column = Math.max(64, (byId("flow").clientWidth - LEFT - 40) / now.tokens.length);
+  const high = Math.min(100, Math.max(46, (byId("flow").clientHeight - 90) / Math.max(1, rows.length))), height = rows.length * high + 30;
+  const rowOf = new Map(rows.flatMap((row, i) => [...row.nodes, ...(row.groups ?? []).flatMap((group) => group.nodes)].map((node) => [node.id, i])));
+  const last = now.tokens.length - 1, y = (id) => 20 + (rows.length - 1 - rowOf.get(id)) * high;
+  const seen = new Map(); // "id t" -> flow through it
+  for (const { source, from, target, to, flow } of flows) for (const key of [`${source} ${from}`, `${target} ${to}`]) seen.set(key, (seen.get(key) ?? 0) + Math.abs(flow));
+  const cells = new Map(); // row and position -> ids
+  for (const key of seen.keys()) {
+    const at = key.lastIndexOf(" "), cell = `${rowOf.get(key.slice(0, at))} ${key.slice(at + 1)}`;
+    cells.set(cell, [...(cells.get(cell) ?? []), key.slice(0, at)]);
+  }
+  const places = new Map();
+  for (const [cell, ids] of cells) {
+    const t = Number(cell.split(" ")[1]);
+    ids.sort().forEach((id, i) => places.set(`${id} ${t}`, { x: LEFT + t * column + (column * (i + 1)) / (ids.length + 1), y: y(id) + (ids.length > 4 ? (i % 3) * 9 - 9 : 0) }));
+  }
+  const most = strongest(flows.map((each) => each.part)) || 1, width = LEFT + column * now.tokens.length + 20;
+  const lines = [...flows].reverse().map(({ source, from, target, to, flow, part }) => {
+    const a = places.get(`${source} ${from}`), b = places.get(`${target} ${to}`), middle = (a.y + b.y) / 2;
+    return svg("path", { class: `edge ${flow < 0 ? "negative" : "positive"}`, d: `M${a.x} ${a.y}C${a.x} ${middle} ${b.x} ${middle} ${b.x} ${b.y}`, "stroke-width": (0.5 + 5 * Math.sqrt(part / most)).toFixed(2) }, svg("title", {}, `${source} at ${from + 1} → ${target} at ${to + 1}  ${shown(flow)}`));
+  });
+  const ids = [...places.keys()];
+  const dots = [...places].map(([key, { x, y: at }]) => {
+    const id = key.slice(0, key.lastIndexOf(" ")), t = Number(key.slice(key.lastIndexOf(" ") + 1)), node = nodeOf(circuit, id);
+    const name = node ? `${spoken(state.circuit, node)} ${id} at token ${t + 1}: ${shown(now.activations[id][t])}` : id;
+    const dot = svg("g", { class: `node ${id === state.node ? "selected" : ""}`, transform: `translate(${x} ${at})`, onclick: () => node && update({ node: id }) }, svg("circle", { class: "ring", r: 5 }), node && ids.length < 60 ? svg("text", { class: "label", x: 8, y: 4 }, spoken(state.circuit, node).slice(0, 14)) : null, svg("title", {}, harmless(name)));
+    dot.dataset.id = id;
+    return dot;
+  });
+  const words = now.tokens.map((text, t) => svg("text", { class: "end", x: LEFT + (t + 0.5) * column, y: height + 2, "text-anchor": "middle" }, harmless(visible(text)).slice(0, Math.max(3, Math.floor(column / 7)))));
+  const answers = [...places].filter(([key]) => key.startsWith("answer:")).map(([key, { x, y: at }]) => svg("text", { class: "end", x, y: at - 8, "text-anchor": "middle" }, harmless(visible(circuit.tokens[key.slice(7, key.lastIndexOf(" "))] ?? ""))));
+  const stripes = now.tokens.map((_, t) => svg("rect", { class: t % 2 ? "" : "band", fill: "none", x: LEFT + t * column, y: 0, width: column, height: height + 8 }));
+  const titles = rows.map((row, i) => svg("text", { class: "row", x: LEFT - 12, y: 24 + (rows.length - 1 - i) * high, "text-anchor": "end" }, row.layer === null || row.layer === undefined ? row.title : `${row.layer} ${row.title}`));
+  return html("div", { class: "pane" }, svg("svg", { class: "flow", width, height: height + 14, viewBox: `0 0 ${width} ${height + 14}`, role: "img", "aria-label": `The circuit on this prompt of ${last + 1} tokens` }, stripes, titles, lines, dots, words, answers));
+}
