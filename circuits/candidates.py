@@ -140,6 +140,11 @@ class Search:
         fewer = self._fewer_nodes(nodes, straight)
         return fewer, within(straight, fewer)
 
+    def reaches(self, ranking: list[Place], active: int, tried: int = 16) -> bool:
+        """Whether one of some prefixes of the active nodes, the longest among them, meets the target."""
+        sizes = sorted({active * i // tried for i in range(1, tried + 1)}, reverse=True)
+        return any(self.loss(as_nodes(ranking[:size], self.sites)) <= self.config.target_loss for size in sizes)
+
     def discretise(self, ranking: list[Place], active: int) -> tuple[Nodes, list[list[float]]]:
         """The smallest prefix of the ranking that meets the target; by scanning, as loss is not monotone in its length (of long rankings a bisection, `shrink`).
 

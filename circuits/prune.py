@@ -32,6 +32,7 @@ from .sites import evaluating, require_csp
 from .tasks import NAME, Task
 
 METHODS = ("learned", "attribution")
+CHEAPER = 2  # times that masks are trained anew at a third of the price
 ADVERSARIES = 3  # times that a circuit is looked for anew, with what broke the last among the conditions
 
 
@@ -106,17 +107,29 @@ def decided_again(
 
 
 def _prune(search: Search, tokenizer: Any, method: str, out: str | Path | None) -> Circuit:
-    config, model = search.config, search.model
-    history: list[tuple[int, float, int]] = []
+    model, history = search.model, []
     if method == "learned":
-        masks = Masks(model, search.values, config, search.barred)
-        history = train_masks(masks, search.task, conditions=search.conditions)
-        scores = {name: importance.detach().float().cpu() for name, importance in masks.importance.items()}
+        scores, history = _learned(search)
     else:
+        config = search.config
         fills = {name: search.values[name] for name in search.sites}
         pairs = training_pairs(search.task, config, config.eval_pairs).part(0, config.eval_pairs).to(model.device)
         scores = attribution(model, fills, pairs, config.freeze_norms)
     return _decided(search, _Assembly(search, tokenizer, scores, method, history), scores, out)
+
+
+def _learned(search: Search) -> tuple[dict[str, torch.Tensor], list[tuple[int, float, int]]]:
+    """Importance of every node, and the history of its masks. A price at which what stays open misses the target is cut to a third, twice at most; the
+    price that was taken is in the circuit's settings."""
+    for cheaper in range(CHEAPER + 1):
+        masks = Masks(search.model, search.values, search.config, search.barred)
+        history = train_masks(masks, search.task, conditions=search.conditions)
+        scores = {name: importance.detach().float().cpu() for name, importance in masks.importance.items()}
+        stopped = len(history) < search.config.steps  # by a person, who wants a circuit now
+        if stopped or cheaper == CHEAPER or not search.config.k_coef or search.reaches(ranked(scores), int(masks.open_count())):
+            break
+        search.config = dataclasses.replace(search.config, k_coef=search.config.k_coef / 3)
+    return scores, history
 
 
 def _decided(search: Search, make: _Assembly, scores: Mapping[str, torch.Tensor], out: str | Path | None) -> Circuit:

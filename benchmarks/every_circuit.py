@@ -1,0 +1,107 @@
+"""Every circuit of a model, as it ships: found, explained, verified, proved; into MODEL/circuits/<task>.
+
+    python benchmarks/every_circuit.py MODEL --set ablation=mix --set draws=2
+    python benchmarks/every_circuit.py MODEL --part 1/2 ...                   # half of the tasks, for a second process beside it
+
+Goes on where it was stopped: what is there and belongs to the model is not done again. A task that the model cannot do, or for which no circuit
+reaches the target, gets none, and is named with its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from side_by_side import machine
+
+from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
+from sparse_circuits.circuits import PruneConfig, capabilities, mean_activations, prune, task_for, tasks, verify
+from sparse_circuits.circuits.controls import SAMPLES
+from sparse_circuits.circuits.hypotheses import explain_circuit, labels_of
+from sparse_circuits.circuits.report import Verification
+from sparse_circuits.cli.given import corpus_blocks, read_settings
+from sparse_circuits.files import write_whole
+from sparse_circuits.programs import prove
+from sparse_circuits.programs.prove import certified
+
+MISSED = "missed.json"  # tasks without a circuit, and why
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--task", action="append", help="default: all that pass the gate")
+    parser.add_argument("--part", default="0/1", help="I/N: every N-th of the tasks, from the I-th")
+    parser.add_argument("--set", action="append", default=[], help="any field of PruneConfig")
+    parser.add_argument("--controls", action="store_true", help="twins, shuffled weights, other circuits, too")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--most", type=int, default=2_000_000, help="prompts that are certified at most")
+    parser.add_argument("--simplify", type=float, default=0.02)
+    given = parser.parse_args()
+    model, tokenizer = (
+        CSPForCausalLM.from_pretrained(given.model, sparse=True).eval(),
+        CSPTokenizer.from_pretrained(given.model),
+    )
+    blocks = corpus_blocks(str(given.model), None, tokenizer, 50_000)
+    config = PruneConfig(**read_settings(PruneConfig, given.set, "pruning"))
+    means = mean_activations(model, blocks, samples=SAMPLES)
+    able = capabilities(model, tokenizer, given.task)
+    part, parts = map(int, given.part.split("/"))
+    for each in [each for each in able if each.passes][part::parts]:
+        one(model, tokenizer, each.task, blocks, means, config, given)
+    print(machine("seed 0"))
+    for each in able:
+        if not each.passes:
+            print(f"{each.task}: {each.reason}")
+
+
+def one(model: Any, tokenizer: Any, name: str, blocks: Any, means: Any, config: PruneConfig, given: argparse.Namespace) -> None:
+    folder, begun, took = given.model / "circuits" / name, time.perf_counter(), []
+    task = task_for(model, name, tokenizer)
+
+    def done(what: str) -> None:
+        took.append(f"{what} {time.perf_counter() - begun:.0f} s")
+
+    circuit = Circuit.from_pretrained(folder) if (folder / "circuit.json").is_file() else None
+    if circuit is None:
+        circuit = prune(model, tokenizer, task, means, config)
+        if not circuit.metrics["reached"]:
+            known = json.loads((given.model / MISSED).read_text()) if (given.model / MISSED).is_file() else {}
+            write_whole(given.model / MISSED, json.dumps(known | {name: circuit.metrics["worst_cost"]}, indent=1) + "\n")
+            print(f"{name}: no circuit reaches the target; the best has {circuit.metrics['worst_cost']:.3f} nats", flush=True)
+            return
+        circuit.metrics.pop("history", None)  # of 400 steps; the curve of sizes stays
+        circuit.save_pretrained(folder)
+        done("found")
+        circuit.labels = labels_of(explain_circuit(model, tokenizer, circuit, blocks, task))
+        circuit.save_pretrained(folder)
+        done("explained")
+    report = Verification.of(folder, circuit)
+    if report is None:
+        others = [task_for(model, other, tokenizer) for other in tasks() if other != name]
+        report = verify(
+            circuit, model, tokenizer, task, blocks=blocks, controls=given.controls, seeds=given.seeds, others=others
+        )
+        report.save(folder)
+        done("verified")
+    if not certified(folder):
+        try:
+            dense = model.to_dense() if model.is_sparse else model
+            proof = prove(dense, tokenizer, circuit, task, blocks, most=given.most, simplify=given.simplify)
+            proof.save(folder)
+            done("proved")
+        except ValueError as error:
+            print(f"{name}: {error}", flush=True)
+        model.to_sparse()
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e3
+    print(
+        f"{name}: {circuit.num_nodes} nodes, {circuit.num_edges} edges; {report.headline}; {certified(folder)}; {size:.0f} kB; {', '.join(took)}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
