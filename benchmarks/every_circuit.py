@@ -87,7 +87,7 @@ def one(model: Any, tokenizer: Any, name: str, blocks: Any, means: Any, config: 
         )
         report.save(folder)
         done("verified")
-    if not certified(folder):
+    if not certified(folder, circuit):
         try:
             dense = model.to_dense() if model.is_sparse else model
             proof = prove(dense, tokenizer, circuit, task, blocks, most=given.most, simplify=given.simplify)
@@ -98,7 +98,7 @@ def one(model: Any, tokenizer: Any, name: str, blocks: Any, means: Any, config: 
         model.to_sparse()
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e3
     print(
-        f"{name}: {circuit.num_nodes} nodes, {circuit.num_edges} edges; {report.headline}; {certified(folder)}; {size:.0f} kB; {', '.join(took)}",
+        f"{name}: {circuit.num_nodes} nodes, {circuit.num_edges} edges; {report.headline}; {certified(folder, circuit)}; {size:.0f} kB; {', '.join(took)}",
         flush=True,
     )
 

@@ -179,6 +179,7 @@ def verify_circuit(
     from ..circuits import Circuit, task_for, tasks, verify
     from ..circuits.report import REPORT
     from ..files import require_writable
+    from ..programs.prove import certified
 
     require_model(model)
     require_corpus(corpus)
@@ -193,6 +194,8 @@ def verify_circuit(
     others = [] if wanted.origin else [task_for(loaded, name, tokenizer) for name in tasks() if name != wanted.name]
     report = verify(found, loaded, tokenizer, wanted, blocks=blocks, pairs=pairs, controls=controls, seeds=seeds, others=others)
     typer.echo(str(report))
+    if proved := certified(folder, found):
+        typer.echo(f"csp prove: right on {proved}")
     report.save(folder)
     typer.echo(f"saved to {folder / REPORT}; look at it: {page_of(folder, loaded, tokenizer, wanted, blocks)}")
 

@@ -166,4 +166,4 @@ def _entry(folder: Path, circuit: Any, out: Path) -> Any:
             shutil.copyfile(folder / name, out / f"{folder.name}.{name}")
             files |= {f"{folder.name}.{name}": said} if said else {}
     report = Verification.of(folder, circuit)
-    return Entry(folder.name, circuit, "not verified" if report is None else report.headline, certified(folder), files)
+    return Entry(folder.name, circuit, "not verified" if report is None else report.headline, certified(folder, circuit), files)

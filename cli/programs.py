@@ -106,7 +106,7 @@ def list_circuits(
                 f"{circuit.num_nodes:,}",
                 edges,
                 "not verified" if report is None else report.headline,
-                certified(folder) or "-",
+                certified(folder, circuit) or "-",
             )
         )
     if as_json:

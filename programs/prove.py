@@ -210,10 +210,11 @@ def read_certificate(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def certified(folder: str | Path) -> str:
-    """What a circuit's folder has certified, in a few words; "" without a certificate."""
+def certified(folder: str | Path, circuit: Circuit) -> str:
+    """What a circuit's folder has certified of it, in a few words; "" without a certificate, or with one of another circuit."""
     path = Path(folder) / CERTIFICATE
-    return headline(read_certificate(path)) if path.is_file() else ""
+    found = read_certificate(path) if path.is_file() else {}
+    return headline(found) if found.get("circuit") == circuit_sha256(circuit) else ""
 
 
 def check(

@@ -326,7 +326,7 @@ def _rows(staged: Path, circuits: dict[str, Circuit]) -> list[tuple[str, str, st
                 "not counted" if edges is None else f"{edges:,}",
                 "" if loss is None else f"{loss:.3f}",
                 verdict,
-                certified(folder),
+                certified(folder, circuit),
             )
         )
     return rows

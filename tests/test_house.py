@@ -18,7 +18,7 @@ ROOMS = {
     "kernels": set(), "checkpoints": set(), "corpora": {"checkpoints"}, "circuits": {"checkpoints", "corpora"},
     "programs": {"circuits"}, "training": {"checkpoints", "corpora", "circuits", "kernels"}, "bridges": {"checkpoints", "corpora", "circuits", "training"},
     "convert": {"checkpoints", "corpora", "circuits", "training", "bridges", "publishing"},
-    "viewer": {"checkpoints", "corpora", "circuits", "training", "bridges"},
+    "viewer": {"checkpoints", "corpora", "circuits", "programs", "training", "bridges"},
     "publishing": {"checkpoints", "corpora", "circuits", "programs", "training", "bridges", "viewer"},
     "cli": {"checkpoints", "corpora", "circuits", "training", "bridges", "convert", "programs", "publishing", "viewer"},
 }  # fmt: skip

@@ -11,6 +11,8 @@ from typing import Any
 
 from ..checkpoints.models import in_new_process
 from ..files import fresh_folder
+from ..modeling_csp import CSPForCausalLM
+from ..tokenization_csp import CSPTokenizer
 from .recipes import PRESETS, Recipe, make_recipe
 from .schedules import GROUPS
 from .train import train
@@ -31,7 +33,9 @@ def run_demo(out: str | Path, recipe: Recipe | None = None, say: Callable[[str],
     Returns:
         what `train` measures, with seconds, the loss after loading again, and the completions.
     """
-    recipe, begun = recipe or make_recipe("demo"), time.monotonic()
+    recipe = recipe or make_recipe("demo")
+    _show_shipped(say)
+    begun = time.monotonic()
     with fresh_folder(out) as folder:  # which vanishes if the demo is stopped
         report = train(recipe, folder, stops=False, say=lambda text: say(text.replace(str(folder), str(out))))
         report["seconds"] = time.monotonic() - begun
@@ -72,6 +76,27 @@ def _reload(folder: Path) -> dict[str, Any]:
         raise RuntimeError(f"The model saved in {folder} could not be loaded in a new process: {error}") from None
 
 
+def _show_shipped(say: Callable[[str], None]) -> None:
+    """What the model beside this package says, if it came with one: hours of training, where the demo has minutes."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "config.json").is_file():
+        return
+    model, tokenizer = CSPForCausalLM.from_pretrained(root).eval(), CSPTokenizer.from_folder(root)
+    say("The model that ships with this package, which was trained for longer than the one that follows:")
+    for prompt in PROMPTS:
+        inputs = tokenizer(prompt, return_tensors="pt")
+        out = model.generate(**inputs, max_new_tokens=32, do_sample=False)
+        _complete(prompt, tokenizer.decode(out[0, inputs["input_ids"].shape[1] :]), say)
+    say("")
+
+
+def _complete(prompt: str, completion: str, say: Callable[[str], None]) -> None:
+    if sys.stdout.isatty():
+        say(f"\n--- {prompt!r}\n{prompt}\033[1m{completion}\033[0m")
+    else:
+        say(f"\n--- {prompt!r} ->\n{prompt}{completion}")
+
+
 def _print(report: dict[str, Any], out: Path, say: Callable[[str], None]) -> None:
     say("\nHeld-out loss, nats per token")
     names = {"unigram": "unigram baseline", "bigram": "bigram baseline", "dense start": "model, dense, before training",
@@ -84,9 +109,5 @@ def _print(report: dict[str, Any], out: Path, say: Callable[[str], None]) -> Non
         say(f"  {group:36} {report[f'density/{group}']:.4f}")
     say(f"  {'nonzeros under projection (L0)':36} {report['l0']:,}")
     for prompt, completion in zip(PROMPTS, report["completions"]):
-        say(
-            f"\n--- {prompt!r}\n{prompt}\033[1m{completion}\033[0m"
-            if sys.stdout.isatty()
-            else f"\n--- {prompt!r} ->\n{prompt}{completion}"
-        )
+        _complete(prompt, completion, say)
     say(f"\nTrained in {report['seconds'] / 60:.1f} minutes; saved to {out}")

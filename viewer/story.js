@@ -10,6 +10,7 @@ function showStory() {
     html("h2", {}, "Step by step"),
     html("p", { class: "soft" }, `What each node adds up, in the order in which the network computes${results.has(state.circuit) ? "; in brackets its value at the last token of the prompt above" : ""}.`),
     html("div", { class: "steps" }, stages.map((stage) => [html("h3", {}, stage), ...shownLines.filter((line) => line.stage === stage).map((line) => storyLine(circuit, line))])),
+    circuit.program ? html("details", { id: "program" }, html("summary", {}, "The same as a short program, as far as its task goes (csp prove --simplify)"), html("pre", { class: "code" }, circuit.program)) : null,
     left > 0 ? html("p", {}, html("button", { id: "story-all", onclick: () => { allLines = !allLines; showStory(); } }, allLines ? "fewer" : `${left} more lines, of nodes that matter less`)) : null);
 }
 

@@ -325,3 +325,26 @@ def test_a_pair_needs_its_own_sparse_model_and_says_what_it_cannot_show(bridged,
     assert 0 < int(re.fullmatch(r"on (\d+) of 16 pairs; in the others the prompts have different lengths", said)[1]) < 16
     assert any(node["steering"] for node in data["nodes"])
     assert ["bridged to", "a dense model of width 8, 4 sublayers"] in [list(fact) for fact in circuit_data(bridged)["facts"]]
+
+
+def test_the_page_has_a_certificate_only_of_its_own_circuit(toy, tmp_path):
+    from sparse_circuits.circuits.identity import circuit_sha256
+
+    model, _, means, subject = toy
+    circuit = toy_circuit(model, means)
+    circuit.save_pretrained(tmp_path)
+    (tmp_path / "simple.py").write_text("def answer(tokens):\n    return {}\n")
+    kept = {"values": "all", "templates": 1, "of": 1}
+    for sha, proved in ((circuit_sha256(circuit), "75.00% of 200 prompts"), ("0" * 64, "")):
+        document = {
+            "format": "sparse_circuits.certificate",
+            "version": 1,
+            "circuit": sha,
+            "prompts": 200,
+            "right": 150,
+            "restricted": kept,
+        }
+        (tmp_path / "certificate.json").write_text(json.dumps(document))
+        found = circuit_data(Subject.of(tmp_path, model, subject.tokenizer))
+        assert found["certified"] == proved
+        assert bool(found["program"]) == bool(proved)

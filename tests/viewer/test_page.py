@@ -65,7 +65,10 @@ def test_a_click_selects_and_the_link_brings_it_back(opened, toy_page):
     assert "No node selected" in page.inner_text("#node")
     page.click(f"[data-id='{NEURON}'] .ring")
     assert page.inner_text("#node h2") == NEURON
-    assert texts(page, ".reads tr") == ["1\t0.mlp.act_in:0 reads \u2018('\u2019", '\u22121\t0.mlp.act_in:1 reads \u2018("\u2019']
+    assert texts(page, ".reads tr") == [
+        "1\t0.mlp.act_in:0 reads \u2018('\u2019",
+        '\u22121\t0.mlp.act_in:1 reads \u2018("\u2019',
+    ]
     assert texts(page, ".writes tr") == ["1\t0.mlp.resid_delta:3"]
     near = page.eval_on_selector_all(".node.near", "nodes => nodes.map(node => node.dataset.id)")
     assert set(near) == {NEURON, "0.mlp.act_in:0", "0.mlp.act_in:1", "0.mlp.resid_delta:3"}
