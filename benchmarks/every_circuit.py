@@ -2,6 +2,7 @@
 
     python benchmarks/every_circuit.py MODEL --set ablation=mix --set draws=2
     python benchmarks/every_circuit.py MODEL --part 1/2 ...                   # half of the tasks, for a second process beside it
+    python benchmarks/every_circuit.py MODEL --table                          # what is there, from the files alone
 
 Goes on where it was stopped: what is there and belongs to the model is not done again. A task that the model cannot do, or for which no circuit
 reaches the target, gets none, and is named with its reason.
@@ -25,7 +26,7 @@ from sparse_circuits.circuits.report import Verification
 from sparse_circuits.cli.given import corpus_blocks, read_settings
 from sparse_circuits.files import write_whole
 from sparse_circuits.programs import prove
-from sparse_circuits.programs.prove import certified
+from sparse_circuits.programs.prove import CERTIFICATE, certified, read_certificate
 
 MISSED = "missed.json"  # tasks without a circuit, and why
 
@@ -40,7 +41,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--most", type=int, default=2_000_000, help="prompts that are certified at most")
     parser.add_argument("--simplify", type=float, default=0.02)
+    parser.add_argument("--table", action="store_true", help="print what is in MODEL/circuits, and do nothing")
     given = parser.parse_args()
+    if given.table:
+        print(table(given.model))
+        return
     model, tokenizer = (
         CSPForCausalLM.from_pretrained(given.model, sparse=True).eval(),
         CSPTokenizer.from_pretrained(given.model),
@@ -56,6 +61,30 @@ def main() -> None:
     for each in able:
         if not each.passes:
             print(f"{each.task}: {each.reason}")
+
+
+def table(model: Path) -> str:
+    """What the files of a model's circuits say, as markdown."""
+    heads = ["task", "nodes", "edges (on a path)", "found under", "prefers", "first guess: model / circuit / nothing", "KL (nothing)",
+             "resampled: prompt / position", "model without its edges / random ones", "levels", "certified: right on", "short program, lines"]  # fmt: skip
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for folder in sorted(path.parent for path in (model / "circuits").glob("*/circuit.json")):
+        circuit = Circuit.from_pretrained(folder)
+        report = Verification.of(folder, circuit)
+        proof = read_certificate(folder / CERTIFICATE) if (folder / CERTIFICATE).is_file() else {}
+        if report is None:
+            continue
+        found, simple = report.found, proof.get("simple", {})
+        whole, own, nothing = (found["scores"]["test"][kind] for kind in ("model", "circuit", "nothing"))
+        ablations, needed = found["ablations"], found["necessity"]
+        cells = [
+            folder.name, f"{circuit.num_nodes}", f"{circuit.num_edges} ({circuit.metrics['edges_on_path']})", str(circuit.settings["ablation"]), f"{own['preference']:.2f}",
+            f"{whole['first_guess']:.2f} / {own['first_guess']:.2f} / {nothing['first_guess']:.2f}", f"{own['kl']:.2f} ({nothing['kl']:.2f})",
+            f"{ablations['resample_prompt']:.2f} / {ablations['resample_position']:.2f}", f"{needed['without_edges']:.2f} / {needed['without_random_edges']:.2f}",
+            report.headline, certified(folder, circuit) or "-", "not told" if "not_told" in simple or not simple else f"{simple['lines']}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def one(model: Any, tokenizer: Any, name: str, blocks: Any, means: Any, config: PruneConfig, given: argparse.Namespace) -> None:

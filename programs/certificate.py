@@ -43,7 +43,7 @@ class Certificate:
             "circuit": circuit_sha256(self.circuit), "model": weights_sha256(self.model), "tokenizer": tokenizer_sha256(self.tokenizer),
             "norms": self.parts.norms, "scales": None if self.scales is None else list(self.scales), "restricted": restricted,
             "language": count([each.template for each in templates]), "prompts": total, "run": sum(each.run for each in tallies), "right": right,
-            "loss": sum(each.loss * each.count for each in tallies) / max(1, total), "smallest_margin": worst[0][0] if worst else None,
+            "one_answer": one_answer(tallies), "loss": sum(each.loss * each.count for each in tallies) / max(1, total), "smallest_margin": worst[0][0] if worst else None,
             "test_pairs": self.on_pairs(), "templates": [self.template(each) for each in tallies],
             "worst": [self.worst(margin, tally, texts) for margin, tally, texts in worst], "model_on": self.model_on(tallies),
         }  # fmt: skip
@@ -123,6 +123,23 @@ class Certificate:
         return found
 
 
+def one_answer(tallies: Sequence[Tally]) -> int:
+    """On how many of the prompts whatever always says the same answer is right, at best."""
+    found: dict[int, float] = {}
+    for tally in tallies:
+        answer = tally.template.right
+        if answer.slot is None:
+            shares = {answer.token: 1.0}
+        else:
+            texts = tally.by_text.get(answer.slot) or dict.fromkeys(range(len(answer.by_text)), (0, 1))
+            total, shares = sum(there for _, there in texts.values()), {}
+            for text, (_, there) in texts.items():
+                shares[answer.by_text[text]] = shares.get(answer.by_text[text], 0.0) + there / max(1, total)
+        for token, share in shares.items():
+            found[token] = found.get(token, 0.0) + share * tally.count
+    return round(max(found.values(), default=0.0))
+
+
 def _shown(text: str) -> str:
     """A text with slots as {0}, {1}, ..., and {0:capital}."""
     told = []
@@ -143,16 +160,14 @@ def summary(certificate: dict[str, Any]) -> list[str]:
     c = certificate
     share = c["right"] / max(1, c["prompts"])
     kept = c["restricted"]
-    whole = (
-        "every prompt of the task's language"
-        if kept["values"] == "all" and kept["templates"] == kept["of"]
-        else (
-            f"every prompt whose values are those of {kept['values']} pools, in {kept['templates']} of {kept['of']} templates, the shortest"
-        )
-    )
+    whole = "every prompt of the task's language"
+    if "texts" in kept:
+        whole = f"every prompt with the first {kept['texts']} of the {kept['values']} pool's values at each place (or as many as must differ), in all {kept['of']} templates"
+    elif kept["values"] != "all" or kept["templates"] != kept["of"]:
+        whole = f"every prompt whose values are those of {kept['values']} pools, in {kept['templates']} of {kept['of']} templates, the shortest"
     pairs = c["test_pairs"]
     said = [
-        f"{c['task']}: right on {c['right']:,} of {c['prompts']:,} prompts ({share:.4%}): {whole}. {c['run']:,} were run; the circuit cannot tell the others from them.",
+        f"{c['task']}: right on {c['right']:,} of {c['prompts']:,} prompts ({share:.4%}), where one answer always would be on {c['one_answer'] / max(1, c['prompts']):.1%}: {whole}. {c['run']:,} were run; the circuit cannot tell the others from them.",
         f"Mean pairwise loss {c['loss']:.4f} nats (chance 0.6931), smallest margin {c['smallest_margin']:.3f}.",
         f"On test pairs the loss is {pairs['compiled']['loss']:.3f} with norms as in the program ({c['norms']}), {pairs['pruned']['loss']:.3f} as it was pruned, "
         f"{pairs['model']['loss']:.3f} of the whole model.",
@@ -198,10 +213,10 @@ def headline(certificate: dict[str, Any]) -> str:
     """
     try:
         prompts, right, kept = int(certificate["prompts"]), int(certificate["right"]), certificate["restricted"]
-        whole = kept["values"] == "all" and kept["templates"] == kept["of"]
-        return f"{right / max(1, prompts):.2%} of {prompts:,} prompts" + (
-            "" if whole else f" ({str(kept['values'])[:20]} words)"
-        )
+        whole = kept["values"] == "all" and kept["templates"] == kept["of"] and "texts" not in kept
+        few = f", {int(kept['texts'])} a place" if "texts" in kept else ""
+        said = "" if whole else f" ({str(kept['values'])[:20]} words{few})"
+        return f"{right / max(1, prompts):.2%} of {prompts:,} prompts{said}"
     except (KeyError, TypeError, ValueError):
         raise ValueError("A certificate is damaged; write it again with csp prove.") from None
 

@@ -115,6 +115,13 @@ def language(task: Task, split: str | None = None, family: str = "main") -> list
     )
 
 
+def narrowed(template: Template, texts: int) -> Template:
+    """The template whose slots take the first so many of their texts, and as many more as slots that differ need."""
+    sizes = [sum(other.group == slot.group for other in template.slots) for slot in template.slots]
+    slots = tuple(Slot(each.kind, each.texts[: max(texts, size)], each.group) for each, size in zip(template.slots, sizes))
+    return Template(template.prompt, template.right, template.wrong, slots)
+
+
 def count(templates: Sequence[Template]) -> int:
     return sum(each.count for each in templates)
 

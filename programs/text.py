@@ -134,8 +134,10 @@ class _Writer:
 
     @staticmethod
     def packed(name: str, values: torch.Tensor) -> str:
-        """Several numbers for each token, [vocab, n], as nobody reads them: the bars of AbsTopK's rivals, and what a bigram table adds to answers."""
+        """Rows of numbers, [n, m], as nobody reads them: AbsTopK's rivals, and what a bigram table adds to answers."""
         rows = values.double().clamp(max=1e300).contiguous()
+        if not rows.numel():
+            return f"{name} = {[()] * len(rows)}"
         if not bool(rows.isfinite().all()):
             raise ValueError("The circuit has a number that is not finite; it is damaged: find it again.")
         text = base64.b85encode(zlib.compress(struct.pack(f"<{rows.numel()}d", *rows.flatten().tolist()), 9)).decode()
@@ -156,8 +158,9 @@ class _Writer:
         count = len(map_.nodes)
         self.tables.append(f"{name} = [{', '.join(told[:count])}]")
         if map_.k is not None:
-            self.tables.append(f"{name}_RIVALS = [{', '.join(told[count:])}]")
-            self.tables.append(f"{name}_FIXED = [{', '.join(number(x) for x in map_.fixed.tolist())}]")
+            rivals = torch.cat([map_.bias[count:, None], map_.weight[count:]], 1)
+            self.tables.append(self.packed(f"{name}_RIVALS", rivals))
+            self.tables.append(self.packed(f"{name}_FIXED", map_.fixed[None]))
 
     # ----------------------------------------------------------------------------------------------------------- parts
 
@@ -178,7 +181,7 @@ class _Writer:
             if map_.activation:
                 rivals = f"[{'gelu(value)' if map_.activation == 'gelu' else 'max(value, 0.0)'} for value in {rivals}]"
             ahead = [0] * len(targets) if map_.ahead is None else map_.ahead.tolist()
-            self.say(f"values = strongest(values, {rivals}, {name}_FIXED, {map_.k}, {ahead})")
+            self.say(f"values = strongest(values, {rivals}, {name}_FIXED[0], {map_.k}, {ahead})")
         for i, target in enumerate(targets):
             self.say(f"{target} = values[{i}]{self.label(map_.name, int(map_.nodes[i]))}")
 
@@ -214,19 +217,20 @@ class _Writer:
             at = int(read.written[i])
             if read.rivals is None or (known is not None and bool((known >= 0).all())):
                 if known is not None and bool((known == 0).any()):
-                    self.tables.append(self.table(f"{name}_{int(read.nodes[i])}_PASSES", known.long()))
-                    self.say(f"{target} *= of({name}_{int(read.nodes[i])}_PASSES, token)")
+                    self.tables.append(self.packed(f"{name}_{int(read.nodes[i])}_PASSES", known[:, None]))
+                    self.say(f"{target} *= {name}_{int(read.nodes[i])}_PASSES[token][0]")
                 continue
             if at >= 0:
                 test = f"sizes[{at}] > {name}_BAR[token][sum(size > sizes[{at}] for size in sizes)]"
             else:
                 own = f"{name}_{int(read.nodes[i])}"
-                self.tables.append(self.table(f"{own}_SIZE", read.rivals.size[:, i]))
-                self.tables.append(self.table(f"{own}_ROOM", read.rivals.room[:, i]))
-                test = f"sum(size > of({own}_SIZE, token) for size in sizes) < of({own}_ROOM, token)"
+                self.tables.append(
+                    self.packed(f"{own}_RIVALS", torch.stack([read.rivals.size[:, i], read.rivals.room[:, i].double()], 1))
+                )
+                test = f"sum(size > {own}_RIVALS[token][0] for size in sizes) < {own}_RIVALS[token][1]"
             if known is not None:
-                self.tables.append(self.table(f"{name}_{int(read.nodes[i])}_PASSES", known.long()))
-                sure = f"of({name}_{int(read.nodes[i])}_PASSES, token)"
+                self.tables.append(self.packed(f"{name}_{int(read.nodes[i])}_PASSES", known[:, None]))
+                sure = f"{name}_{int(read.nodes[i])}_PASSES[token][0]"
                 test = f"{sure} == 1 or ({sure} < 0 and {test})"
             self.say(f"{target} = {target} if {test} else 0.0")
 

@@ -1,5 +1,7 @@
 """What is claimed of the model that ships and of its circuit, measured again: figures of the report, and those that README and results.md quote."""
 
+import ast
+import hashlib
 import json
 import re
 
@@ -9,8 +11,11 @@ import torch
 from sparse_circuits import CSPForCausalLM, CSPTokenizer
 from sparse_circuits.circuits import Circuit, capabilities
 from sparse_circuits.circuits.examination import Examination
-from sparse_circuits.circuits.identity import circuit_sha256
+from sparse_circuits.circuits.identity import circuit_sha256, weights_sha256
+from sparse_circuits.circuits.sites import norms
 from sparse_circuits.circuits.verify import Verification
+from sparse_circuits.programs.prove import read_certificate
+from sparse_circuits.programs.text import load_program
 from tiny import ROOT
 
 TASK = "single_double_quote"
@@ -85,3 +90,56 @@ def test_nothing_at_all_and_a_shuffled_model_score_what_the_report_puts_beside(s
     assert report["scores"]["test"]["nothing"]["preference"] == pytest.approx(0.5, abs=0.1)
     with torch.no_grad():
         assert report["necessity"]["everything_ablated"] > 0.5
+
+
+EVERY = sorted(path.parent.name for path in (ROOT / "circuits").glob("*/circuit.json"))
+
+
+@pytest.mark.parametrize("task", EVERY)
+def test_every_circuit_comes_with_what_was_measured_of_it(shipped, task):
+    """Its report is of it, and its levels follow from the figures; its certificate is of it, of this model and of the program beside it; and that program
+    gives the circuit's logits."""
+    model, tokenizer = shipped[:2]
+    folder = ROOT / "circuits" / task
+    circuit = Circuit.from_pretrained(folder)
+    report = Verification.of(folder, circuit)
+    assert report is not None
+    assert Verification.judged(report.found).levels == report.levels
+    certificate, text = read_certificate(folder / "certificate.json"), (folder / "program.py").read_text(encoding="utf-8")
+    assert certificate["circuit"] == circuit_sha256(circuit)
+    assert certificate["model"] == weights_sha256(model)
+    assert certificate["program_sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    double = CSPForCausalLM(model.config).double().eval()
+    double.load_state_dict(model.state_dict())
+    freeze = False
+    if certificate["scales"] is not None:
+        held = list(zip(norms(double), certificate["scales"]))[1:]
+        freeze = {norm: torch.full((1, 1, 1), scale, dtype=torch.float64) for norm, scale in held}
+    answer = load_program(text)
+    pairs = circuit.find_task(tokenizer).pairs(4, "test")
+    for ids, mask in zip(pairs.input_ids, pairs.attention_mask):
+        ids = ids[mask.bool()]
+        with circuit.running(double, freeze_norms=freeze), torch.no_grad():
+            logits = double(ids[None], use_cache=False).logits[0, -1]
+        for token, logit in answer(ids.tolist()).items():
+            assert logit == pytest.approx(float(logits[token]), abs=1e-5)
+
+
+def test_all_that_ships_is_small():
+    files = [
+        path for path in (ROOT / "circuits").glob("*/*") if path.suffix in (".json", ".safetensors", ".py", ".md", ".html")
+    ]
+    assert sum(path.stat().st_size for path in files if path.parent.name in EVERY) < 6e6
+    assert (ROOT / "sparse_weights.safetensors").stat().st_size < 10e6
+
+
+def test_the_readmes_completions_are_what_the_model_says(shipped):
+    model, tokenizer = shipped[:2]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"""^(['\"].*['\"])  +(['\"].*['\"])$""", readme, re.M)
+    assert len(lines) == 10
+    assert any(ast.literal_eval(prompt).endswith(" ") for prompt, _ in lines)
+    for prompt, expected in lines:
+        inputs = tokenizer(ast.literal_eval(prompt), return_tensors="pt")
+        made = model.generate(**inputs, max_new_tokens=32, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        assert tokenizer.decode(made).partition("\n")[0] == ast.literal_eval(expected), prompt

@@ -20,6 +20,11 @@ async function unpacked(packed) {
 function tensorOf(part, buffer) {
   const view = (kind, place) => {
     const [first, count] = place;
+    if (kind === "f32planes" || kind === "u16planes") { // all first bytes, then all second ones, ...
+      const size = kind === "f32planes" ? 4 : 2, planes = new Uint8Array(buffer, first, count * size), bytes = new Uint8Array(count * size);
+      for (let b = 0; b < size; b++) for (let i = 0; i < count; i++) bytes[i * size + b] = planes[b * count + i];
+      return size === 4 ? new Float32Array(bytes.buffer) : new Uint16Array(bytes.buffer);
+    }
     if (kind === "bf16") {
       const wide = new Uint32Array(count), narrow = new Uint16Array(buffer, first, count);
       for (let i = 0; i < count; i++) wide[i] = narrow[i] << 16;
@@ -87,7 +92,8 @@ class Model {
       const m = this.site(`${i}.mlp.act_in`, "mlp_in", this.withPositions(norm(x, layer.mlpNorm, n++), layer.mlpPosNorm, positions), run);
       const hidden = this.linear(layer.cFc, m);
       this.cut(run, `${i}.mlp.act_in->${i}.mlp.post_act`, m, hidden, 0, `${i}.mlp.act_in`);
-      const neurons = this.site(`${i}.mlp.post_act`, "mlp_neuron", hidden.map(each => activate(config.activation_type, each)), run);
+      for (let n = 0; n < hidden.length; n++) hidden[n] = activate(config.activation_type, hidden[n]);
+      const neurons = this.site(`${i}.mlp.post_act`, "mlp_neuron", hidden, run);
       const out = this.linear(layer.mlpProj, neurons);
       this.cut(run, `${i}.mlp.post_act->${i}.mlp.resid_delta`, neurons, out, 0, `${i}.mlp.post_act`);
       x = this.residual(x, this.site(`${i}.mlp.resid_delta`, "mlp_out", out, run), "resid_post_mlp");
@@ -132,11 +138,13 @@ class Model {
       for (const each of x) mean += each;
       mean /= x.length;
     }
-    for (const each of x) square += (each - mean) ** 2;
+    for (let c = 0; c < x.length; c++) square += (x[c] - mean) * (x[c] - mean);
     const own = 1 / Math.sqrt(square / x.length + EPS[kind]);
     if (record) record.push(own);
     const used = scale === null ? own : scale;
-    return x.map((each, c) => (each - mean) * used * weights.weight[c] + (weights.bias ? weights.bias[c] : 0));
+    const out = new Float64Array(x.length), { weight, bias } = weights;
+    for (let c = 0; c < x.length; c++) out[c] = (x[c] - mean) * used * weight[c] + (bias ? bias[c] : 0);
+    return out;
   }
 
   withPositions(x, weights, positions) {
@@ -152,14 +160,19 @@ class Model {
     const share = location === null ? undefined : this.config.afrac[location];
     let out = share === undefined ? x : absTopK(x, Math.trunc(share * x.length));
     const hold = run.hold && run.hold.get(name);
-    if (hold) out = out.map((each, i) => (hold.open[i] ? each : hold.fill[i]));
+    if (hold) {
+      const free = out, { open, fill } = hold;
+      out = new Float64Array(free.length);
+      for (let i = 0; i < out.length; i++) out[i] = open[i] ? free[i] : fill[i];
+    }
     for (const [node, value] of (run.held && run.held.get(name)) || []) out[node] = value;
     if (run.record) run.record.sites.set(name, Float64Array.from(out));
     return out;
   }
 
   residual(x, delta, location) {
-    const sum = x.map((each, c) => activate(this.config.residual_activation_type, each + delta[c]));
+    const sum = new Float64Array(x.length), kind = this.config.residual_activation_type;
+    for (let c = 0; c < x.length; c++) sum[c] = activate(kind, x[c] + delta[c]);
     const share = this.config.afrac[location];
     return share === undefined ? sum : absTopK(sum, Math.trunc(share * sum.length));
   }
@@ -207,22 +220,70 @@ function activate(kind, x) {
   return kind === "relu" ? Math.max(x, 0) : x;
 }
 
-// To 1e-15: the power series near 0, the continued fraction of erfc elsewhere.
+// To 1e-15, by Taylor's series around the nearest of points that are 1/64 apart; their values by the power series, their derivatives by Hermite's polynomials.
+const STEP = 64, ORDER = 8, FURTHEST = 6;
+let taylor = null;
+
 function erf(x) {
   const size = Math.abs(x);
-  if (size > 6) return Math.sign(x);
-  if (size < 2.5) {
-    let term = size, sum = size;
-    for (let n = 1; Math.abs(term) > 1e-17 * sum; n++) {
-      term *= -size * size / n;
-      sum += term / (2 * n + 1);
-      if (term === 0) break;
+  if (!(size < FURTHEST)) return size >= FURTHEST ? Math.sign(x) : NaN;
+  taylor ??= taylorOfErf();
+  const point = Math.round(size * STEP), by = size - point / STEP, first = point * ORDER;
+  let sum = 0;
+  for (let n = ORDER - 1; n >= 0; n--) sum = sum * by + taylor[first + n];
+  return x < 0 ? -sum : sum;
+}
+
+function taylorOfErf() {
+  const table = new Float64Array((FURTHEST * STEP + 1) * ORDER);
+  for (let point = 0; point <= FURTHEST * STEP; point++) {
+    const x = point / STEP, slope = 2 / Math.sqrt(Math.PI) * Math.exp(-x * x);
+    table[point * ORDER] = erfAt(x);
+    let before = 0, now = 1, factorial = 1; // Hermite's polynomials, of n - 2 and n - 1
+    for (let n = 1; n < ORDER; n++) {
+      factorial *= n;
+      table[point * ORDER + n] = (n % 2 ? 1 : -1) * now * slope / factorial;
+      [before, now] = [now, 2 * x * now - 2 * (n - 1) * before];
     }
-    return Math.sign(x) * sum * 2 / Math.sqrt(Math.PI);
+  }
+  return table;
+}
+
+// The power series near 0, the continued fraction of erfc elsewhere.
+function erfAt(x) {
+  if (x < 2) {
+    let term = x, sum = x;
+    for (let n = 1; term !== 0 && Math.abs(term) > 1e-18 * sum; n++) {
+      term *= -x * x / n;
+      sum += term / (2 * n + 1);
+    }
+    return sum * 2 / Math.sqrt(Math.PI);
   }
   let fraction = 0;
-  for (let n = 60; n > 0; n--) fraction = n / 2 / (size + fraction);
-  return Math.sign(x) * (1 - Math.exp(-size * size) / Math.sqrt(Math.PI) / (size + fraction));
+  for (let n = 120; n > 0; n--) fraction = n / 2 / (x + fraction);
+  return 1 - Math.exp(-x * x) / Math.sqrt(Math.PI) / (x + fraction);
+}
+
+// What stands at a place once numbers are in ascending order; they are moved about.
+function placed(numbers, place) {
+  let low = 0, high = numbers.length - 1;
+  while (low < high) {
+    const pivot = numbers[(low + high) >> 1];
+    let i = low, j = high;
+    while (i <= j) {
+      while (numbers[i] < pivot) i++;
+      while (numbers[j] > pivot) j--;
+      if (i <= j) {
+        const one = numbers[i];
+        numbers[i++] = numbers[j];
+        numbers[j--] = one;
+      }
+    }
+    if (place <= j) high = j;
+    else if (place >= i) low = i;
+    else break;
+  }
+  return numbers[place];
 }
 
 // The k entries of largest size, ties to the lower index, others zero.
@@ -230,9 +291,11 @@ function absTopK(x, k) {
   if (k >= x.length) return x;
   const out = new Float64Array(x.length);
   if (k <= 0) return out;
-  const sizes = x.map(Math.abs).sort(), least = sizes[x.length - k];
+  const sizes = new Float64Array(x.length);
+  for (let i = 0; i < x.length; i++) sizes[i] = Math.abs(x[i]);
+  const least = placed(sizes, x.length - k);
   let room = k;
-  for (const each of x) room -= Math.abs(each) > least;
+  for (let i = 0; i < x.length; i++) room -= sizes[i] > least; // moved about, but all there
   for (let i = 0; i < x.length; i++) {
     const size = Math.abs(x[i]);
     if (size > least || (size === least && room-- > 0)) out[i] = x[i];

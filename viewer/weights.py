@@ -59,7 +59,12 @@ class _Parts:
     def values(self, values: torch.Tensor) -> tuple[str, list[int]]:
         narrow = values.to(torch.bfloat16)
         exact = torch.equal(narrow.float(), values)
-        return ("bf16", self.add(narrow.view(torch.int16))) if exact else ("f32", self.add(values))
+        return ("bf16", self.add(narrow.view(torch.int16))) if exact else ("f32planes", self.planes(values))
+
+    def planes(self, values: torch.Tensor) -> list[int]:
+        """All first bytes, then all second ones, ...: alike bytes stand together, and compress."""
+        start, count = self.add(values.contiguous().view(torch.uint8).view(len(values), -1).T), len(values)
+        return [start[0], count]
 
     def dense(self, value: torch.Tensor) -> dict[str, Any]:
         grid = (value * 8).round()
@@ -87,8 +92,8 @@ class _Parts:
         rows = row.to(torch.int32) if not narrow else (row - (row >= 1 << 15).long() * (1 << 16)).to(torch.int16)
         kind, weights = self.values(value[row, column])
         return {
-            "kind": "matrix", "shape": list(value.shape), "type": kind, "index": "u16" if narrow else "u32", "starts": self.add(starts.to(torch.int32)),
-            "rows": self.add(rows), "weights": weights,
+            "kind": "matrix", "shape": list(value.shape), "type": kind, "index": "u16planes" if narrow else "u32", "starts": self.add(starts.to(torch.int32)),
+            "rows": self.planes(rows) if narrow else self.add(rows), "weights": weights,
         }  # fmt: skip
 
 

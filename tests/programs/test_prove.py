@@ -10,10 +10,10 @@ from random_circuits import model_with, random_circuit
 from sparse_circuits import CSPTokenizer
 from sparse_circuits.circuits import load_task, make_task
 from sparse_circuits.circuits.identity import identify, tokenizer_sha256
-from sparse_circuits.programs.certificate import summary
+from sparse_circuits.programs.certificate import headline, summary
 from sparse_circuits.programs.certify import answer_tokens, certify
 from sparse_circuits.programs.compile import compile_circuit
-from sparse_circuits.programs.language import _renumbered, _SlotValues, language
+from sparse_circuits.programs.language import _renumbered, _SlotValues, count, language, narrowed
 from sparse_circuits.programs.prove import CERTIFICATE, PROGRAM, SIMPLE, STORY, check, prove, read_certificate
 from sparse_circuits.programs.simplify import sample_prompts, simplified
 from sparse_circuits.programs.story import story_text
@@ -181,6 +181,17 @@ def test_a_large_language_is_restricted_and_says_so(case, tokenizer):
     assert some["restricted"]["values"] == "test"
     assert some["prompts"] <= 3_000
     assert "test pools" in summary(some)[0]
+    few = prove(
+        model, tokenizer, circuit, task, most=60
+    ).certificate  # no template of each answer fits: a few values, and every template
+    texts = few["restricted"]["texts"]
+    assert few["restricted"] == {"values": "test", "texts": texts, "templates": 8, "of": 8, "most": 60}
+    templates = [narrowed(each, texts) for each in language(task, "test")]
+    prompts = [(each, chosen) for each in templates for chosen in each.assignments()]
+    assert few["prompts"] == len(prompts) == count(templates)
+    rights = [tokenizer.encode(each.filled(each.right, chosen), add_special_tokens=False)[0] for each, chosen in prompts]
+    assert few["one_answer"] == max(rights.count(token) for token in set(rights))
+    assert f"{texts} a place" in headline(few)
     with pytest.raises(ValueError, match="ask for more"):
         prove(model, tokenizer, circuit, task, most=3)
 

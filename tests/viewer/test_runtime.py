@@ -3,6 +3,7 @@
 import base64
 import copy
 import gzip
+import math
 
 import pytest
 import torch
@@ -203,3 +204,25 @@ def test_the_model_that_ships_is_small_and_fast(runtime):
         "() => { const ids = Array.from({ length: 32 }, (_, i) => 100 + i); const begun = performance.now(); runPrompt(model, ids); return performance.now() - begun; }"
     )
     assert took < 2000  # some 20 ms on an idle machine; see docs/results.md
+
+
+def test_what_stands_at_a_place_is_what_sorting_says(runtime):
+    found = runtime.evaluate(
+        """() => {
+          let seed = 7;
+          const draw = () => (seed = (seed * 48271) % 2147483647) / 2147483647, wrong = [];
+          for (let n = 1; n < 60; n++) for (let round = 0; round < 20; round++) {
+            const numbers = Float64Array.from({ length: n }, () => (round % 2 ? Math.floor(4 * draw()) : draw())), sorted = numbers.slice().sort();
+            const place = Math.floor(n * draw());
+            if (placed(numbers.slice(), place) !== sorted[place]) wrong.push([...numbers, place]);
+          }
+          return wrong;
+        }"""
+    )
+    assert found == []
+
+
+def test_erf_is_pythons(runtime):
+    xs = [i / 997 for i in range(-7000, 7001)] + [0.0, -0.0, 1e-300, 5.999999, 6.0, 40.0]
+    found = runtime.evaluate("xs => xs.map(erf)", xs)
+    assert max(abs(a - math.erf(x)) for a, x in zip(found, xs)) < 1e-15
