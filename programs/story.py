@@ -46,6 +46,7 @@ class _Story:
             self.say("seen, token = tokens[:end], tokens[end - 1]")
         else:
             self.say("seen, token = tokens, tokens[-1]")
+        opened = len(self.lines) - 1
         for i, channel in enumerate(parts.channels.tolist()):
             if bool((parts.stream[:, i] != 0).any()):
                 self.say(f"stream_{channel} = {self.table(parts.stream[:, i]).strip('()')}")
@@ -57,6 +58,8 @@ class _Story:
                 self.mlp(each)
         self.depth = 1
         self.answers()
+        if not any("seen" in line for line in self.lines[opened + 1 :]):
+            self.lines[opened] = self.lines[opened].split("seen")[0] + f"token = tokens[{'end - 1' if self.looping else '-1'}]"
         body = "\n".join(self.lines)
         helpers = [text for call, text in _HELPERS.items() if call in body]
         used = [name for name in ("exp", "erf", "sqrt") if f"{name}(" in body + "".join(helpers)]

@@ -20,6 +20,7 @@ from ..circuits.circuit import Circuit
 from .parts import MLP, Answers, Attention, Head, Linear, Parts, Read
 
 _SHOWN = 4  # tokens that a comment names
+_LISTED = 40  # entries of a table that is written out
 _HELPERS = '''
 
 def of(table, token):
@@ -28,8 +29,13 @@ def of(table, token):
 
 
 def unpacked(width, text):
-    """A tuple of so many numbers for each token: little-endian doubles, compressed, in base 85."""
-    return list(iter_unpack("<%dd" % width, decompress(b85decode(text))))
+    """Rows of so many numbers: little-endian floats, compressed, in base 85."""
+    return list(iter_unpack("<" + "f" * width, decompress(b85decode(text))))
+
+
+def column(text):
+    """One number for each token."""
+    return [row[0] for row in unpacked(1, text)]
 
 
 def shares(scores, sink=None):
@@ -94,13 +100,13 @@ class _Writer:
         self.stopped = False
 
     def text(self, header: Sequence[str]) -> str:
-        parts = self.parts
+        parts, looks = self.parts, []
         for c in range(len(parts.channels)):
-            self.tables.append(self.table(f"EMBEDDING_{int(parts.channels[c])}", parts.stream[:, c]))
+            looks.append(self.look(f"EMBEDDING_{int(parts.channels[c])}", parts.stream[:, c]))
         self.say("keys_and_values = {}", 1)
         self.say("for place, token in enumerate(tokens):", 1)
-        for channel in parts.channels.tolist():
-            self.say(f"stream_{channel} = of(EMBEDDING_{channel}, token)")
+        for channel, look in zip(parts.channels.tolist(), looks):
+            self.say(f"stream_{channel} = {look}")
         for each in parts.sublayers:
             self.attention(each) if isinstance(each, Attention) else self.mlp(each)
         self.stop()
@@ -125,23 +131,32 @@ class _Writer:
 
     # ---------------------------------------------------------------------------------------------------------- tables
 
-    def table(self, name: str, values: torch.Tensor) -> str:
-        """A number for each token; the most common stands for all that are not listed."""
-        told = [repr(int(x)) if isinstance(x, int) else number(x) for x in values.tolist()]
+    def look(self, name: str, values: torch.Tensor) -> str:
+        """A table with a number for each token, and how it is looked up: listed, where few are not as usual, or packed."""
+        told = [number(x) for x in values.tolist()]
         usual = max(set(told), key=told.count)
         entries = [f"None: {usual}"] + [f"{token}: {text}" for token, text in enumerate(told) if text != usual]
-        return f"{name} = {{" + ", ".join(entries) + "}" + self.shown(values)
+        if len(entries) > _LISTED:
+            self.tables.append(f'{name} = column("{self.compressed(values)}")' + self.shown(values))
+            return f"{name}[token]"
+        self.tables.append(f"{name} = {{" + ", ".join(entries) + "}" + self.shown(values))
+        return f"of({name}, token)"
 
     @staticmethod
-    def packed(name: str, values: torch.Tensor) -> str:
-        """Rows of numbers, [n, m], as nobody reads them: AbsTopK's rivals, and what a bigram table adds to answers."""
-        rows = values.double().clamp(max=1e300).contiguous()
-        if not rows.numel():
-            return f"{name} = {[()] * len(rows)}"
-        if not bool(rows.isfinite().all()):
+    def compressed(values: torch.Tensor) -> str:
+        """Numbers as floats, seven digits."""
+        flat = values.double().clamp(max=1e30).flatten().tolist()
+        if not all(map(math.isfinite, flat)):
             raise ValueError("The circuit has a number that is not finite; it is damaged: find it again.")
-        text = base64.b85encode(zlib.compress(struct.pack(f"<{rows.numel()}d", *rows.flatten().tolist()), 9)).decode()
-        return f'{name} = unpacked({rows.shape[1]}, "{text}")'
+        return base64.b85encode(zlib.compress(struct.pack(f"<{len(flat)}f", *flat), 9)).decode()
+
+    def packed(self, name: str, values: torch.Tensor) -> str:
+        """Rows of numbers, [n, m], as nobody reads them: AbsTopK's rivals, and what a bigram table adds to answers."""
+        return (
+            f'{name} = unpacked({values.shape[1]}, "{self.compressed(values)}")'
+            if values.numel()
+            else f"{name} = {[()] * len(values)}"
+        )
 
     def shown(self, values: torch.Tensor) -> str:
         """A comment with the tokens at which a table departs most from what is usual."""
@@ -193,15 +208,11 @@ class _Writer:
         scale = number(read.scale) if read.scale is not None else "scale"
         if read.scale is None:
             assert read.square is not None
-            self.tables.append(self.table(f"{name}_SQUARE", read.square))
-            self.say(
-                f"scale = 1.0 / sqrt((of({name}_SQUARE, token) + sum(x * x for x in here)) / {read.width} + {number(read.eps)})"
-            )
+            square = self.look(f"{name}_SQUARE", read.square)
+            self.say(f"scale = 1.0 / sqrt(({square} + sum(x * x for x in here)) / {read.width} + {number(read.eps)})")
         for i, target in enumerate(names):
             at, gain = int(read.written[i]), number(float(read.gain[i]))
-            if at < 0:
-                self.tables.append(self.table(f"{name}_{int(read.nodes[i])}", read.own[:, i]))
-            raw = f"here[{at}]" if at >= 0 else f"of({name}_{int(read.nodes[i])}, token)"
+            raw = f"here[{at}]" if at >= 0 else self.look(f"{name}_{int(read.nodes[i])}", read.own[:, i])
             self.say(f"{target} = {raw} * {gain} * {scale}{self.label(read.name, int(read.nodes[i]))}")
         self.rivals(name, read, names)
         return names
@@ -241,8 +252,8 @@ class _Writer:
             for kind, long in (("q", "query"), ("k", "key"), ("v", "value")):
                 for i, node in enumerate(each.nodes[kind].tolist()):
                     name = f"LAYER_{layer}_{long.upper()}_{node}"
-                    self.tables.append(self.table(name, each.tables[kind][:, i]))
-                    self.say(f"layer_{layer}_{long}_{node} = of({name}, token){self.label(f'{layer}.attn.{kind}', node)}")
+                    look = self.look(name, each.tables[kind][:, i])
+                    self.say(f"layer_{layer}_{long}_{node} = {look}{self.label(f'{layer}.attn.{kind}', node)}")
         else:
             assert each.read is not None
             assert each.maps is not None
@@ -314,9 +325,11 @@ class _Writer:
         raw = []
         for i, channel in enumerate(read.nodes.tolist()):
             at = int(read.written[i])
-            if at < 0:
-                self.tables.append(self.table(f"LAST_{channel}", read.own[:, i]))
-            raw.append(f"stream_{channel} + {number(float(read.held[at]))}" if at >= 0 else f"of(LAST_{channel}, token)")
+            raw.append(
+                f"stream_{channel} + {number(float(read.held[at]))}"
+                if at >= 0
+                else self.look(f"LAST_{channel}", read.own[:, i])
+            )
         self.say(f"last = [{', '.join(raw)}]")
         scale = number(read.scale) if read.scale is not None else "scale"
         if read.scale is None:

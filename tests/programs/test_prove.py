@@ -244,6 +244,7 @@ ALLOWED = (
 IMPORTED = {("base64", "b85decode"), ("struct", "iter_unpack"), ("zlib", "decompress")}
 CALLED = {
     "unpacked",
+    "column",
     "iter_unpack",
     "decompress",
     "b85decode",
