@@ -77,7 +77,8 @@ function drawNode(node, place, effects) {
 /** Texts of all nodes, those that have room for good, the others when they are lit; and the groups that a person made. */
 function nameNodes(drawn) {
   const { circuit, index, nodes, plan } = drawn, texts = new Map(circuit.nodes.map((node) => [node.id, spoken(index, node)]));
-  const short = (text) => (text.length > 18 ? `${text.slice(0, 17)}…` : text);
+  const plain = (text) => text.replace(/ \((keeps|F1) [^)]*\)$/, ""); // csp explain's score is in the title
+  const short = (text) => (plain(text).length > 18 ? `${plain(text).slice(0, 17)}…` : plain(text));
   const room = withRoom(circuit, plan, new Map([...texts].map(([id, text]) => [id, short(text)])));
   for (const node of circuit.nodes) {
     const element = nodes.get(node.id), effect = node.effect === null ? "" : `, effect ${shown(node.effect)} nats`, kind = KINDS[pathOf(node.site)] ?? kindOf(node.site).title ?? node.site;

@@ -92,7 +92,7 @@ class Model {
       const m = this.site(`${i}.mlp.act_in`, "mlp_in", this.withPositions(norm(x, layer.mlpNorm, n++), layer.mlpPosNorm, positions), run);
       const hidden = this.linear(layer.cFc, m);
       this.cut(run, `${i}.mlp.act_in->${i}.mlp.post_act`, m, hidden, 0, `${i}.mlp.act_in`);
-      for (let n = 0; n < hidden.length; n++) hidden[n] = activate(config.activation_type, hidden[n]);
+      for (let h = 0; h < hidden.length; h++) hidden[h] = activate(config.activation_type, hidden[h]);
       const neurons = this.site(`${i}.mlp.post_act`, "mlp_neuron", hidden, run);
       const out = this.linear(layer.mlpProj, neurons);
       this.cut(run, `${i}.mlp.post_act->${i}.mlp.resid_delta`, neurons, out, 0, `${i}.mlp.post_act`);
@@ -161,9 +161,9 @@ class Model {
     let out = share === undefined ? x : absTopK(x, Math.trunc(share * x.length));
     const hold = run.hold && run.hold.get(name);
     if (hold) {
-      const free = out, { open, fill } = hold;
+      const free = out;
       out = new Float64Array(free.length);
-      for (let i = 0; i < out.length; i++) out[i] = open[i] ? free[i] : fill[i];
+      for (let i = 0; i < out.length; i++) out[i] = hold.open[i] ? free[i] : hold.fill[i];
     }
     for (const [node, value] of (run.held && run.held.get(name)) || []) out[node] = value;
     if (run.record) run.record.sites.set(name, Float64Array.from(out));
