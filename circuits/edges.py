@@ -40,7 +40,7 @@ def removed_edges(
     removed = {}
     for name, edges in (edges_in(model, nodes) if every is None else every).items():
         stays = torch.zeros(len(edges.source), dtype=torch.bool)
-        if name in kept:
+        if name in kept and len(kept[name].source):
             wide = int(max(edges.source.max(), kept[name].source.max())) + 1
             stays = torch.isin(edges.target * wide + edges.source, kept[name].target * wide + kept[name].source)
         if not bool(stays.all()):

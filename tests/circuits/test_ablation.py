@@ -138,7 +138,12 @@ def test_a_circuit_of_all_edges_is_its_nodes():
     means = fills_of(model)
     fills = {name: means[name] for name in model.node_sites()}
     nodes = {name: torch.arange(0, site.width, 2) for name, site in model.node_sites().items()}
-    assert removed_edges(model, nodes, edges_in(model, nodes)) == {}
+    every = edges_in(model, nodes)
+    assert removed_edges(model, nodes, every) == {}
+    name = next(iter(every))
+    gone = removed_edges(model, nodes, {**every, name: type(every[name])(*(part[:0] for part in every[name]))})
+    assert list(gone) == [name]
+    assert all(torch.equal(a, b) for a, b in zip(gone[name], every[name]))
     with torch.no_grad():
         with ablated(model, opened(nodes, fills)):
             expected = model(ids).logits

@@ -11,6 +11,7 @@ import torch
 
 from sparse_circuits import CSPForCausalLM, CSPTokenizer
 from sparse_circuits.circuits import ablated
+from sparse_circuits.circuits.ablation import recorded_scales
 from sparse_circuits.circuits.edges import Edges
 from sparse_circuits.viewer import Subject, write_page
 from sparse_circuits.viewer.serve import run_prompt
@@ -99,7 +100,9 @@ def test_an_edge_is_cut_in_model_and_circuit(opened, own_page):
     file, subject = own_page
     circuit, model = subject.circuit, subject.model
     ids = torch.tensor([subject.tokenizer.encode(PROMPT, add_special_tokens=False)])
-    for name in ("0.attn.act_in->0.attn.v", "0.attn.v->0.attn.resid_delta", "0.mlp.act_in->0.mlp.post_act"):
+    kinds = {re.sub(r"\d+\.", "", name): name for name in circuit.edges}  # a map of each kind
+    assert {"attn.act_in->attn.v", "attn.v->attn.resid_delta", "mlp.act_in->mlp.post_act"} <= set(kinds)
+    for name in kinds.values():
         edges = circuit.edges[name]
         strongest = int(edges.weight.abs().argmax())
         one, rest = (
@@ -134,7 +137,9 @@ def test_a_node_is_held_at_a_value(opened, own_page):
         return out.index_fill(2, torch.tensor([node]), 3.5)
 
     logits = []
-    for where in (contextlib.nullcontext(), circuit.running(model)):
+    with recorded_scales(model) as scales:  # of the whole model as it is: what is held does not change them
+        model(ids)
+    for where in (contextlib.nullcontext(), circuit.running(model, freeze_norms=dict(scales))):
         with where, model_hook(model, site, hold):
             logits.append(model(ids).logits[0, -1])
     next_in(page, subject, *logits)
