@@ -128,14 +128,14 @@ def write_atlas_of(
     tokens: Tokens = 50_000,
     contexts: Annotated[int, typer.Option(help="Contexts at each end of every node on the circuits' pages.", min=0)] = 3,
 ) -> None:
-    """All circuits of a model as a folder of pages: an index of tasks against nodes, a page of each circuit, programs and certificates beside them.
+    """All circuits of a model as a folder: an index of tasks against nodes, a page that shows any of them and runs the model, programs and certificates.
 
     Example: csp atlas . --out runs/atlas
     """
     from ..circuits import Circuit
     from ..files import fresh_folder
     from ..viewer import write_page
-    from ..viewer.atlas import write_atlas
+    from ..viewer.atlas import PAGE, write_atlas
 
     folders = circuits_of(model)
     require_corpus(corpus)
@@ -144,11 +144,10 @@ def write_atlas_of(
     blocks = corpus_blocks(model, corpus, shown[1], tokens) if contexts else None
     with fresh_folder(out) as partial:
         entries = [_entry(folder, circuit, partial) for folder, circuit in zip(folders, found)]
-        for folder in folders:
-            write_page([subject_of(folder, *shown, blocks, contexts)], partial / f"{folder.name}.html")
+        write_page([subject_of(folder, *shown, blocks, contexts) for folder in folders], partial / PAGE, runs=True)
         write_atlas(entries, Path(model).resolve().name if model in (".", "..") else Path(model).name, partial)
     typer.echo(
-        f"Wrote {out / 'index.html'} and the pages of {len(folders)} circuits ({sum(f.stat().st_size for f in out.iterdir()) / 1e6:.1f} MB)"
+        f"Wrote {out / 'index.html'} and the page of {len(folders)} circuits ({sum(f.stat().st_size for f in out.iterdir()) / 1e6:.1f} MB)"
     )
 
 

@@ -13,7 +13,7 @@ from ..wiring_csp import ordered
 from .contract import HERE
 from .page import content_hash
 
-INDEX = "index.html"
+INDEX, PAGE = "index.html", "circuits.html"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Entry:
     """What the atlas says of one circuit.
 
     Args:
-        task: its name; its page is `<task>.html` beside the index.
+        task: its name; it is shown by the page of all circuits beside the index, in the order of the entries.
         levels: what `csp verify` found, in words. certified: what `csp prove` counted, in words.
         files: further files beside the page: name -> what the link says.
     """
@@ -86,13 +86,13 @@ def _places(entries: Sequence[Entry]) -> dict[str, set[str]]:
 
 def _table(entries: Sequence[Entry]) -> str:
     rows = []
-    for entry in entries:
+    for place, entry in enumerate(entries):
         more = " ".join(
             f'<a href="{html.escape(name, quote=True)}">{html.escape(said)}</a>' for name, said in (entry.files or {}).items()
         )
         edges = "" if entry.circuit.num_edges is None else f"{entry.circuit.num_edges:,}"
         rows.append(
-            f'<tr><td><a href="{html.escape(entry.task, quote=True)}.html">{html.escape(entry.task)}</a></td><td class="number">{entry.circuit.num_nodes:,}</td>'
+            f'<tr><td><a href="{PAGE}#circuit={place}">{html.escape(entry.task)}</a></td><td class="number">{entry.circuit.num_nodes:,}</td>'
             f'<td class="number">{edges}</td><td>{html.escape(entry.levels)}</td><td>{html.escape(entry.certified)}</td><td>{more}</td></tr>'
         )
     head = "<tr><th>circuit</th><th>nodes</th><th>edges</th><th>levels</th><th>certified: right on</th><th></th></tr>"
@@ -101,8 +101,8 @@ def _table(entries: Sequence[Entry]) -> str:
 
 def _matrix(entries: Sequence[Entry], places: Mapping[str, set[str]]) -> str:
     heads = "".join(
-        f'<th class="task" scope="col"><a href="{html.escape(entry.task, quote=True)}.html">{html.escape(entry.task)}</a></th>'
-        for entry in entries
+        f'<th class="task" scope="col"><a href="{PAGE}#circuit={place}">{html.escape(entry.task)}</a></th>'
+        for place, entry in enumerate(entries)
     )
     rows = []
     for node, tasks in sorted(places.items(), key=lambda each: -len(each[1])):
@@ -119,5 +119,5 @@ def _matrix(entries: Sequence[Entry], places: Mapping[str, set[str]]) -> str:
 
 
 def write_atlas(entries: Sequence[Entry], title: str, folder: str | Path) -> Path:
-    """Writes index.html into a folder; the circuits' pages are the caller's."""
+    """Writes index.html into a folder; the page of the circuits is the caller's."""
     return write_whole(Path(folder) / INDEX, atlas(entries, title))

@@ -72,13 +72,18 @@ def test_the_index_in_a_browser(opened, tmp_path):
     assert small.evaluate("document.documentElement.scrollWidth") <= 380
 
 
-def test_the_command_writes_a_folder(tmp_path):
+def test_the_command_writes_a_folder(tmp_path, opened):
     done = CliRunner().invoke(app, ["atlas", str(ROOT), "--out", str(tmp_path / "atlas"), "--contexts", "0"])
     assert done.exit_code == 0, done.output
     text = (tmp_path / "atlas" / "index.html").read_text()
-    assert 'href="single_double_quote.html"' in text
-    assert (tmp_path / "atlas" / "single_double_quote.html").stat().st_size > 10_000
-    assert "prefers, mechanism" in text
+    shipped = sorted(path.parent.name for path in (ROOT / "circuits").glob("*/circuit.json"))
+    for place, task in enumerate(shipped):
+        assert f'<a href="circuits.html#circuit={place}">{task}</a>' in text
+        assert f'href="{task}.certificate.json"' in text
+    assert (tmp_path / "atlas" / "circuits.html").stat().st_size < 12e6
+    page = opened((tmp_path / "atlas" / "circuits.html").as_uri() + f"#circuit={len(shipped) - 1}")
+    assert page.inner_text("#title") == f"Circuit for {shipped[-1]}"
+    page.wait_for_function("() => results.get(state.circuit)")  # the model runs
     done = CliRunner().invoke(app, ["atlas", str(tmp_path), "--out", str(tmp_path / "other")])
     assert done.exit_code == 2
     assert "find a circuit with csp prune" in done.output
