@@ -236,3 +236,10 @@ def test_it_runs_in_a_worker_and_quickly(opened, own_page):
         }"""
     )
     assert took[0] < 1000  # some 30 ms on an idle machine; docs/results.md
+
+
+def test_a_telephone_shows_it_without_sideways_scrolling(opened, own_page):
+    for view in ("", "&view=prompt"):
+        page = opened_with(opened, own_page[0], {}, more=view)
+        page.set_viewport_size({"width": 390, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390

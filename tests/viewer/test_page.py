@@ -467,3 +467,15 @@ def test_a_thousand_nodes_load_and_answer_quickly(opened, browser, toy, tmp_path
     assert min(page.evaluate(select, node["id"]) for node in data["nodes"][:20]) < 200  # milliseconds
     hide = "value => { const before = performance.now(); update({ threshold: value }); document.body.offsetHeight; return performance.now() - before; }"
     assert min(page.evaluate(hide, value / 20) for value in range(10)) < 200
+
+
+def test_hovering_lights_every_path_through_a_node(opened, toy_page):
+    page = opened(toy_page)
+    page.hover(f"[data-id='{NEURON}'] .ring")
+    lit = set(page.eval_on_selector_all(".node.lit", "nodes => nodes.map(node => node.dataset.id)"))
+    # what it reads and writes, what reads that further on, and so on to the answers; not the other neuron
+    assert {NEURON, "0.mlp.act_in:0", "0.mlp.act_in:1", "0.mlp.resid_delta:3", "1.attn.act_in:3", "final_resid:4"} <= lit
+    assert "0.mlp.post_act:0" not in lit
+    assert page.locator(".edge.lit").count() >= 5
+    page.mouse.move(2, 2)
+    assert page.locator(".node.lit").count() == 0
