@@ -21,6 +21,11 @@ from .tokens import TokenTemplate
 FORMAT, VERSION = "sparse_circuits.certificate", 1
 
 
+def held_scales(model: Any, scales: Sequence[float]) -> dict[Any, torch.Tensor]:
+    """Scales of all norms but the first, which embeddings alone decide, as `Circuit.running` takes them."""
+    return {norm: torch.full((1, 1, 1), scale) for norm, scale in list(zip(norms(model), scales))[1:]}
+
+
 class Certificate:
     """Makes the document of what was found."""
 
@@ -58,9 +63,7 @@ class Certificate:
         return {"pruned": pruned.to_dict(), "compiled": compiled.to_dict(), "model": score(self.model, pairs).to_dict()}
 
     def held(self) -> Any:
-        if self.scales is None:
-            return False
-        return {norm: torch.full((1, 1, 1), scale) for norm, scale in list(zip(norms(self.model), self.scales))[1:]}
+        return False if self.scales is None else held_scales(self.model, self.scales)
 
     def template(self, tally: Tally) -> dict[str, Any]:
         template = tally.template.template

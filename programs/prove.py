@@ -15,10 +15,11 @@ import torch
 
 from ..circuits.circuit import Circuit
 from ..circuits.identity import circuit_sha256, refuse_other_task
+from ..circuits.scoring import score
 from ..circuits.sites import norms
 from ..circuits.tasks import Task
 from ..files import read_json, write_whole
-from .certificate import FORMAT, VERSION, Certificate, headline, story
+from .certificate import FORMAT, VERSION, Certificate, headline, held_scales, story
 from .certify import answer_tokens, certify, runs
 from .compile import compile_circuit, mean_scales
 from .language import count, language, narrowed
@@ -64,6 +65,7 @@ def prove(
     *,
     most: int = MOST,
     scales: Sequence[float] | None = None,
+    own_norms: bool | None = None,
     split: str | None = None,
     lengths: bool = False,
     simplify: float | None = None,
@@ -71,11 +73,12 @@ def prove(
 ) -> Proof:
     """Compiles a circuit, and runs every prompt of its task through it.
 
-    A circuit that was pruned with frozen norms depends, through their scales, on all of the model; what is compiled has them at their means over a
-    corpus, like all else that is outside of the circuit. One that was pruned with free norms has its own.
+    A circuit that was pruned with frozen norms depends, through their scales, on all of the model. What is compiled has its own norms, or scales at their
+    means over a corpus, like all else that is outside of the circuit: whichever loses less on validation pairs. One that was pruned with free norms has its own.
 
     Args:
-        blocks: token ids [n, tokens] of the corpus, for the scales' means; not needed where `scales` are given or norms are free.
+        blocks: token ids [n, tokens] of the corpus, for the scales' means; not needed where `scales` are given or norms are its own.
+        own_norms: True: its own; False: scales at their means; None: as above.
         most: prompts that are run. A language with more is restricted to values of the test split, or to its shortest templates.
         split: values of one split alone.
         lengths: bounds too over any number of repetitions of what templates repeat; a minute or so each.
@@ -86,10 +89,14 @@ def prove(
     """
     refuse_other_task(circuit, task)
     begun = time.perf_counter()
-    if circuit.settings.get("freeze_norms") and scales is None:
+    if circuit.settings.get("freeze_norms") and scales is None and not own_norms:
         if blocks is None:
-            raise ValueError("The circuit was pruned with frozen norms; give text, whose mean scales its program has.")
+            raise ValueError(
+                "The circuit was pruned with frozen norms; give text, for the mean scales that its program may have."
+            )
         scales = mean_scales(model, blocks)
+        if own_norms is None and _loss(model, circuit, task, False) < _loss(model, circuit, task, held_scales(model, scales)):
+            scales = None
     templates, chosen, restricted = _within(model, tokenizer, circuit, task, scales, most, split)
     parts = compile_circuit(model, circuit, answer_tokens(templates), scales)
     document = Certificate(model, tokenizer, circuit, task, parts, scales).of(
@@ -103,6 +110,11 @@ def prove(
     document["program_sha256"] = hashlib.sha256(program.encode()).hexdigest()
     document["seconds"] = round(time.perf_counter() - begun, 1)
     return Proof(parts, program, document, simple)
+
+
+def _loss(model: Any, circuit: Circuit, task: Task, freeze: Any) -> float:
+    with circuit.running(model, freeze_norms=freeze):
+        return score(model, task.pairs(64, "validation", fewer=True)).loss
 
 
 def _header(circuit: Circuit) -> list[str]:
@@ -241,7 +253,7 @@ def check(
 ) -> list[str]:
     """What in a folder's program and certificate is not so, by doing all of it again; [] if everything is.
 
-    Of the certificate the scales of norms are taken, and which values and templates it is restricted to; the rest is compared."""
+    Of the certificate it is taken whether norms are their own, else their scales, and which values and templates it is restricted to; the rest is compared."""
     folder = Path(folder)
     given = read_certificate(folder / CERTIFICATE)
     scales, restricted = given.get("scales"), given.get("restricted") or {}
@@ -253,7 +265,10 @@ def check(
     most = int(restricted.get("most") or 1)
     simple = given.get("simple")
     bound = float(simple["bound"]) if isinstance(simple, dict) and isinstance(simple.get("bound"), (int, float)) else None
-    again = prove(model, tokenizer, circuit, task, most=most, scales=scales, split=values, simplify=bound, tell=tell)
+    own = given.get("norms") == "own"
+    again = prove(
+        model, tokenizer, circuit, task, most=most, scales=scales, own_norms=own, split=values, simplify=bound, tell=tell
+    )
     faults = []
     for name in (
         "task",

@@ -8,9 +8,9 @@ import torch
 from random_circuits import model_with, random_circuit
 
 from sparse_circuits import CSPTokenizer
-from sparse_circuits.circuits import load_task, make_task
+from sparse_circuits.circuits import load_task, make_task, score
 from sparse_circuits.circuits.identity import identify, tokenizer_sha256
-from sparse_circuits.programs.certificate import headline, summary
+from sparse_circuits.programs.certificate import headline, held_scales, summary
 from sparse_circuits.programs.certify import answer_tokens, certify
 from sparse_circuits.programs.compile import compile_circuit
 from sparse_circuits.programs.language import _renumbered, _SlotValues, count, language, narrowed
@@ -225,15 +225,24 @@ def language_with(task, odd):
     return [_renumbered(a[0], a[1], b[1], values.slots) for a, b in ((one, two), (two, one))]
 
 
-def test_frozen_norms_need_text(case, tokenizer):
+def test_frozen_norms_need_text_and_become_what_loses_less(case, tokenizer, tmp_path):
     model, _ = case
     circuit = random_circuit(model, task="with_open", tokenizer=tokenizer_sha256(tokenizer), frozen=True)
     task = load_task("with_open", tokenizer)
     with pytest.raises(ValueError, match="pruned with frozen norms; give text"):
         prove(model, tokenizer, circuit, task)
-    proof = prove(model, tokenizer, circuit, task, tiny_ids(8, 16, vocab=2048))
-    assert proof.certificate["norms"] == "mean"
-    assert len(proof.certificate["scales"]) == 5
+    text, loss = tiny_ids(4, 32), {}
+    for own in (True, False):
+        proof = prove(model, tokenizer, circuit, task, text, own_norms=own)
+        assert proof.certificate["norms"] == ("own" if own else "mean")
+        assert (proof.certificate["scales"] is None) == own
+        with circuit.running(model, freeze_norms=False if own else held_scales(model, proof.certificate["scales"])):
+            loss[own] = score(model, task.pairs(64, "validation", fewer=True)).loss
+        proof.save(tmp_path / str(own))
+        assert check(model, tokenizer, circuit, task, tmp_path / str(own)) == []
+    chosen = prove(model, tokenizer, circuit, task, text).certificate
+    assert chosen["norms"] == ("own" if loss[True] < loss[False] else "mean")
+    assert chosen["scales"] is None or len(chosen["scales"]) == 5
 
 
 ALLOWED = (
