@@ -52,6 +52,9 @@ class Proof:
         if self.simple:
             write_whole(folder / SIMPLE, self.simple)
             write_whole(folder / STORY, story(self.certificate, self.simple))
+        else:  # of an earlier proof
+            for name in (SIMPLE, STORY):
+                (folder / name).unlink(missing_ok=True)
         write_whole(folder / CERTIFICATE, json.dumps(self.certificate, indent=1) + "\n")
         return folder
 
