@@ -131,7 +131,7 @@ def test_the_shipped_tokenizer_is_what_the_command_trains(tmp_path):
     assert result.exit_code == 0, result.output
     trained, shipped = CSPTokenizer.from_folder(tmp_path / "tok"), CSPTokenizer.from_folder(ROOT)
     assert len(trained) == len(shipped) == 2048
-    made_by = json.loads((ROOT / "config.json").read_text())["provenance"]["corpus"]
+    made_by = json.loads((ROOT / "config.json").read_text())["provenance"]["tokenizer"]
     if made_by.endswith(f" {platform.python_version()}"):
         assert (tmp_path / "tok" / "tokenizer.json").read_text() == (ROOT / "tokenizer.json").read_text()
     else:

@@ -6,7 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from sparse_circuits import Circuit
+from sparse_circuits.circuits.report import Verification
 from sparse_circuits.cli.app import app
+from sparse_circuits.programs.prove import certified
 from tiny import ROOT
 
 TASK = "single_double_quote"
@@ -20,7 +22,7 @@ def csp(*words, fails=False):
 
 def test_a_circuit_is_proved_and_checked(tmp_path):
     said = csp("prove", ROOT, TASK, "--most", "10000", "--corpus", "idioms:200", "--tokens", "2000", "--out", tmp_path)
-    assert "9,690 of 9,690 prompts (100.0000%): every prompt whose values are those of test pools, in 2 of 4 templates" in said
+    assert "9,690 of 9,690 prompts (100.0000%), where one answer always would be on 50.0%: every prompt whose values are those of test pools, in 2 of 4 templates" in said
     assert "All of it is so" in csp("prove", ROOT, TASK, "--check", "--out", tmp_path)
     document = json.loads((tmp_path / "certificate.json").read_text())
     (tmp_path / "certificate.json").write_text(json.dumps({**document, "right": 1}))
@@ -30,12 +32,17 @@ def test_a_circuit_is_proved_and_checked(tmp_path):
 
 
 def test_circuits_are_listed(tmp_path):
-    head, row = csp("circuits", ROOT).splitlines()
+    head, *rows = csp("circuits", ROOT).splitlines()
     assert head.split("  ")[0] == "circuit"
-    assert TASK in row
-    assert "prefers, mechanism" in row
-    (found,) = json.loads(csp("circuits", ROOT, "--json"))
-    assert found["edges"] == "367"
+    found = json.loads(csp("circuits", ROOT, "--json"))
+    folders = sorted(path.parent for path in (ROOT / "circuits").glob("*/circuit.json"))
+    assert [row.split()[0] for row in rows] == [each["circuit"] for each in found] == [folder.name for folder in folders]
+    for folder, row, each in zip(folders, rows, found):
+        circuit = Circuit.from_pretrained(folder)
+        assert each["edges"] == f"{circuit.num_edges:,}"
+        assert Verification.of(folder, circuit).headline == each["levels"]
+        assert certified(folder, circuit) == each["certified: right on"]
+        assert each["levels"] in row
     assert "find a circuit with csp prune" in csp("circuits", tmp_path, fails=True)
 
 
