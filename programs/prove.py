@@ -93,13 +93,7 @@ def prove(
     refuse_other_task(circuit, task)
     begun = time.perf_counter()
     if circuit.settings.get("freeze_norms") and scales is None and not own_norms:
-        if blocks is None:
-            raise ValueError(
-                "The circuit was pruned with frozen norms; give text, for the mean scales that its program may have."
-            )
-        scales = mean_scales(model, blocks)
-        if own_norms is None and _loss(model, circuit, task, False) < _loss(model, circuit, task, held_scales(model, scales)):
-            scales = None
+        scales = _scales(model, circuit, task, blocks, own_norms)
     templates, chosen, restricted = _within(model, tokenizer, circuit, task, scales, most, split)
     parts = compile_circuit(model, circuit, answer_tokens(templates), scales)
     document = Certificate(model, tokenizer, circuit, task, parts, scales).of(
@@ -113,6 +107,17 @@ def prove(
     document["program_sha256"] = hashlib.sha256(program.encode()).hexdigest()
     document["seconds"] = round(time.perf_counter() - begun, 1)
     return Proof(parts, program, document, simple)
+
+
+def _scales(
+    model: Any, circuit: Circuit, task: Task, blocks: torch.Tensor | None, own_norms: bool | None
+) -> list[float] | None:
+    """Scales at their means, or None where the circuit's own norms lose less on validation pairs."""
+    if blocks is None:
+        raise ValueError("The circuit was pruned with frozen norms; give text, for the mean scales that its program may have.")
+    scales = mean_scales(model, blocks)
+    better = own_norms is None and _loss(model, circuit, task, False) < _loss(model, circuit, task, held_scales(model, scales))
+    return None if better else scales
 
 
 def _loss(model: Any, circuit: Circuit, task: Task, freeze: Any) -> float:
@@ -259,19 +264,16 @@ def check(
     Of the certificate it is taken whether norms are their own, else their scales, and which values and templates it is restricted to; the rest is compared."""
     folder = Path(folder)
     given = read_certificate(folder / CERTIFICATE)
-    scales, restricted = given.get("scales"), given.get("restricted") or {}
+    scales, restricted, simple = given.get("scales"), given.get("restricted") or {}, given.get("simple")
     if scales is not None and not (
         isinstance(scales, list) and len(scales) == len(norms(model)) and all(isinstance(x, float) for x in scales)
     ):
         raise ValueError(f"{folder / CERTIFICATE} has no scale for each norm of this model; write it again with csp prove.")
-    values = None if restricted.get("values") == "all" else str(restricted.get("values"))
-    most = int(restricted.get("most") or 1)
-    simple = given.get("simple")
     bound = float(simple["bound"]) if isinstance(simple, dict) and isinstance(simple.get("bound"), (int, float)) else None
-    own = given.get("norms") == "own"
     again = prove(
-        model, tokenizer, circuit, task, most=most, scales=scales, own_norms=own, split=values, simplify=bound, tell=tell
-    )
+        model, tokenizer, circuit, task, most=int(restricted.get("most") or 1), scales=scales, own_norms=given.get("norms") == "own",
+        split=None if restricted.get("values") == "all" else str(restricted.get("values")), simplify=bound, tell=tell,
+    )  # fmt: skip
     faults = []
     for name in (
         "task",

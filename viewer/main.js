@@ -37,7 +37,7 @@ function onChange(changed) {
   if (is("circuit", "node")) { showSteering(); showContexts(); byId("announce").textContent = state.node; }
   if (is("circuit", "node", "pair", "run")) { showPrompts(); showAttention(); }
   if (is("circuit", "changes")) showChanges();
-  if (is("circuit", "changes", "prompt")) { if (byId("live-prompt") && is("prompt") && changed.size > 1) byId("live-prompt").value = promptText(); runLive(); }
+  if (is("circuit", "changes", "prompt")) { if (byId("live-prompt") && is("prompt") && changed.size > 1) byId("live-prompt").value = promptText(); if (!page.live || !is("circuit")) runLive(); }
   if (is("circuit", "node", "result")) showLive();
   if (is("circuit", "node", "result", "labels")) showStory();
 }

@@ -112,7 +112,7 @@ def exports_are_written(model_folder, circuit, folder):
     assert csp("export", circuit, "--out", folder / "c.graphml").exit_code == 0
     assert (folder / "c.graphml").read_text().startswith("<?xml")
     assert csp("export", circuit, "--to", "mib", "--model", model_folder, "--out", folder / "mib.json").exit_code == 0
-    assert json.loads((folder / "mib.json").read_text())["cfg"]["n_layers"] == 3
+    assert json.loads((folder / "mib.json").read_text())["cfg"]["n_layers"] == 4
     graph = ("--to", "neuronpedia", "--model", model_folder, "--prompt", "x = 'a\\n", "--scan", "tiny")
     assert csp("export", circuit, *graph, "--out", folder / "np.json").exit_code == 0
     assert json.loads((folder / "np.json").read_text())["metadata"]["prompt"] == "x = 'a\n"

@@ -22,7 +22,10 @@ def csp(*words, fails=False):
 
 def test_a_circuit_is_proved_and_checked(tmp_path):
     said = csp("prove", ROOT, TASK, "--most", "10000", "--corpus", "idioms:200", "--tokens", "2000", "--out", tmp_path)
-    assert "9,690 of 9,690 prompts (100.0000%), where one answer always would be on 50.0%: every prompt whose values are those of test pools, in 2 of 4 templates" in said
+    assert (
+        "9,690 of 9,690 prompts (100.0000%), where one answer always would be on 50.0%: every prompt whose values are those of test pools, in 2 of 4 templates"
+        in said
+    )
     assert "All of it is so" in csp("prove", ROOT, TASK, "--check", "--out", tmp_path)
     document = json.loads((tmp_path / "certificate.json").read_text())
     (tmp_path / "certificate.json").write_text(json.dumps({**document, "right": 1}))

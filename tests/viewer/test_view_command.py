@@ -35,7 +35,7 @@ def test_the_shipped_circuit_beside_another(opened, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((ROOT, "nothing"), "has circuits for single_double_quote"),
+        ((ROOT, "nothing"), "has circuits for bracket_brace, "),
         (("/no/such", TASK), "is no folder"),
         ((ROOT, TASK, "--task", "for_while"), "found with another task"),
         ((ROOT, TASK, "--out", "{tmp}"), "is a folder; name a file"),
