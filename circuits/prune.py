@@ -107,7 +107,8 @@ def decided_again(
 
 
 def _prune(search: Search, tokenizer: Any, method: str, out: str | Path | None) -> Circuit:
-    model, history = search.model, []
+    model = search.model
+    history: list[tuple[int, float, int]] = []
     if method == "learned":
         scores, history = _learned(search)
     else:

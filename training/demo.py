@@ -86,7 +86,7 @@ def _show_shipped(say: Callable[[str], None]) -> None:
     for prompt in PROMPTS:
         inputs = tokenizer(prompt, return_tensors="pt")
         out = model.generate(**inputs, max_new_tokens=32, do_sample=False)
-        _complete(prompt, tokenizer.decode(out[0, inputs["input_ids"].shape[1] :]), say)
+        _complete(prompt, str(tokenizer.decode(out[0, inputs["input_ids"].shape[1] :])), say)
     say("")
 
 
