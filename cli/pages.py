@@ -83,7 +83,7 @@ def load_shown(model: str) -> tuple[Any, Any, Any]:
     from ..bridges.pair import BridgedPair, is_pair
 
     if not is_pair(model):
-        return (*load(model), None)
+        return (*load(model, sparse=True), None)
     pair = BridgedPair.from_pretrained(model)
     return pair.sparse.model, pair.tokenizer, pair
 
