@@ -350,3 +350,16 @@ def test_an_escape_before_it_hides_nothing():
 def test_paths_are_found_where_they_begin():
     assert find_path("words, /mnt/nas/x") == 7
     assert find_path("words") is None
+
+
+def test_packed_numbers_of_programs_are_no_secrets_and_hide_none(tmp_path):
+    from sparse_circuits.publishing.secrets import find_in_file
+
+    programs = sorted(ROOT.glob("circuits/*/program.py"))
+    assert len(programs) > 5
+    for path in programs:
+        assert find_in_file(path, set()) is None, path
+    text = programs[0].read_text(encoding="utf-8")
+    for hidden in ("ghp_" + "Ab3dEf6hIj9lMn2pQr5tUv8xYz1BcD4eFg7H", "kJ8sd7F2mQ9zLp4XvB6nRt1YwC3gHu5Ea0Zk"):
+        (tmp_path / "program.py").write_text(text + f'HERE = unpacked(1, "{hidden}")\n', encoding="utf-8")
+        assert find_in_file(tmp_path / "program.py", set()) is not None
