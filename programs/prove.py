@@ -282,6 +282,7 @@ def check(
         "model",
         "tokenizer",
         "norms",
+        "restricted",
         "language",
         "prompts",
         "right",

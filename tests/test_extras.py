@@ -139,7 +139,7 @@ def test_wrong_input_is_named_before_the_model_is_loaded(words, message, untouch
 
 
 def test_what_functions_say_of_arguments_is_said_of_options(tmp_path):
-    line = said("prune", ROOT, "bracket_counting", "--out", tmp_path / "x", "--corpus", "idioms:200", "--tokens", 2000)
+    line = said("prune", ROOT, "var_swap", "--out", tmp_path / "x", "--corpus", "idioms:200", "--tokens", 2000)
     assert "(--force prunes anyway)" in line
     assert "force=True" not in line
 

@@ -141,10 +141,10 @@ def test_a_kill_inside_the_first_save_of_a_circuit_does_not_lock_its_folder(move
     done = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path / "c"), str(move)], env=environment)
     assert done.returncode == -signal.SIGKILL
     assert list((tmp_path / "c").iterdir())  # something was left
-    words = ["prune", str(ROOT), "bracket_counting", "--out", str(tmp_path / "c"), "--corpus", "idioms:200", "--tokens", "2000"]
+    words = ["prune", str(ROOT), "var_swap", "--out", str(tmp_path / "c"), "--corpus", "idioms:200", "--tokens", "2000"]
     said = CliRunner().invoke(app, words).stderr
     assert "has other files" not in said
-    assert "cannot do bracket_counting" in said  # it got as far as the task
+    assert "cannot do var_swap" in said  # it got as far as the task
 
 
 def test_sigterm_ends_a_command_with_one_line_and_no_leftovers(tmp_path):

@@ -103,7 +103,7 @@ def test_the_packaged_recipe_of_bridges_trains(python, tmp_path):
         "--set",
         "model.d_mlp=64",
         "--set",
-        "model.n_layer=3",
+        "model.n_layer=4",
     ]
     settings += ["--set", "sparsity.density=0.5", "--set", "arguments.per_device_train_batch_size=2", "--set", "eval_blocks=2"]
     run(

@@ -101,9 +101,9 @@ def test_pipeline_and_output_options():
     complete = pipeline("text-generation", model=form, tokenizer=str(ROOT))
     assert complete("for i in", max_new_tokens=3, do_sample=False)[0]["generated_text"].startswith("for i in")
     out = form(tiny_ids(1, 8), output_hidden_states=True)
-    assert len(out.hidden_states) == 4
+    assert len(out.hidden_states) == form.config.n_layer + 1
     form.set_attn_implementation("eager")
-    assert form(tiny_ids(1, 8), output_attentions=True).attentions[0].shape == (1, 6, 8, 8)
+    assert form(tiny_ids(1, 8), output_attentions=True).attentions[0].shape == (1, form.config.n_head, 8, 8)
 
 
 def test_torch_compile_traces_the_sparse_form():

@@ -63,6 +63,8 @@ class _Parts:
 
     def planes(self, values: torch.Tensor) -> list[int]:
         """All first bytes, then all second ones, ...: alike bytes stand together, and compress."""
+        if not values.numel():
+            return self.add(values)
         start, count = self.add(values.contiguous().view(torch.uint8).view(len(values), -1).T), len(values)
         return [start[0], count]
 

@@ -28,6 +28,9 @@ def test_a_circuit_is_proved_and_checked(tmp_path):
     )
     assert "All of it is so" in csp("prove", ROOT, TASK, "--check", "--out", tmp_path)
     document = json.loads((tmp_path / "certificate.json").read_text())
+    whole = {**document["restricted"], "of": document["restricted"]["templates"]}  # as if nothing had been left out
+    (tmp_path / "certificate.json").write_text(json.dumps({**document, "restricted": whole}))
+    assert "restricted is" in csp("prove", ROOT, TASK, "--check", "--out", tmp_path, fails=True)
     (tmp_path / "certificate.json").write_text(json.dumps({**document, "right": 1}))
     assert "right is 1 in the certificate, and 9690 in truth" in csp(
         "prove", ROOT, TASK, "--check", "--out", tmp_path, fails=True

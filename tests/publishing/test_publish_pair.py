@@ -14,6 +14,8 @@ from sparse_circuits.bridges.evaluate import constant_bridges
 from sparse_circuits.convert import publish
 from tiny import ROOT
 
+WIDTH = json.loads((ROOT / "config.json").read_text())["d_model"]
+
 
 @pytest.fixture(scope="module")
 def pair_folder(tmp_path_factory):
@@ -94,7 +96,7 @@ WRONG_PAIRS = {
     "a relative path in the recipe": (text("recipe.yaml", "corpora: {../client/src: 1.0}\n"), "among its values"),
     "damaged figures of a part": (text("dense/report.json", "junk"), "dense/report.json is damaged"),
     "damaged bridges.json": (text("bridges.json", "{}"), "copy/bridges.json describes no bridges"),
-    "other widths": (edit("bridges.json", lambda t: t.replace('"dense_width": 96', '"dense_width": 1048576')), "says dense_width 1048576, its models have 96"),
+    "other widths": (edit("bridges.json", lambda t: t.replace(f'"dense_width": {WIDTH}', '"dense_width": 1048576')), f"says dense_width 1048576, its models have {WIDTH}"),
     "figures of another pair": (text("report.json", '{"dense": 1.0, "sparse": 1.0, "encode": [], "decode": []}'), "it has other points than the bridges"),
     "no weights": (lambda c: (c / "dense" / "sparse_weights.safetensors").unlink(), "dense has no weights in safetensors"),
     "cut bridges": (cut("bridges.safetensors"), "does not hold these bridges"),
