@@ -24,7 +24,7 @@ from ..corpora.blocks import BLOCKS, saved_blocks
 from ..hub import require, upload
 from ..modeling_csp import CSPForCausalLM
 from ..programs.prove import CERTIFICATE, PROGRAM, SIMPLE, STORY, certified, read_certificate
-from ..viewer import Subject, write_page
+from ..viewer import Subject, write_pages
 from .card import LARGEST_PICTURE, dead_end, model_card, pictures
 from .places import is_own_file, is_own_folder, scratch_folder, sweep
 from .secrets import find_in_file, find_in_text
@@ -128,11 +128,13 @@ def _put_together(
     circuits = _circuits(staged, model, tokenizer)
     (staged / "README.md").write_text(model_card(staged, pair or model, repo_id, _rows(staged, circuits)), encoding="utf-8")
     blocks = _blocks(folder, tokenizer, own, say) if circuits else None
+    if circuits and pair is None:
+        model = model.to_sparse()  # faster
     subjects = [_subject(staged / "circuits" / task, model, tokenizer, pair, blocks, say) for task in circuits]
-    for subject, task in zip(subjects, circuits):
-        write_page([subject], staged / "circuits" / task / "page.html")
+    pages = {staged / "circuits" / task / "page.html": [subject] for subject, task in zip(subjects, circuits)}
     if space is not None:
-        _stage_space(site, space, repo_id, subjects)
+        pages[_stage_space(site, space, repo_id, bool(subjects))] = subjects
+    write_pages(pages)
     for place in (staged, site):
         _refuse_private(place, own)
     return left_out, list(circuits)
@@ -380,15 +382,16 @@ def _refuse_private(place: Path, own: set[str]) -> None:
             raise ValueError(f"{name} has {found}; take it out and publish again (found as: {found.rule}).")
 
 
-def _stage_space(site: Path, space: str, repo_id: str, subjects: list[Subject]) -> None:
-    """A static Space: one page with all circuits."""
-    if not subjects:
+def _stage_space(site: Path, space: str, repo_id: str, circuits: bool) -> Path:
+    """A static Space, but for its one page with all circuits, whose place is returned."""
+    if not circuits:
         raise ValueError(
             f"A Space shows circuits, and the folder has none under circuits/; leave out {space}, or csp prune one."
         )
-    write_page(subjects, site / "index.html")
     head = {"title": f"Circuits of {repo_id}", "sdk": "static", "app_file": "index.html", "pinned": False, "models": [repo_id]}
     front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
+    site.mkdir(parents=True, exist_ok=True)
     (site / "README.md").write_text(
         f"---\n{front}\n---\n\nCircuits of [{repo_id}](https://huggingface.co/{repo_id}).\n", encoding="utf-8"
     )
+    return site / "index.html"

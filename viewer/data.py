@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from ..bridges.pair import BridgedPair
 from ..bridges.steering import Steering
-from ..circuits.ablation import ablated
+from ..circuits.ablation import ablated, recorded_scales
 from ..circuits.circuit import Circuit
 from ..circuits.edges import edges_in, removed_edges
 from ..circuits.identity import refuse_other_model
@@ -80,12 +80,19 @@ class Subject:
         )  # fmt: skip
 
 
-def page_data(subjects: Sequence[Subject], live: bool = False, runs: bool = False) -> dict[str, Any]:
-    """Data of a page with these circuits, checked against the contract; runs: with their models, as far as they are small enough."""
+def page_data(
+    subjects: Sequence[Subject], live: bool = False, runs: bool = False, made: Mapping[int, dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Data of a page with these circuits, checked against the contract.
+
+    Args:
+        runs: with their models, as far as they are small enough. made: `circuit_data` of subjects by their id, where it is at hand.
+    """
     if not subjects:
         raise ValueError("A page needs at least one circuit.")
     models, places = _models(subjects) if runs else ([], {})
-    circuits = [{**circuit_data(subject), "runtime": _runtime(subject, places.get(id(subject.model)))} for subject in subjects]
+    made = made or {}
+    circuits = [{**(made.get(id(subject)) or circuit_data(subject)), "runtime": _runtime(subject, places.get(id(subject.model)))} for subject in subjects]
     page = {"version": VERSION, "live": live, "circuits": circuits, "models": models}
     check(page)
     return page
@@ -218,7 +225,9 @@ class _Builder:
 
         circuit, found = self.circuit, {}
         removed = None if circuit.edges is None else removed_edges(self.model, circuit.nodes, circuit.edges)
-        freeze = bool(circuit.settings.get("freeze_norms"))
+        with recorded_scales(self.model) as scales:  # of all pairs, which are one batch
+            loss()
+        freeze = scales if circuit.settings.get("freeze_norms") else False
         with circuit.applied_to(self.model):
             base = loss()
         for site, i in self.nodes:

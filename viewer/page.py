@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..files import write_whole
 from ..wiring_csp import FINAL, LOCATIONS
 from .contract import HERE, check, inline_json, records
-from .data import Subject, page_data
+from .data import Subject, circuit_data, page_data
 
 # In order: what is shared, then one file for each panel.
 SCRIPTS = (
@@ -65,6 +65,14 @@ def wiring() -> dict[str, dict[str, Any]]:
 def content_hash(text: str) -> str:
     """How a content security policy names a script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def write_pages(pages: Mapping[Path, Sequence[Subject]]) -> None:
+    """Several pages, without models; what a circuit's data are is found out once, on however many pages it is."""
+    shown = {id(subject): subject for subjects in pages.values() for subject in subjects}
+    made = {name: circuit_data(subject) for name, subject in shown.items()}
+    for out, subjects in pages.items():
+        write_whole(out, render(page_data(subjects, made=made)))
 
 
 def write_page(subjects: Sequence[Subject], out: str | Path, *, runs: bool = False) -> Path:

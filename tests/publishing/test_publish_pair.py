@@ -80,7 +80,12 @@ def test_a_pair_with_a_circuit_there_and_back(hub, cache, pair_folder):
     assert done.returncode == 0, done.stderr[-3000:]
     assert '"steering":{"strengths"' in page.read_text(encoding="utf-8")
     # a model in the pair's place: nothing of the pair is left
-    done = client(hub, cache, "publish", ROOT, "--repo-id", "user/pair")
+    folder = cache.parent / "model"
+    folder.mkdir()
+    for path in [each for pattern in ("*_csp.py", "*.json", "*.safetensors") for each in ROOT.glob(pattern)]:
+        shutil.copyfile(path, folder / path.name)
+    shutil.copytree(ROOT / "circuits" / TASK, folder / "circuits" / TASK)
+    done = client(hub, cache, "publish", folder, "--repo-id", "user/pair")
     assert done.returncode == 0, done.stderr[-3000:]
     files = hub.repos["models/user/pair"]["branches"]["main"][-1]["files"]
     assert not [name for name in files if name.startswith(("dense/", "sparse/", "bridges"))]
