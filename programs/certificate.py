@@ -209,7 +209,7 @@ def story(certificate: dict[str, Any], simple: str) -> str:
 
 
 def headline(certificate: dict[str, Any]) -> str:
-    """In a few words: "99.98% of 145,350 prompts (test words)".
+    """In a few words: "99.98% of 145,350 prompts (test words, 4 of 8 templates, one answer always: 50%)".
 
     Raises:
         ValueError: if it is damaged.
@@ -217,9 +217,11 @@ def headline(certificate: dict[str, Any]) -> str:
     try:
         prompts, right, kept = int(certificate["prompts"]), int(certificate["right"]), certificate["restricted"]
         whole = kept["values"] == "all" and kept["templates"] == kept["of"] and "texts" not in kept
-        few = f", {int(kept['texts'])} a place" if "texts" in kept else ""
-        said = "" if whole else f" ({str(kept['values'])[:20]} words{few})"
-        return f"{right / max(1, prompts):.2%} of {prompts:,} prompts{said}"
+        said = [] if whole or kept["values"] == "all" else [f"{str(kept['values'])[:20]} words"]
+        said += [f"{int(kept['texts'])} a place"] if "texts" in kept else []
+        said += [] if kept["templates"] == kept["of"] else [f"{int(kept['templates'])} of {int(kept['of'])} templates"]
+        said.append(f"one answer always: {int(certificate['one_answer']) / max(1, prompts):.0%}")
+        return f"{right / max(1, prompts):.2%} of {prompts:,} prompts ({', '.join(said)})"
     except (KeyError, TypeError, ValueError):
         raise ValueError("A certificate is damaged; write it again with csp prove.") from None
 

@@ -6,7 +6,7 @@ which quote) can fall. So the language cannot differ from what the generator sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +120,18 @@ def narrowed(template: Template, texts: int) -> Template:
     sizes = [sum(other.group == slot.group for other in template.slots) for slot in template.slots]
     slots = tuple(Slot(each.kind, each.texts[: max(texts, size)], each.group) for each, size in zip(template.slots, sizes))
     return Template(template.prompt, template.right, template.wrong, slots)
+
+
+def without(template: Template, slots: Collection[int]) -> Template:
+    """The template whose answers have the first text of these slots, which the prompt does not have, for good."""
+    kept = [chr(_FIRST + i) if i not in slots else slot.texts[0] for i, slot in enumerate(template.slots)]
+    capital = [chr(_CAPITAL + i) if i not in slots else slot.texts[0].capitalize() for i, slot in enumerate(template.slots)]
+
+    def filled(text: str) -> str:
+        places = [(character, place(character)) for character in text]
+        return "".join(character if at is None else (capital if at[1] else kept)[at[0]] for character, at in places)
+
+    return _renumbered(template.prompt, filled(template.right), filled(template.wrong), template.slots)
 
 
 def count(templates: Sequence[Template]) -> int:

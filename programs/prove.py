@@ -18,7 +18,7 @@ from ..circuits.identity import circuit_sha256, refuse_other_task
 from ..circuits.scoring import score
 from ..circuits.sites import norms
 from ..circuits.tasks import Task
-from ..files import read_json, write_whole
+from ..files import read_json, read_text, write_whole
 from .certificate import FORMAT, VERSION, Certificate, headline, held_scales, story
 from .certify import answer_tokens, certify, runs
 from .compile import compile_circuit, mean_scales
@@ -33,7 +33,7 @@ from .tokens import TokenTemplate, tokenised
 
 PROGRAM, SIMPLE, STORY, CERTIFICATE = "program.py", "simple.py", "program.md", "certificate.json"
 MOST = 20_000_000  # prompts that are run, unless more are asked for
-_LARGEST = 64 << 20  # bytes of a certificate
+_LARGEST, _LONGEST = 64 << 20, 200_000  # bytes of a certificate, and of a simplified program that is shown
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,7 @@ def _within(
         return runs(compile_circuit(model, circuit, answer_tokens(templates), scales), templates)
 
     for values in dict.fromkeys((split, split or "test")):
-        written = language(task, values)
-        templates = [tokenised(each, tokenizer) for each in written]
+        templates = list({each.template: each for each in (tokenised(one, tokenizer) for one in language(task, values))}.values())
         needed, chosen, total = needs(templates), [], 0
         least = min(needed)
         for i in sorted(range(len(templates)), key=lambda i: needed[i]):
@@ -197,7 +196,7 @@ def _within(
         sizes = [count([template.template for template in each[1]]) for each in some]
         return some[-1] if 4 * sizes[-1] >= sizes[0] else some[0]
     for texts in (12, 8, 6, 4, 3, 2, 1):
-        few = [tokenised(narrowed(each, texts), tokenizer) for each in written]
+        few = [tokenised(narrowed(each.template, texts), tokenizer) for each in templates]
         if sum(needs(few)) <= most:
             return templates, few, {"values": values, "texts": texts, "templates": len(few), "of": len(few), "most": most}
     raise ValueError(
@@ -246,9 +245,33 @@ def read_certificate(path: str | Path) -> dict[str, Any]:
 
 def certified(folder: str | Path, circuit: Circuit) -> str:
     """What a circuit's folder has certified of it, in a few words; "" without a certificate, or with one of another circuit."""
+    found = _certificate_of(folder, circuit)
+    return headline(found) if found else ""
+
+
+def _certificate_of(folder: str | Path, circuit: Circuit) -> dict[str, Any]:
     path = Path(folder) / CERTIFICATE
     found = read_certificate(path) if path.is_file() else {}
-    return headline(found) if found.get("circuit") == circuit_sha256(circuit) else ""
+    return found if found.get("circuit") == circuit_sha256(circuit) else {}
+
+
+def simpler(folder: str | Path, circuit: Circuit) -> tuple[str, str]:
+    """(the simplified program in a circuit's folder, what was counted of it in words); nothing where it is not the one that this circuit's certificate is of."""
+    found, path = _certificate_of(folder, circuit), Path(folder) / SIMPLE
+    simple = found.get("simple")
+    if not isinstance(simple, dict) or not path.is_file() or path.stat().st_size > _LONGEST:
+        return "", ""
+    text = read_text(path, largest=_LONGEST)
+    if hashlib.sha256(text.encode()).hexdigest() != simple.get("sha256"):
+        return "", ""
+    try:
+        said = (
+            f"right on {int(simple['right']):,} of {int(simple['prompts']):,} prompts, where the circuit is on {int(found['right']):,}; "
+            f"mean loss {float(simple['loss']):.3f}, of the circuit {float(found['loss']):.3f}"
+        )
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("A certificate is damaged; write it again with csp prove.") from None
+    return text, said
 
 
 def check(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from .language import Template, fill, place
+from .language import Template, fill, place, without
 
 _CHECKED = 200  # random prompts on which a template's tokens are compared with the tokenizer's
 
@@ -58,12 +58,18 @@ class TokenTemplate:
 def tokenised(template: Template, tokenizer: Any) -> TokenTemplate:
     """A template's tokens.
 
+    Slots that stand in answers alone, and not in what their first token depends on, are left out: they would count each prompt many times.
     What a slot's text becomes is taken with the other slots at their first texts; that it does not depend on them is looked at on random prompts,
     and follows from the tokenizer splitting text at places that it tells from one character on.
 
     Raises:
         ValueError: if what stands around a slot changes with what it holds, or two slots share a token: naming the texts.
     """
+    answers = _answers(template, tokenizer)
+    told = {at[0] for at in map(place, template.prompt) if at is not None} | {answer.slot for answer in answers}
+    if idle := set(range(len(template.slots))) - told:  # no prompt and no answer's first token differs by them, so neither do prompts
+        template = without(template, idle)
+        answers = _answers(template, tokenizer)
     first = _first(template)
     units, pieces = None, []
     for slot, each in enumerate(template.slots):
@@ -83,9 +89,7 @@ def tokenised(template: Template, tokenizer: Any) -> TokenTemplate:
         pieces.append(tuple(mine))
     if units is None:
         units = tuple(_encode(tokenizer, template.prompt)[0])
-    made = TokenTemplate(
-        template, units, tuple(pieces), *(_answer(template, tokenizer, text) for text in (template.right, template.wrong))
-    )
+    made = TokenTemplate(template, units, tuple(pieces), *answers)
     _check(made, tokenizer)
     return made
 
@@ -136,6 +140,10 @@ def _units(
         if over[0].slot == slot:
             own[over[0].time].append(token)
     return tuple(units), tuple(tuple(each) for each in own.values())
+
+
+def _answers(template: Template, tokenizer: Any) -> tuple[Answer, Answer]:
+    return _answer(template, tokenizer, template.right), _answer(template, tokenizer, template.wrong)
 
 
 def _answer(template: Template, tokenizer: Any, continuation: str) -> Answer:

@@ -23,8 +23,7 @@ from ..circuits.report import Verification
 from ..circuits.scoring import answer_logits, losses
 from ..circuits.sites import dense, evaluating
 from ..circuits.tasks import Pairs, Task
-from ..files import read_text
-from ..programs.prove import SIMPLE, certified
+from ..programs.prove import certified, simpler
 from ..wiring_csp import FINAL, by_head, reads_residual
 from .contexts import Contexts, find_contexts
 from .contract import VERSION, check
@@ -37,7 +36,6 @@ PROMPT_PAIRS = 4  # shown, with activations
 PATTERN_CELLS = 250_000  # attention is shown for as many pairs as fit, at least one
 MAX_TOKENS, MAX_ANSWERS = 16, 12  # in the first and last row of the graph
 LARGEST_MODEL, LONGEST_PROMPT = 4_000_000, 256  # characters of a model in a page; tokens of a prompt that it runs
-LARGEST_PROGRAM = 200_000  # bytes of a short program
 WEIGHTS, VOCABULARY = 12, 8  # weights and tokens listed for a node
 
 
@@ -51,7 +49,7 @@ class Subject:
         blocks: token ids [n, tokens] of a corpus, for contexts; None: there are none.
         report: of `verify`, if there is one.
         contexts: at each end of every node; 0: none.
-        certified, program: what `csp prove` counted, in words, and its short program.
+        certified: what `csp prove` counted, in words. program, simpler: its simplified program, and what was counted of that.
         pair: whose sparse model the model is: nodes that read the residual stream show what they mean for the dense model. Needs task and blocks.
     """
 
@@ -65,18 +63,18 @@ class Subject:
     pair: BridgedPair | None = None
     certified: str = ""
     program: str = ""
+    simpler: str = ""
 
     @classmethod
     def of(
         cls, folder: str | Path, model: Any, tokenizer: Any, blocks: torch.Tensor | None = None, *, task: str | Path | None = None, **more: Any
     ) -> Subject:  # fmt: skip
         """The circuit in a folder, with its task (built in, or that of a file) and its report, if it has been verified."""
-        circuit, simple = Circuit.from_pretrained(folder), Path(folder) / SIMPLE
-        proved = certified(folder, circuit)
-        program = read_text(simple, largest=LARGEST_PROGRAM) if proved and simple.is_file() else ""
+        circuit = Circuit.from_pretrained(folder)
+        program, counted = simpler(folder, circuit)
         return cls(
             circuit, model, tokenizer, circuit.find_task(tokenizer, task), blocks, Verification.of(folder, circuit),
-            certified=proved, program=program, **more,
+            certified=certified(folder, circuit), program=program, simpler=counted, **more,
         )  # fmt: skip
 
 
@@ -182,7 +180,8 @@ class _Builder:
             "tokens": {str(t): self.tokenizer.decode([t]) for t in sorted(self.used)}, "stages": self._stages(),
             "nodes": nodes, "links": links, "prompts": prompts, "attention": self._attention(runs),
             "curve": _numbers(circuit.metrics.get("curve")), "history": _numbers(circuit.metrics.get("history")),
-            "facts": self._facts(), "report": _report(self.subject.report), "certified": self.subject.certified, "program": self.subject.program, "runtime": None,
+            "facts": self._facts(), "report": _report(self.subject.report), "certified": self.subject.certified,
+            "program": self.subject.program, "simpler": self.subject.simpler, "runtime": None,
         }  # fmt: skip
 
     def _prompts(self) -> tuple[list[dict[str, Any]], list[Any]]:

@@ -28,7 +28,7 @@ function showFilters() {
   byId("threshold").value = toSlider(state.threshold);
   byId("threshold-shown").textContent = ` ${shown(state.threshold)} (${edges.length - hidden} of ${edges.length} edges shown, and lines of ${ends} embedding and unembedding weights)`;
   const views = [["circuit", "on all prompts"], ["prompt", "on this prompt"]];
-  byId("view-choice").replaceChildren(...(runsHere(state.circuit) ? ["graph: ", picker("view-select", views, state.view, (value) => update({ view: value }))] : []));
+  fill("view-choice", ...(runsHere(state.circuit) ? ["graph: ", picker("view-select", views, viewed(), (value) => update({ view: value }))] : []));
   if (document.activeElement !== byId("search")) byId("search").value = state.search;
   if (byId("circuit-select")) byId("circuit-select").value = String(state.circuit);
   const found = searchNodes(state.circuit);

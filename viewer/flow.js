@@ -1,47 +1,60 @@
 /**
  * The prompt's own graph: nodes by position, and what flows along each edge there: weight times how far the source is from its mean; along attention, times
- * the share that the later token gives. From the answers back, each node hands its part on to what flows into it, by size; drawn is what has the largest
+ * the share that the later token gives; a token's embedding, as it is, to every read of its channel. From the two answers that are compared back, each node hands its part on to what flows into it, by size; drawn is what has the largest
  * part. (Queries and keys decide the shares of attention; they have no flow of their own.)
  */
 const FLOWS = 120; // that are drawn
+const viewed = () => (runsHere(state.circuit) ? state.view : "circuit");
 
 function showFlow() {
-  const shows = state.view === "prompt" && canRun(), panel = byId("flow");
+  const shows = viewed() === "prompt", panel = byId("flow"), hidden = byId("graphs").hidden;
   byId("graphs").hidden = shows;
   panel.hidden = !shows;
-  if (!shows) return fill("flow");
-  const said = results.get(state.circuit);
-  if (!said || !said.now.attention) return fill("flow", html("p", { class: "soft" }, page.live ? "A served page shows the circuit alone." : "The prompt is being run."));
-  const flows = influences(flowsOf(current(), said.now), current()), kept = flows.slice(0, FLOWS), total = flows.reduce((sum, each) => sum + each.part, 0);
+  if (!shows) {
+    if (hidden) drawGraphs(); // nothing has a size while it is hidden
+    return fill("flow");
+  }
+  const { error } = results.get(state.circuit) ?? {}, known = said();
+  if (!known) return fill("flow", html("p", { class: error === undefined ? "soft" : "minus" }, error ?? "The prompt is being run."));
+  const { now } = known, flows = influences(flowsOf(current(), now), current(), now), kept = flows.slice(0, FLOWS), total = flows.reduce((sum, each) => sum + each.part, 0);
   const share = total ? kept.reduce((sum, each) => sum + each.part, 0) / total : 0;
   fill("flow",
-    html("p", { class: "soft" }, `The ${kept.length} largest of ${flows.length} flows to the answers on this prompt, ${shown(100 * share)} % of all: the wider, the larger its part; blue raises what it goes to.`),
-    drawFlow(current(), said.now, kept));
+    html("p", { class: "soft" }, `The ${kept.length} largest of ${flows.length} flows to ${comparedIn(now).map((each) => `‘${visible(each.text)}’`).join(" and ")} on this prompt, ${shown(100 * share)} % of all: the wider, the larger its part; blue raises what it goes to.`),
+    drawFlow(current(), now, kept));
 }
 
 /** [{source, from, target, to, flow}], positions from and to; only what differs from the mean counts, since that is what the circuit moves. */
 function flowsOf(circuit, now) {
   const found = [], last = now.tokens.length - 1, nodes = new Map(circuit.nodes.map((node) => [node.id, node])), stage = new Map(circuit.stages.map(({ name }, i) => [name, i]));
   const off = (id, t) => now.activations[id][t] - (nodes.get(id).mean ?? 0), add = (source, from, target, to, flow) => { if (flow) found.push({ source, from, target, to, flow }); };
+  const compared = new Set(comparedIn(now).map(({ id }) => `answer:${id}`));
   for (const { source, target, weight, kind } of circuit.links) {
-    if (kind === "embedding") now.ids.forEach((id, t) => { if (source === `token:${id}`) add(source, t, target, t, weight); });
-    else if (kind === "unembedding") add(source, last, target, last, weight * off(source, last));
+    if (kind === "embedding") continue; // of some tokens, below of all
+    if (kind === "unembedding") {
+      if (compared.has(target)) add(source, last, target, last, weight * off(source, last));
+    }
     else if (pathOf(nodes.get(source).site) === "attn.v") {
       const shares = now.attention[`${source.split(".")[0]}.${nodes.get(source).head}`];
       for (let to = 0; to <= last; to++) for (let from = 0; from <= to; from++) add(source, from, target, to, weight * shares[to][from] * off(source, from));
     } else for (let t = 0; t <= last; t++) add(source, t, target, t, weight * off(source, t));
   }
   const residual = circuit.nodes.filter((node) => kindOf(node.site).residual), writes = residual.filter((node) => node.site.endsWith("resid_delta"));
-  for (const read of residual) {
-    if (read.site.endsWith("resid_delta")) continue;
+  for (const read of residual.filter(readsResidual)) {
+    now.embedded[read.index].forEach((value, t) => add(`token:${now.ids[t]}`, t, read.id, t, value));
     for (const write of writes) if (write.index === read.index && stage.get(write.site) < stage.get(read.site)) for (let t = 0; t <= last; t++) add(write.id, t, read.id, t, off(write.id, t));
   }
   return found;
 }
 
+/** The graph's rows, with the prompt's own tokens. */
+function flowRows(circuit, now) {
+  const tokens = [...new Set(now.ids)].map((id) => ({ nodes: [{ id: `token:${id}` }] }));
+  return [{ name: "tokens", title: "tokens", layer: null, nodes: [], groups: tokens }, ...rowsOf(circuit).filter((row) => row.name !== "tokens")];
+}
+
 /** The flows with their part in the answers, the largest first: rows from the top, since all flows go up. */
-function influences(flows, circuit) {
-  const rows = rowsOf(circuit), rowOf = new Map(rows.flatMap((row, i) => [...row.nodes, ...(row.groups ?? []).flatMap((group) => group.nodes)].map((node) => [node.id, i])));
+function influences(flows, circuit, now) {
+  const rows = flowRows(circuit, now), rowOf = new Map(rows.flatMap((row, i) => [...row.nodes, ...(row.groups ?? []).flatMap((group) => group.nodes)].map((node) => [node.id, i])));
   const into = new Map(), part = new Map();
   for (const each of flows) {
     const key = `${each.target} ${each.to}`;
@@ -64,7 +77,7 @@ function influences(flows, circuit) {
 function drawFlow(circuit, now, flows) {
   const drawn = new Set(flows.flatMap(({ source, target }) => [source, target]));
   const has = (row) => [...row.nodes, ...(row.groups ?? []).flatMap((group) => group.nodes)].some((node) => drawn.has(node.id));
-  const rows = rowsOf(circuit).filter(has), column = Math.max(64, (byId("flow").clientWidth - LEFT - 40) / now.tokens.length);
+  const rows = flowRows(circuit, now).filter(has), column = Math.max(64, (byId("flow").clientWidth - LEFT - 40) / now.tokens.length);
   const high = Math.min(100, Math.max(46, (byId("flow").clientHeight - 90) / Math.max(1, rows.length))), height = rows.length * high + 30;
   const rowOf = new Map(rows.flatMap((row, i) => [...row.nodes, ...(row.groups ?? []).flatMap((group) => group.nodes)].map((node) => [node.id, i])));
   const last = now.tokens.length - 1, y = (id) => 20 + (rows.length - 1 - rowOf.get(id)) * high;

@@ -135,16 +135,16 @@ function onwardOf(circuit) {
 /** Every path through a node, or none. */
 function light(drawn, id) {
   drawn.onward ??= onwardOf(drawn.circuit);
-  const lit = new Set(id ? [id] : []);
-  for (const map of id ? [drawn.onward.found, drawn.onward.back] : []) {
+  const sides = (id ? [drawn.onward.found, drawn.onward.back] : []).map((map) => { // what it goes on to, and what comes to it; itself in both
     const left = [id], seen = new Set(left);
     while (left.length) {
-      for (const [next] of map.get(left.pop()) ?? []) if (!seen.has(next)) { seen.add(next); lit.add(next); left.push(next); }
+      for (const [next] of map.get(left.pop()) ?? []) if (!seen.has(next)) { seen.add(next); left.push(next); }
     }
-  }
-  drawn.root.classList.toggle("lighting", lit.size > 0);
-  for (const [node, element] of drawn.nodes) element.classList.toggle("lit", lit.has(node));
-  for (const { link, element } of drawn.edges) element.classList.toggle("lit", lit.has(link.source) && lit.has(link.target));
+    return seen;
+  });
+  drawn.root.classList.toggle("lighting", sides.length > 0);
+  for (const [node, element] of drawn.nodes) element.classList.toggle("lit", sides.some((side) => side.has(node)));
+  for (const { link, element } of drawn.edges) element.classList.toggle("lit", sides.some((side) => side.has(link.source) && side.has(link.target)));
 }
 
 /** Classes by the state: selection and its neighbours, search, threshold, what was changed. */

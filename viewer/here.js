@@ -1,6 +1,7 @@
 /** The model in the page itself (model.js): what `csp view --serve` answers, computed here, in a worker where there is one, and checked against the numbers
  * that the page came with. The functions up to `answerOf` run in the worker; it has this same script, and no page. */
 const NEXT = 8; // likeliest next tokens that are shown
+const LETTERS = 64; // of a token, at most on the average
 const engines = new Map(); // in the worker: place among page.models -> {model, tokenizer, longest, asked, wholes}
 
 async function loadEngine({ place, text }) {
@@ -34,6 +35,7 @@ function changedRun(engine, run, { held, cut }) {
 }
 
 function idsOf(engine, prompt) {
+  if (prompt.length > LETTERS * engine.longest) throw new Error(`The prompt has ${prompt.length.toLocaleString("en")} characters, and room is for ${engine.longest} tokens; give a shorter one.`);
   const ids = engine.tokenizer.encode(prompt);
   if (ids.length < 1 || ids.length > engine.longest) throw new Error(`The prompt has ${ids.length} tokens; give 1 to ${engine.longest}.`);
   return ids;
@@ -49,7 +51,9 @@ function runJob(job) {
   const of = (found) => Object.fromEntries(job.nodes.map(([id, site, index]) => [id, found.steps.map(({ sites }) => sites.get(site)[index])]));
   const [a, b] = [softmax(model.logits), softmax(circuit.logits)], rank = (shares, id) => 1 + shares.filter((each) => each > shares[id]).length;
   const likely = [...a.keys()].sort((i, j) => Math.max(a[j], b[j]) - Math.max(a[i], b[i])).slice(0, NEXT).filter((id) => !job.answers.includes(id));
+  const embedded = ids.map((id, t) => engine.model.embedded(id, t));
   return {
+    embedded: Object.fromEntries(job.channels.map((channel) => [channel, embedded.map((x) => x[channel] ?? 0)])),
     tokens: ids.map((id) => engine.tokenizer.decode([id])), ids, activations: of(circuit), activationsInModel: of(model),
     attention: Object.fromEntries(job.heads.map(([layer, head]) => [`${layer}.${head}`, circuit.steps.map((step) => Array.from(step.attention[layer][head]))])),
     next: [...job.answers, ...likely].map((id) => ({
@@ -106,7 +110,7 @@ async function answerOf({ kind, job }) {
 // ---- in the page
 
 const loaded = new Map(); // place -> promise
-let waiting = [], worker = null;
+let queue = [], flying = null, worker = null; // {kind, job, resolve, reject}; one at a time is under way
 
 /** A worker with this page's own script; null where the browser gives none, and the page computes itself. */
 function workerHere() {
@@ -114,14 +118,15 @@ function workerHere() {
   try {
     const script = [...document.scripts].find((each) => each.type === "").textContent;
     worker = new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
-    worker.addEventListener("message", ({ data }) => waiting.shift()?.(data));
+    worker.addEventListener("message", ({ data }) => settle(data));
     worker.addEventListener("error", (event) => {
       event.preventDefault();
-      const left = waiting;
+      const left = [flying, ...queue].filter(Boolean);
       worker = false;
-      waiting = [];
+      [queue, flying] = [[], null];
       loaded.clear();
-      for (const each of left) each({ error: "The worker that runs the model could not be begun; try once more." });
+      checked.clear();
+      for (const each of left) each.reject(new Error("The worker that runs the model could not be begun; try once more."));
     });
   } catch {
     worker = false;
@@ -129,11 +134,35 @@ function workerHere() {
   return worker || null;
 }
 
-async function ask(kind, job) {
-  const there = workerHere();
-  const { found, error } = await (there === null ? answerOf({ kind, job }) : new Promise((resolve) => { waiting.push(resolve); there.postMessage({ kind, job }); }));
-  if (error !== undefined) throw new Error(error);
-  return found;
+/** Jobs in turn, checks last. A prompt that waits for its turn makes place for a newer one. */
+function ask(kind, job) {
+  return new Promise((resolve, reject) => {
+    if (kind === "run") {
+      for (const each of queue.filter((waiting) => waiting.kind === "run")) each.reject(new Error("A newer prompt took its place."));
+      queue = queue.filter((waiting) => waiting.kind !== "run");
+    }
+    queue.push({ kind, job, resolve, reject });
+    queue.sort((a, b) => (a.kind === "check") - (b.kind === "check"));
+    next();
+  });
+}
+
+async function next() {
+  if (flying || !queue.length) return;
+  const own = flying = queue.shift(), { kind, job } = own, there = workerHere();
+  if (there) there.postMessage({ kind, job });
+  else {
+    const answer = await answerOf({ kind, job });
+    if (flying === own) settle(answer);
+  }
+}
+
+function settle({ found, error }) {
+  const { resolve, reject } = flying;
+  flying = null;
+  if (error === undefined) resolve(found);
+  else reject(new Error(error));
+  next();
 }
 
 function modelHere(place) {
@@ -173,18 +202,26 @@ function changesOf(index) {
 
 const answersOf = (circuit) => [...new Set(circuit.prompts.flatMap(({ answer, other }) => [answer, other]))].slice(0, 12);
 
-async function jobOf(index, prompt) {
+/** plain: without what was changed. */
+async function jobOf(index, prompt, plain = false) {
   const circuit = page.circuits[index], runtime = runtimeOf(index);
   await modelHere(runtime.place);
   const heads = new Map(circuit.nodes.filter((node) => node.head !== null).map((node) => [`${node.site.split(".")[0]}.${node.head}`, [Number(node.site.split(".")[0]), node.head]]));
-  return { ...runtime, prompt, changes: changesOf(index), nodes: circuit.nodes.map(({ id, site, index: node }) => [id, site, node]), answers: answersOf(circuit), heads: [...heads.values()] };
+  return {
+    ...runtime, prompt, changes: plain ? { held: new Map(), cut: [] } : changesOf(index), nodes: circuit.nodes.map(({ id, site, index: node }) => [id, site, node]),
+    channels: [...new Set(circuit.nodes.filter(readsResidual).map((node) => node.index))], answers: answersOf(circuit), heads: [...heads.values()],
+  };
 }
 
-const runHere = async (index, prompt) => ask("run", await jobOf(index, prompt));
+const runHere = async (index, prompt, plain) => ask("run", await jobOf(index, prompt, plain));
 const completeHere = async (index, prompt, who, count) => ask("complete", { ...(await jobOf(index, prompt)), who, count });
 
-async function checkHere(index) {
-  const runtime = runtimeOf(index);
-  await modelHere(runtime.place);
-  return ask("check", { ...runtime, prompts: page.circuits[index].prompts });
+const checked = new Map(); // circuit -> promise
+
+function checkHere(index) {
+  if (!checked.has(index)) {
+    const runtime = runtimeOf(index);
+    checked.set(index, modelHere(runtime.place).then(() => ask("check", { ...runtime, prompts: page.circuits[index].prompts })));
+  }
+  return checked.get(index);
 }

@@ -1,9 +1,9 @@
 /** With the model in the page, or behind it (csp view --serve): a prompt of one's own, nodes and edges switched off, nodes held at values, completion. */
-const results = new Map(); // circuit -> what was said last: {prompt, now, before}
+const results = new Map(); // circuit -> what was said last: {prompt, changes, now, before} or {error}
 let runs = 0;
 
 const changesIn = (index) => state.changes[String(index)] ?? {};
-const offIn = (index) => new Set(Object.keys(changesIn(index)).filter((key) => !key.includes(">")));
+const offIn = (index) => Object.keys(changesIn(index)).filter((key) => changesIn(index)[key] === "off" && !key.includes(">"));
 const canRun = () => page.live || runsHere(state.circuit);
 
 /** Sets or takes back a change of the chosen circuit: "off", a number as text, or null. */
@@ -27,8 +27,18 @@ function promptText() {
   return state.prompt || (first ? first.tokens.map((id) => current().tokens[String(id)]).join("") : "");
 }
 
+/** What was said of the chosen circuit, if it is of the prompt and the changes that the page shows now; a page that runs by itself is about to say it anew, and keeps the last until then. */
+function said() {
+  const known = results.get(state.circuit), own = known?.now && (!page.live || (known.prompt === byId("live-prompt")?.value && known.changes === JSON.stringify(changesIn(state.circuit))));
+  return own ? known : null;
+}
+
 function buildLive() {
-  if (!canRun()) return fill("live");
+  if (!canRun()) {
+    runs++; // what is under way has no place here
+    delete byId("live").dataset.circuit;
+    return fill("live");
+  }
   if (byId("live").dataset.circuit === String(state.circuit)) return;
   byId("live").dataset.circuit = String(state.circuit);
   const who = (name) => html("button", { onclick: () => completeLive(name), title: `the rest of the line, as the ${name} goes on` }, name);
@@ -50,16 +60,17 @@ function soon() {
 
 function setPrompt(text) {
   clearTimeout(later);
-  if (text === promptText()) runLive();
+  if (text === "" || text === promptText()) runLive();
   else update({ prompt: text });
 }
 
 async function sayChecked(circuit) {
+  const say = (text) => { if (state.circuit === circuit && byId("live-said")) byId("live-said").textContent = text; };
+  if (!page.circuits[circuit].prompts.length) return say("The model runs in this page.");
   try {
-    const worst = await checkHere(circuit);
-    if (state.circuit === circuit) byId("live-said").textContent = `The model runs in this page. Checked on the prompts below: largest difference to PyTorch ${shown(worst)}.`;
+    say(`The model runs in this page. Checked on the prompts below: largest difference to PyTorch ${shown(await checkHere(circuit))}.`);
   } catch (error) {
-    byId("live-said").textContent = error.message;
+    say(error.message);
   }
 }
 
@@ -82,18 +93,21 @@ async function post(path, body) {
 /** The chosen prompt, as things are now and, if something was changed, as they were. */
 async function runLive() {
   if (!canRun() || !byId("live-prompt")) return;
-  const circuit = state.circuit, prompt = byId("live-prompt").value, own = ++runs;
+  const circuit = state.circuit, prompt = byId("live-prompt").value, own = ++runs, changes = JSON.stringify(changesIn(circuit)), known = results.get(circuit);
+  if (prompt !== promptText()) { // it stays when another circuit is looked at, and in the link
+    state.prompt = prompt;
+    writeFragment();
+  }
+  const run = (plain) => (page.live ? post("run", { circuit, prompt, off: plain ? [] : offIn(circuit) }) : runHere(circuit, prompt, plain));
   try {
-    const now = await (page.live ? post("run", { circuit, prompt, off: [...offIn(circuit)] }) : runHere(circuit, prompt));
-    const known = results.get(circuit);
+    const before = changes === "{}" ? null : known?.now && known.prompt === prompt ? known.before : await run(true);
     if (own !== runs) return;
-    const untouched = !Object.keys(changesIn(circuit)).length;
-    results.set(circuit, { prompt, now, before: untouched ? now : known?.prompt === prompt ? known.before : null });
+    const now = await run(false);
+    if (own !== runs) return;
+    results.set(circuit, { prompt, changes, now, before: before ?? now });
   } catch (error) {
     if (own !== runs) return;
-    results.delete(circuit);
-    fill("live-result", html("p", { class: "minus" }, error.message));
-    return;
+    results.set(circuit, { error: error.message });
   }
   notify(new Set(["result"]));
 }
@@ -102,11 +116,11 @@ async function completeLive(who) {
   const circuit = state.circuit, prompt = byId("live-prompt").value;
   try {
     const text = await completeHere(circuit, prompt, who, 24);
-    if (state.circuit !== circuit) return;
+    if (state.circuit !== circuit || byId("live-prompt")?.value !== prompt) return; // somebody has typed on
     byId("live-prompt").value = prompt + text;
     setPrompt(prompt + text);
   } catch (error) {
-    fill("live-result", html("p", { class: "minus" }, error.message));
+    if (state.circuit === circuit && byId("live-said")) byId("live-said").textContent = error.message;
   }
 }
 
@@ -122,10 +136,10 @@ async function saveLabels() {
 
 /** Activations of the selected node along the prompt, and what comes next by the model and by the circuit. */
 function showLive() {
-  const said = results.get(state.circuit);
   if (!canRun()) return;
-  if (!said) return fill("live-result");
-  const { now, before } = said, values = now.activations[state.node], most = strongest(values ?? []);
+  const { error } = results.get(state.circuit) ?? {}, known = said();
+  if (!known) return fill("live-result", error === undefined ? null : html("p", { class: "minus" }, error));
+  const { now, before } = known, values = now.activations[state.node], most = strongest(values ?? []);
   const line = now.tokens.map((text, i) => {
     const span = html("span", { class: "token", dir: "auto" }, text.replaceAll("\n", "↵\n"));
     if (values) shade(span, values[i], most);
@@ -136,11 +150,13 @@ function showLive() {
     preferences(now, before), nextTable(now, before));
 }
 
+/** The two answers that are compared: those that are likeliest, in the model and in the circuit. */
+const comparedIn = (now) => now.next.filter((each) => each.answer).sort((a, b) => b.model + b.circuit - a.model - a.circuit).slice(0, 2);
+
 /** Between the answers alone: shares of the two that are likeliest, in the model and in the circuit. */
 function preferences(now, before) {
-  const among = (found) => found.next.filter((each) => each.answer);
-  if (among(now).length < 2) return null;
-  const pair = [...among(now)].sort((a, b) => b.model + b.circuit - a.model - a.circuit).slice(0, 2);
+  const among = (found) => found.next.filter((each) => each.answer), pair = comparedIn(now);
+  if (pair.length < 2) return null;
   const share = (found, run) => {
     const [one, two] = pair.map(({ text }) => among(found).find((each) => each.text === text)?.[run] ?? 0);
     return one / (one + two);

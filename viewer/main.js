@@ -28,9 +28,12 @@ function onChange(changed) {
     showCurves();
     showReport();
     buildLive();
+    byId("legend-runs").hidden = !canRun();
+    byId("legend-cuts").hidden = !runsHere(state.circuit);
   }
   showFilters();
   if (is("view", "result", "circuit")) showFlow();
+  if (is("node")) for (const dot of byId("flow").querySelectorAll(".node")) dot.classList.toggle("selected", dot.dataset.id === state.node);
   refreshGraphs(changed);
   if (is("circuit", "node")) showNode();
   else if (is("labels", "groups", "changes")) refreshNames();

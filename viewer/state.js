@@ -8,6 +8,7 @@ const listeners = [];
 
 const pathOf = (site) => site.replace(/^\d+\./, "");
 const kindOf = (site) => wiring[pathOf(site)] ?? {};
+const readsResidual = (node) => Boolean(kindOf(node.site).residual) && !node.site.endsWith("resid_delta");
 
 function readFragment() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -17,22 +18,30 @@ function readFragment() {
     const text = given.get(name);
     if (typeof fallback === "number") next[name] = Number.isFinite(Number(text)) ? Number(text) : fallback;
     else if (typeof fallback === "string") next[name] = text;
-    else next[name] = readNames(text);
+    else next[name] = readNames(name, text);
   }
   if (!Number.isInteger(next.circuit) || !page.circuits[next.circuit]) next.circuit = 0;
   if (!Number.isInteger(next.beside) || !page.circuits[next.beside] || next.beside === next.circuit) next.beside = -1;
   state = next;
 }
 
-/** circuit -> node -> text; anything else in a fragment is ignored. */
-function readNames(text) {
+/** circuit -> node or edge -> what was said of it. Of a link only what this page has and can do is taken: nodes that there are, edges of the circuit, "off" or a
+ * number; anything else is ignored. */
+function readNames(kind, text) {
   const found = {};
+  let given = null;
   try {
-    for (const [circuit, names] of Object.entries(JSON.parse(text))) {
-      const fine = Object.entries(names).filter(([, name]) => typeof name === "string");
-      found[circuit] = Object.fromEntries(fine);
-    }
+    given = JSON.parse(text);
   } catch { /* a broken link shows the page as it came */ }
+  if (given === null || typeof given !== "object") return found;
+  page.circuits.forEach((circuit, i) => {
+    if (!Object.hasOwn(given, i) || given[i] === null || typeof given[i] !== "object") return;
+    const nodes = new Set(circuit.nodes.map((node) => node.id)), edges = new Set(circuit.links.filter((link) => link.kind === "weight").map((link) => edgeKey(link.source, link.target)));
+    const number = (value) => value.trim() !== "" && Number.isFinite(Number(value)), can = runsHere(i);
+    const fine = ([id, value]) => typeof value === "string" && (kind !== "changes" ? nodes.has(id) : value === "off" ? nodes.has(id) || (can && edges.has(id)) : can && nodes.has(id) && number(value));
+    const own = Object.entries(given[i]).filter(fine);
+    if (own.length) found[i] = Object.fromEntries(own);
+  });
   return found;
 }
 
@@ -45,11 +54,13 @@ function writeFragment() {
   history.replaceState(null, "", `#${parts}`);
 }
 
-/** Changes the state and lets every panel know which parts changed. */
+/** Changes the state and lets every panel know which parts changed, if any did. */
 function update(changes) {
+  const changed = new Set(Object.keys(changes).filter((name) => changes[name] !== state[name]));
+  if (!changed.size) return;
   state = { ...state, ...changes };
   writeFragment();
-  notify(new Set(Object.keys(changes)));
+  notify(changed);
 }
 
 function notify(changed) {

@@ -8,9 +8,9 @@ function showStory() {
   const stages = [...new Set(shownLines.map((line) => line.stage))];
   fill("story",
     html("h2", {}, "Step by step"),
-    html("p", { class: "soft" }, `What each node adds up, in the order in which the network computes${results.has(state.circuit) ? "; in brackets its value at the last token of the prompt above" : ""}.`),
+    html("p", { class: "soft" }, `What each node adds up, in the order in which the network computes${said() ? "; in brackets its value at the last token of the prompt above" : ""}.`),
     html("div", { class: "steps" }, stages.map((stage) => [html("h3", {}, stage), ...shownLines.filter((line) => line.stage === stage).map((line) => storyLine(circuit, line))])),
-    circuit.program ? html("details", { id: "program" }, html("summary", {}, "The same as a short program, as far as its task goes (csp prove --simplify)"), html("pre", { class: "code" }, circuit.program)) : null,
+    circuit.program ? html("details", { id: "program" }, html("summary", {}, `A simpler program: ${circuit.simpler}`), html("pre", { class: "code" }, circuit.program)) : null,
     left > 0 ? html("p", {}, html("button", { id: "story-all", onclick: () => { allLines = !allLines; showStory(); } }, allLines ? "fewer" : `${left} more lines, of nodes that matter less`)) : null);
 }
 
@@ -41,7 +41,7 @@ function storyLine(circuit, { node, id, terms }) {
   const sorted = [...terms].sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight)), rest = sorted.length - TERMS;
   const told = sorted.slice(0, TERMS).flatMap(({ source, weight }, i) => [`${weight < 0 ? " − " : i ? " + " : " "}${shown(Math.abs(weight))} · `, nameButton(circuit, source)]);
   const does = node === null ? " = " : { "attn.q": " asks ", "attn.k": " is found by ", "attn.v": " hands on " }[pathOf(node.site)] ?? (kindOf(node.site).residual && node.site.endsWith("resid_delta") ? " adds " : pathOf(node.site) === "mlp.post_act" ? " fires on " : " reads ");
-  const value = results.get(state.circuit)?.now.activations[id]?.at(-1);
+  const value = said()?.now.activations[id]?.at(-1);
   const read = node && !terms.some((link) => link.kind === "weight") && kindOf(node.site).residual && !node.site.endsWith("resid_delta");
   const from = read && written(circuit, node) ? [told.length ? ", and " : "", "what was written there"] : [];
   return html("p", { class: `step ${id === state.node ? "selected" : ""}` }, nameButton(circuit, id), value === undefined ? null : html("span", { class: "value" }, ` (${shown(value)})`), does, ...told, ...(rest > 0 ? [` and ${rest} more`] : []), ...from);
@@ -54,7 +54,7 @@ function nameButton(circuit, id) {
   if (/^(token|answer):/.test(id)) return html("span", { class: "code", dir: "auto" }, visible(circuit.tokens[id.split(":")[1]] ?? id));
   const node = nodeOf(circuit, id);
   if (!node) return html("span", { class: "soft" }, id);
-  const said = nameOf(state.circuit, node, "label"), kind = KINDS[pathOf(node.site)] ?? "channel";
-  const button = html("button", { class: "link", dir: "auto", title: id, onclick: () => update({ node: id }) }, said ? harmless(said) : `${kind} ${node.index}`);
+  const label = nameOf(state.circuit, node, "label"), kind = KINDS[pathOf(node.site)] ?? "channel";
+  const button = html("button", { class: "link", dir: "auto", title: id, onclick: () => update({ node: id }) }, label ? harmless(label) : `${kind} ${node.index}`);
   return button;
 }

@@ -242,9 +242,9 @@ def test_text_with_secrets_does_not_get_onto_pages(folder, tmp_path, hub, monkey
     blocks[2, : len(secret)] = torch.tensor(secret)
     copy, said, seen = damaged(folder, tmp_path, lambda c: save_file({"train": blocks}, c / "blocks.safetensors")), [], []
     module = importlib.import_module("sparse_circuits.publishing.publish")
-    original = module.write_page
+    original = module.write_pages
     monkeypatch.setattr(
-        module, "write_page", lambda subjects, out: (seen.append(subjects[0].blocks), original(subjects, out))[1]
+        module, "write_pages", lambda pages: (seen.extend(each[0].blocks for each in pages.values()), original(pages))[1]
     )
     publish(copy, "user/model", dry_run=True, say=said.append)
     assert len(seen[0]) == 3

@@ -200,7 +200,7 @@ def test_the_prompts_own_graph(opened, own_page):
         checked += 1
     assert checked > len(tokens)
     parts = page.evaluate(
-        "() => influences(flowsOf(current(), results.get(0).now), current()).map(each => [each.target, each.part])"
+        "() => influences(flowsOf(current(), results.get(0).now), current(), results.get(0).now).map(each => [each.target, each.part])"
     )
     answers = [part for target, part in parts if target.startswith("answer:")]
     assert sum(answers) == pytest.approx(len({target for target, _ in parts if target.startswith("answer:")}))
@@ -243,3 +243,108 @@ def test_a_telephone_shows_it_without_sideways_scrolling(opened, own_page):
         page = opened_with(opened, own_page[0], {}, more=view)
         page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_what_waits_is_overtaken_by_what_is_newer(opened, own_page):
+    page = opened_with(opened, own_page[0], {})
+    found = page.evaluate(
+        """async () => {
+          const said = await Promise.allSettled(["a = 1", "b = 22", "c = (3"].map((prompt) => runHere(0, prompt)));
+          return said.map((each) => each.value ? each.value.tokens.join("") : each.reason.message);
+        }"""
+    )
+    assert found == ["a = 1", "A newer prompt took its place.", "c = (3"]
+
+
+def test_what_a_link_cannot_mean_is_ignored(opened, own_page):
+    file, subject = own_page
+    node = next(f"{site}:{int(i[0])}" for site, i in subject.circuit.nodes.items() if site.endswith("mlp.post_act"))
+    name, edges = next((name, each) for name, each in subject.circuit.edges.items() if len(each.weight))
+    edge = f"{name.split('->')[0]}:{int(edges.source[0])}>{name.split('->')[1]}:{int(edges.target[0])}"
+    fine = {node: "1.5", edge: "off"}
+    for changes in ('{"0": {"__proto__": "off"}}', "null", "[]", "7", '{"0": null, "constructor": {"x": "off"}}', "{", '{"9": {"a": "off"}}'):
+        page = opened(f"{file.as_uri()}#labels={quote(changes)}&changes={quote(changes)}")
+        page.wait_for_function("() => results.get(0)?.now")
+        assert page.evaluate("() => JSON.stringify([state.changes, state.labels])") == "[{},{}]"
+    wrong = {"9.mlp.post_act:1": "off", "no": "off", f"{node}>{node}": "off", f"{edge}x": "off", **fine}
+    page = opened(f"{file.as_uri()}#changes={quote(json.dumps({'0': wrong}))}")
+    page.wait_for_function("() => results.get(0)?.now")
+    assert page.evaluate("() => state.changes") == {"0": fine}
+    for value in ("", "far", "NaN", "Infinity", "1e999", 3, None):
+        page = opened(f"{file.as_uri()}#changes={quote(json.dumps({'0': {node: value}}))}")
+        page.wait_for_function("() => results.get(0)?.now")
+        assert page.evaluate("() => state.changes") == {}
+
+
+def test_a_changed_circuit_has_its_before_on_every_prompt(opened, own_page):
+    file, subject = own_page
+    node = next(f"{site}:{int(i[0])}" for site, i in subject.circuit.nodes.items() if site.endswith("mlp.post_act"))
+    page = opened_with(opened, file, {node: "off"})
+    before = page.evaluate("() => results.get(0).before.next.map((each) => [each.id, each.circuit])")
+    expected = run_prompt(subject, PROMPT, [])
+    likely = {each["text"]: each["circuit"] for each in expected["next"]}
+    texts = page.evaluate("() => results.get(0).before.next.map((each) => each.text)")
+    for text, (_, own) in zip(texts, before, strict=True):
+        if text in likely:
+            assert abs(own - likely[text]) < 1e-4
+    assert page.evaluate("() => results.get(0).now !== results.get(0).before")
+    page.fill("#live-prompt", PROMPT + "!")  # typed while something is off
+    page.wait_for_function("prompt => results.get(0).prompt === prompt", arg=PROMPT + "!")
+    assert page.evaluate("() => results.get(0).before !== null && results.get(0).before.tokens.join('') === results.get(0).now.tokens.join('')")
+
+
+def test_embeddings_flow_to_every_read_and_to_the_answers_that_are_compared(opened, own_page):
+    file, subject = own_page
+    prompt = "zebra = [7]\nfor q in zebra"  # none of it in the task's prompts
+    page = opened_with(opened, file, {}, prompt, more="&view=prompt")
+    flows = page.evaluate("() => flowsOf(current(), results.get(0).now)")
+    wte = subject.model.transformer.wte.weight
+    ids = subject.tokenizer.encode(prompt, add_special_tokens=False)
+    reads = [(site, int(i)) for site, nodes in subject.circuit.nodes.items() if site.endswith("act_in") or site == "final_resid" for i in nodes]
+    expected = {(f"token:{t}", at, f"{site}:{i}"): float(wte[t, i]) for at, t in enumerate(ids) for site, i in reads if float(wte[t, i])}
+    found = {(each["source"], each["from"], each["target"]): each["flow"] for each in flows if each["source"].startswith("token:")}
+    assert found.keys() == expected.keys()
+    assert all(abs(found[key] - value) < 1e-6 for key, value in expected.items())
+    assert len({each["target"] for each in flows if each["target"].startswith("answer:")}) == 2
+    assert not page.locator(".flow path[d*=NaN]").count()
+
+
+def test_a_graph_that_was_hidden_has_its_pane(opened, own_page):
+    file, _ = own_page
+    widths = []
+    for view in ("", "&view=prompt"):
+        page = opened_with(opened, file, {}, more=view)
+        if view:
+            page.select_option("#view-select", "circuit")
+        widths.append(page.evaluate("() => drawnGraphs[0].plan.width"))
+    assert widths[0] == widths[1]
+
+
+def test_a_prompt_of_any_length_is_answered_at_once(opened, own_page):
+    page = opened_with(opened, own_page[0], {})
+    page.evaluate("() => setPrompt('x = 1; '.repeat(1e5))")
+    page.evaluate("() => { byId('live-prompt').value = 'x = 1; '.repeat(1e5); runLive(); }")
+    page.wait_for_function("() => document.getElementById('live-result').textContent.includes('700,000 characters')")
+    page.fill("#live-prompt", PROMPT)
+    page.wait_for_selector("#next")
+
+
+def test_hover_lights_paths_alone(opened, own_page):
+    """Every lit edge is on a path through the node: what leads to it, or what it leads to."""
+    page = opened_with(opened, own_page[0], {})
+    for place in (0, 7, 30):
+        assert page.evaluate(
+            """(place) => {
+              const drawn = drawnGraphs[0], id = drawn.circuit.nodes[place % drawn.circuit.nodes.length].id;
+              light(drawn, id);
+              const reach = (map, from) => {
+                const seen = new Set([from]), left = [from];
+                while (left.length) for (const [next] of map.get(left.pop()) ?? []) if (!seen.has(next)) { seen.add(next); left.push(next); }
+                return seen;
+              };
+              const lit = drawn.edges.filter(({ element }) => element.classList.contains("lit")).map(({ link }) => link);
+              const on = (link) => link.target === id || link.source === id || reach(drawn.onward.found, link.target).has(id) || reach(drawn.onward.found, id).has(link.source);
+              return lit.length > 0 && lit.every(on);
+            }""",
+            place,
+        )
