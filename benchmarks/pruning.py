@@ -78,7 +78,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="how many of the shapes, from the smallest")
     parser.add_argument("--model", type=Path, default=ROOT)
     parser.add_argument("--task", default="single_double_quote")
-    parser.add_argument("--steps", type=int, default=PruneConfig().steps, help="of mask training, for the circuit")
+    parser.add_argument("--steps", type=int, default=PruneConfig().steps, help="of mask training, for the circuit; 0: none is looked for")
     parser.add_argument("--largest", action="store_true", help="a step at csp_yolo2's shape, and nothing else")
     given = parser.parse_args(words)
     print(machine(f"seed 0, {given.rounds} rounds in turns"))
@@ -99,7 +99,7 @@ def main(words: list[str] | None = None) -> None:
             f"ratio {ratio(*map(list, zip(*times)), 2)}"
         )
     tokenizer = AutoTokenizer.from_pretrained(given.model)
-    for kind in ("dense", "sparse"):
+    for kind in ("dense", "sparse") if given.steps else ():
         model = CSPForCausalLM.from_pretrained(given.model, dtype=torch.float32).eval()
         model = model.to_sparse() if kind == "sparse" else model
         means = mean_activations(model, mix({"idioms:500": 1.0}, tokenizer, 128, 0).train)

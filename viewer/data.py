@@ -35,7 +35,7 @@ REFERENCE = 50  # blocks over which the scales of the two streams are taken
 PROMPT_PAIRS = 4  # shown, with activations
 PATTERN_CELLS = 250_000  # attention is shown for as many pairs as fit, at least one
 MAX_TOKENS, MAX_ANSWERS = 16, 12  # in the first and last row of the graph
-LARGEST_MODEL, LONGEST_PROMPT = 4_000_000, 256  # characters of a model in a page; tokens of a prompt that it runs
+LARGEST_MODEL, LONGEST_PROMPT = 24_000_000, 256  # characters of a model in a page; tokens of a prompt that it runs
 WEIGHTS, VOCABULARY = 12, 8  # weights and tokens listed for a node
 
 

@@ -20,7 +20,7 @@ function softmax(logits) {
 /** The whole model on a prompt, as it is; the last one is kept, since every change of a circuit asks for it again. */
 function wholeOn(engine, ids) {
   const key = ids.join();
-  if (!engine.whole || engine.whole.key !== key) engine.whole = { key, found: runPrompt(engine.model, ids) };
+  if (!engine.whole || engine.whole.key !== key) engine.whole = { key, found: runPrompt(engine.model, ids, {}, { last: true }) };
   return engine.whole.found;
 }
 
@@ -46,8 +46,8 @@ function runJob(job) {
   const engine = engines.get(job.place), ids = idsOf(engine, job.prompt), begun = performance.now();
   const whole = wholeOn(engine, ids), scales = job.frozen ? whole.steps.map((step) => step.scales) : null;
   const changed = job.changes.held.size > 0 || job.changes.cut.length > 0;
-  const model = changed ? runPrompt(engine.model, ids, changedRun(engine, { means: job.run.means }, job.changes)) : whole;
-  const circuit = runPrompt(engine.model, ids, changed ? changedRun(engine, job.run, job.changes) : job.run, { scales });
+  const model = changed ? runPrompt(engine.model, ids, changedRun(engine, { means: job.run.means }, job.changes), { last: true }) : whole;
+  const circuit = runPrompt(engine.model, ids, changed ? changedRun(engine, job.run, job.changes) : job.run, { scales, last: true });
   const of = (found) => Object.fromEntries(job.nodes.map(([id, site, index]) => [id, found.steps.map(({ sites }) => sites.get(site)[index])]));
   const [a, b] = [softmax(model.logits), softmax(circuit.logits)], rank = (shares, id) => 1 + shares.filter((each) => each > shares[id]).length;
   const likely = [...a.keys()].sort((i, j) => Math.max(a[j], b[j]) - Math.max(a[i], b[i])).slice(0, NEXT).filter((id) => !job.answers.includes(id));
@@ -90,8 +90,8 @@ function checkJob({ place, run, frozen, prompts }) {
   const { model } = engines.get(place);
   let worst = 0;
   for (const { tokens, answer, other, model: whole, circuit: own } of prompts) {
-    const share = (logits) => 1 / (1 + Math.exp(logits[other] - logits[answer])), plain = runPrompt(model, tokens);
-    const found = runPrompt(model, tokens, run, { scales: frozen ? plain.steps.map((step) => step.scales) : null, record: false });
+    const share = (logits) => 1 / (1 + Math.exp(logits[other] - logits[answer])), plain = runPrompt(model, tokens, {}, { last: true });
+    const found = runPrompt(model, tokens, run, { scales: frozen ? plain.steps.map((step) => step.scales) : null, record: false, last: true });
     worst = Math.max(worst, Math.abs(share(plain.logits) - whole), Math.abs(share(found.logits) - own));
   }
   return worst;
@@ -177,7 +177,7 @@ const runtimes = new Map();
 function runtimeOf(index) {
   if (!runtimes.has(index)) {
     const circuit = page.circuits[index], runtime = JSON.parse(circuit.runtime), hold = new Map();
-    for (const [site, means] of Object.entries(runtime.means)) hold.set(site, { open: new Uint8Array(means.length), fill: means });
+    for (const [site, means] of Object.entries(runtime.means)) hold.set(site, { open: new Uint8Array(means.length), fill: Float64Array.from(means) });
     for (const { site, index: node } of circuit.nodes) hold.get(site).open[node] = 1;
     runtimes.set(index, { place: runtime.model, frozen: runtime.frozen, run: { hold, cut: new Map(Object.entries(runtime.cut)), means: new Map(Object.entries(runtime.means)) } });
   }

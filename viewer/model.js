@@ -77,7 +77,7 @@ class Model {
   }
 
   // Logits after one token more. run: {hold: site -> {open, fill}, held: site -> [[node, value]], cut: map -> [[source, target, weight]], means,
-  // scales: what norms multiply with at this token, or null; record: what is seen, {sites, scales}, or null}.
+  // scales: what norms multiply with at this token, or null; record: what is seen, {sites, scales}, or null; quiet: no logits are wanted}.
   step(cache, id, run = {}) {
     const { config } = this, at = cache.tokens++, scales = run.record ? (run.record.scales = []) : null;
     let x = this.embedded(id, at);
@@ -99,6 +99,7 @@ class Model {
       x = this.residual(x, this.site(`${i}.mlp.resid_delta`, "mlp_out", out, run), "resid_post_mlp");
     });
     x = this.site("final_resid", null, x, run);
+    if (run.quiet) return null;
     return this.logits(norm(x, { weight: this.tensor("transformer.final_norm.weight").values, bias: this.valuesOf("transformer.final_norm.bias") }, n), id);
   }
 
@@ -159,14 +160,11 @@ class Model {
   site(name, location, x, run) {
     const share = location === null ? undefined : this.config.afrac[location];
     let out = share === undefined ? x : absTopK(x, Math.trunc(share * x.length));
-    const hold = run.hold && run.hold.get(name);
-    if (hold) {
-      const free = out;
-      out = new Float64Array(free.length);
-      for (let i = 0; i < out.length; i++) out[i] = hold.open[i] ? free[i] : hold.fill[i];
-    }
-    for (const [node, value] of (run.held && run.held.get(name)) || []) out[node] = value;
-    if (run.record) run.record.sites.set(name, Float64Array.from(out));
+    const hold = run.hold && run.hold.get(name), held = run.held && run.held.get(name);
+    if ((hold || held) && out === x) out = x.slice();
+    if (hold) for (let i = 0; i < out.length; i++) if (!hold.open[i]) out[i] = hold.fill[i];
+    if (held) for (const [node, value] of held) out[node] = value;
+    if (run.record) run.record.sites.set(name, out.slice());
     return out;
   }
 
@@ -179,11 +177,8 @@ class Model {
 
   linear({ matrix, bias }, x) {
     const out = new Float64Array(matrix.shape[0]);
-    if (bias) for (let r = 0; r < out.length; r++) out[r] = bias.values[r];
-    for (let c = 0; c < x.length; c++) {
-      const value = x[c];
-      if (value !== 0) for (let n = matrix.starts[c]; n < matrix.starts[c + 1]; n++) out[matrix.rows[n]] += matrix.weights[n] * value;
-    }
+    if (bias) out.set(bias.values);
+    spread(matrix, x, out);
     return out;
   }
 
@@ -209,9 +204,17 @@ class Model {
 
   logits(x, id) {
     const head = this.tensor("lm_head.weight"), out = new Float64Array(this.config.vocab_size), bias = this.tensor("final_logits_bias");
-    for (let c = 0; c < x.length; c++) for (let n = head.starts[c]; n < head.starts[c + 1]; n++) out[head.rows[n]] += head.weights[n] * x[c];
+    spread(head, x, out);
     for (let t = 0; t < out.length; t++) out[t] += (bias ? bias.values[t] : 0) + (this.table ? this.table.values[id * out.length + t] : 0);
     return out;
+  }
+}
+
+// out += matrix x, over the nonzeros of both.
+function spread({ starts, rows, weights }, x, out) {
+  for (let c = 0; c < x.length; c++) {
+    const value = x[c];
+    if (value !== 0) for (let n = starts[c], end = starts[c + 1]; n < end; n++) out[rows[n]] += weights[n] * value;
   }
 }
 
@@ -264,9 +267,9 @@ function erfAt(x) {
   return 1 - Math.exp(-x * x) / Math.sqrt(Math.PI) / (x + fraction);
 }
 
-// What stands at a place once numbers are in ascending order; they are moved about.
-function placed(numbers, place) {
-  let low = 0, high = numbers.length - 1;
+// What stands at a place once the first so many numbers are in ascending order; they are moved about.
+function placed(numbers, count, place) {
+  let low = 0, high = count - 1;
   while (low < high) {
     const pivot = numbers[(low + high) >> 1];
     let i = low, j = high;
@@ -286,20 +289,42 @@ function placed(numbers, place) {
   return numbers[place];
 }
 
+// By the first 16 bits numbers fall into buckets, those of the largest first; what is smaller by 2^31 and more into the last. The arrays are kept, since
+// making them would take longer than what is done with them.
+const BUCKETS = 1024, histogram = new Int32Array(BUCKETS);
+let sizes = new Float64Array(0), words = null, buckets = null, among = null;
+
+// The size of the k-th largest entry of x.
+function leastKept(x, k) {
+  const n = x.length;
+  if (sizes.length < n) {
+    sizes = new Float64Array(n);
+    words = new Uint32Array(sizes.buffer);
+    buckets = new Int32Array(n);
+    among = new Float64Array(n);
+  }
+  let top = 0, bucket = 0, before = 0, m = 0;
+  for (let i = 0; i < n; i++) {
+    sizes[i] = Math.abs(x[i]);
+    buckets[i] = words[2 * i + 1] >>> 15;
+    if (buckets[i] > top) top = buckets[i];
+  }
+  histogram.fill(0);
+  for (let i = 0; i < n; i++) histogram[buckets[i] = Math.min(top - buckets[i], BUCKETS - 1)]++;
+  while (before + histogram[bucket] < k) before += histogram[bucket++];
+  for (let i = 0; i < n; i++) if (buckets[i] === bucket) among[m++] = sizes[i];
+  return placed(among, m, m - (k - before));
+}
+
 // The k entries of largest size, ties to the lower index, others zero.
 function absTopK(x, k) {
   if (k >= x.length) return x;
   const out = new Float64Array(x.length);
   if (k <= 0) return out;
-  const sizes = new Float64Array(x.length);
-  for (let i = 0; i < x.length; i++) sizes[i] = Math.abs(x[i]);
-  const least = placed(sizes, x.length - k);
+  const least = leastKept(x, k);
   let room = k;
-  for (let i = 0; i < x.length; i++) room -= sizes[i] > least; // moved about, but all there
-  for (let i = 0; i < x.length; i++) {
-    const size = Math.abs(x[i]);
-    if (size > least || (size === least && room-- > 0)) out[i] = x[i];
-  }
+  for (let i = 0; i < x.length; i++) if (Math.abs(x[i]) > least) { out[i] = x[i]; room--; }
+  for (let i = 0; i < x.length && room > 0; i++) if (Math.abs(x[i]) === least) { out[i] = x[i]; room--; }
   return out;
 }
 
@@ -327,12 +352,12 @@ function attended(q, keys, values, heads, size, sinks, record, layer) {
 }
 
 // A prompt through the model, or through a circuit of it; scales: of every token what norms multiply with, or null: each its own; frozen: those that the
-// whole model has on the same prompt.
-function runPrompt(model, ids, run = {}, { scales = null, frozen = false, record = true } = {}) {
+// whole model has on the same prompt; last: logits of the last token alone.
+function runPrompt(model, ids, run = {}, { scales = null, frozen = false, record = true, last = false } = {}) {
   const used = frozen ? runPrompt(model, ids).steps.map(step => step.scales) : scales, cache = model.begin(), steps = [];
   ids.forEach((id, t) => {
     const seen = record ? { sites: new Map(), scales: [], attention: [] } : null;
-    const logits = model.step(cache, id, { ...run, scales: used ? used[t] : null, record: seen });
+    const logits = model.step(cache, id, { ...run, scales: used ? used[t] : null, record: seen, quiet: last && t < ids.length - 1 });
     steps.push({ logits, sites: seen && seen.sites, scales: seen && seen.scales, attention: seen && seen.attention });
   });
   return { cache, steps, logits: steps.length ? steps[steps.length - 1].logits : null };
