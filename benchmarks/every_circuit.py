@@ -22,6 +22,7 @@ from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
 from sparse_circuits.circuits import PruneConfig, capabilities, mean_activations, prune, task_for, tasks, verify
 from sparse_circuits.circuits.controls import SAMPLES
 from sparse_circuits.circuits.hypotheses import explain_circuit, labels_of
+from sparse_circuits.circuits.identity import refuse_other_model
 from sparse_circuits.circuits.report import Verification
 from sparse_circuits.cli.given import corpus_blocks, read_settings
 from sparse_circuits.files import write_whole
@@ -95,7 +96,9 @@ def one(model: Any, tokenizer: Any, name: str, blocks: Any, means: Any, config: 
         took.append(f"{what} {time.perf_counter() - begun:.0f} s")
 
     circuit = Circuit.from_pretrained(folder) if (folder / "circuit.json").is_file() else None
-    if circuit is None:
+    if circuit is not None:
+        refuse_other_model(circuit, model)
+    else:
         circuit = prune(model, tokenizer, task, means, config)
         if not circuit.metrics["reached"]:
             known = json.loads((given.model / MISSED).read_text()) if (given.model / MISSED).is_file() else {}
@@ -105,6 +108,7 @@ def one(model: Any, tokenizer: Any, name: str, blocks: Any, means: Any, config: 
         circuit.metrics.pop("history", None)  # of 400 steps; the curve of sizes stays
         circuit.save_pretrained(folder)
         done("found")
+    if not circuit.labels:
         circuit.labels = labels_of(explain_circuit(model, tokenizer, circuit, blocks, task))
         circuit.save_pretrained(folder)
         done("explained")

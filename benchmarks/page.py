@@ -90,7 +90,10 @@ def main() -> None:
         if given.largest:
             measured(browser, write_page([largest()], Path(folder) / "page.html", runs=True), "csp_yolo2's shape")
             return
-        model, tokenizer = CSPForCausalLM.from_pretrained(given.model, sparse=True).eval(), CSPTokenizer.from_pretrained(given.model)
+        model, tokenizer = (
+            CSPForCausalLM.from_pretrained(given.model, sparse=True).eval(),
+            CSPTokenizer.from_pretrained(given.model),
+        )
         for path in sorted(given.model.glob("circuits/*/circuit.json")):
             if given.task is None or path.parent.name in given.task:
                 subject = Subject.of(path.parent, model, tokenizer, contexts=0)

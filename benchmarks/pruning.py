@@ -78,7 +78,9 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="how many of the shapes, from the smallest")
     parser.add_argument("--model", type=Path, default=ROOT)
     parser.add_argument("--task", default="single_double_quote")
-    parser.add_argument("--steps", type=int, default=PruneConfig().steps, help="of mask training, for the circuit; 0: none is looked for")
+    parser.add_argument(
+        "--steps", type=int, default=PruneConfig().steps, help="of mask training, for the circuit; 0: none is looked for"
+    )
     parser.add_argument("--largest", action="store_true", help="a step at csp_yolo2's shape, and nothing else")
     given = parser.parse_args(words)
     print(machine(f"seed 0, {given.rounds} rounds in turns"))

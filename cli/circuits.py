@@ -186,6 +186,7 @@ def verify_circuit(
     folder = circuit_folder(model, circuit)
     require_writable(folder)
     found = Circuit.from_pretrained(folder)
+    proved = certified(folder, found)  # a damaged one is said before there is a report to lose
     wanted = found.find_task(load_tokenizer(model), task)
     if wanted is None:
         raise ValueError(f"{found.task} is no built-in task; give the file that it came from with --task.")
@@ -194,7 +195,7 @@ def verify_circuit(
     others = [] if wanted.origin else [task_for(loaded, name, tokenizer) for name in tasks() if name != wanted.name]
     report = verify(found, loaded, tokenizer, wanted, blocks=blocks, pairs=pairs, controls=controls, seeds=seeds, others=others)
     typer.echo(str(report))
-    if proved := certified(folder, found):
+    if proved:
         typer.echo(f"csp prove: right on {proved}")
     report.save(folder)
     typer.echo(f"saved to {folder / REPORT}; look at it: {page_of(folder, loaded, tokenizer, wanted, blocks)}")

@@ -178,7 +178,9 @@ def _within(
         return runs(compile_circuit(model, circuit, answer_tokens(templates), scales), templates)
 
     for values in dict.fromkeys((split, split or "test")):
-        templates = list({each.template: each for each in (tokenised(one, tokenizer) for one in language(task, values))}.values())
+        templates = list(
+            {each.template: each for each in (tokenised(one, tokenizer) for one in language(task, values))}.values()
+        )
         needed, chosen, total = needs(templates), [], 0
         least = min(needed)
         for i in sorted(range(len(templates)), key=lambda i: needed[i]):

@@ -90,7 +90,10 @@ def page_data(
         raise ValueError("A page needs at least one circuit.")
     models, places = _models(subjects) if runs else ([], {})
     made = made or {}
-    circuits = [{**(made.get(id(subject)) or circuit_data(subject)), "runtime": _runtime(subject, places.get(id(subject.model)))} for subject in subjects]
+    circuits = [
+        {**(made.get(id(subject)) or circuit_data(subject)), "runtime": _runtime(subject, places.get(id(subject.model)))}
+        for subject in subjects
+    ]
     page = {"version": VERSION, "live": live, "circuits": circuits, "models": models}
     check(page)
     return page

@@ -143,11 +143,11 @@ function ask(kind, job) {
     }
     queue.push({ kind, job, resolve, reject });
     queue.sort((a, b) => (a.kind === "check") - (b.kind === "check"));
-    next();
+    goOn();
   });
 }
 
-async function next() {
+async function goOn() {
   if (flying || !queue.length) return;
   const own = flying = queue.shift(), { kind, job } = own, there = workerHere();
   if (there) there.postMessage({ kind, job });
@@ -162,7 +162,7 @@ function settle({ found, error }) {
   flying = null;
   if (error === undefined) resolve(found);
   else reject(new Error(error));
-  next();
+  goOn();
 }
 
 function modelHere(place) {

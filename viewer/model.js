@@ -292,7 +292,7 @@ function placed(numbers, count, place) {
 // By the first 16 bits numbers fall into buckets, those of the largest first; what is smaller by 2^31 and more into the last. The arrays are kept, since
 // making them would take longer than what is done with them.
 const BUCKETS = 1024, histogram = new Int32Array(BUCKETS);
-let sizes = new Float64Array(0), words = null, buckets = null, among = null;
+let sizes = new Float64Array(0), words = null, buckets = null, tied = null;
 
 // The size of the k-th largest entry of x.
 function leastKept(x, k) {
@@ -301,7 +301,7 @@ function leastKept(x, k) {
     sizes = new Float64Array(n);
     words = new Uint32Array(sizes.buffer);
     buckets = new Int32Array(n);
-    among = new Float64Array(n);
+    tied = new Float64Array(n);
   }
   let top = 0, bucket = 0, before = 0, m = 0;
   for (let i = 0; i < n; i++) {
@@ -312,8 +312,8 @@ function leastKept(x, k) {
   histogram.fill(0);
   for (let i = 0; i < n; i++) histogram[buckets[i] = Math.min(top - buckets[i], BUCKETS - 1)]++;
   while (before + histogram[bucket] < k) before += histogram[bucket++];
-  for (let i = 0; i < n; i++) if (buckets[i] === bucket) among[m++] = sizes[i];
-  return placed(among, m, m - (k - before));
+  for (let i = 0; i < n; i++) if (buckets[i] === bucket) tied[m++] = sizes[i];
+  return placed(tied, m, m - (k - before));
 }
 
 // The k entries of largest size, ties to the lower index, others zero.

@@ -37,8 +37,8 @@ function readNames(kind, text) {
   page.circuits.forEach((circuit, i) => {
     if (!Object.hasOwn(given, i) || given[i] === null || typeof given[i] !== "object") return;
     const nodes = new Set(circuit.nodes.map((node) => node.id)), edges = new Set(circuit.links.filter((link) => link.kind === "weight").map((link) => edgeKey(link.source, link.target)));
-    const number = (value) => value.trim() !== "" && Number.isFinite(Number(value)), can = runsHere(i);
-    const fine = ([id, value]) => typeof value === "string" && (kind !== "changes" ? nodes.has(id) : value === "off" ? nodes.has(id) || (can && edges.has(id)) : can && nodes.has(id) && number(value));
+    const isNumber = (value) => value.trim() !== "" && Number.isFinite(Number(value)), can = runsHere(i);
+    const fine = ([id, value]) => typeof value === "string" && (kind !== "changes" ? nodes.has(id) : value === "off" ? nodes.has(id) || (can && edges.has(id)) : can && nodes.has(id) && isNumber(value));
     const own = Object.entries(given[i]).filter(fine);
     if (own.length) found[i] = Object.fromEntries(own);
   });

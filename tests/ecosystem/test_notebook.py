@@ -14,14 +14,22 @@ nbclient = pytest.importorskip("nbclient", reason="the extra `ecosystem` is part
 
 def page_in(notebook):
     """The data of the page that the notebook shows."""
-    found = [out["data"]["text/html"] for cell in notebook.cells for out in cell.get("outputs", []) if "text/html" in out.get("data", {})]
+    found = [
+        out["data"]["text/html"]
+        for cell in notebook.cells
+        for out in cell.get("outputs", [])
+        if "text/html" in out.get("data", {})
+    ]
     (frame,) = (text if isinstance(text, str) else "".join(text) for text in found)
     page = html.unescape(re.search(r'srcdoc="([^"]*)"', frame)[1])
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])["circuits"][0]
 
 
 def said_in(notebook):
-    return ["".join(out.get("text", "") for out in cell.get("outputs", []) if out.get("name") == "stdout") for cell in notebook.cells]
+    return [
+        "".join(out.get("text", "") for out in cell.get("outputs", []) if out.get("name") == "stdout")
+        for cell in notebook.cells
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.name for path in NOTEBOOKS])

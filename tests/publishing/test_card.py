@@ -37,7 +37,10 @@ def test_every_link_of_a_published_card_leads_somewhere(folder, tmp_path):
 def test_this_repository_gets_a_card_of_its_own(tmp_path):
     """Its README speaks of a checkout; on the Hub that would be dead links and commands."""
     copy = tmp_path / "copy"
-    for path in [each for each in ROOT.iterdir() if each.is_file()] + [each for each in (ROOT / "circuits" / "single_double_quote").iterdir()]:
+    files = [
+        each for folder in (ROOT, ROOT / "circuits" / "single_double_quote") for each in folder.iterdir() if each.is_file()
+    ]
+    for path in files:
         (copy / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy / path.relative_to(ROOT))
     repo, said = staged(copy, tmp_path / "scratch")

@@ -262,7 +262,15 @@ def test_what_a_link_cannot_mean_is_ignored(opened, own_page):
     name, edges = next((name, each) for name, each in subject.circuit.edges.items() if len(each.weight))
     edge = f"{name.split('->')[0]}:{int(edges.source[0])}>{name.split('->')[1]}:{int(edges.target[0])}"
     fine = {node: "1.5", edge: "off"}
-    for changes in ('{"0": {"__proto__": "off"}}', "null", "[]", "7", '{"0": null, "constructor": {"x": "off"}}', "{", '{"9": {"a": "off"}}'):
+    for changes in (
+        '{"0": {"__proto__": "off"}}',
+        "null",
+        "[]",
+        "7",
+        '{"0": null, "constructor": {"x": "off"}}',
+        "{",
+        '{"9": {"a": "off"}}',
+    ):
         page = opened(f"{file.as_uri()}#labels={quote(changes)}&changes={quote(changes)}")
         page.wait_for_function("() => results.get(0)?.now")
         assert page.evaluate("() => JSON.stringify([state.changes, state.labels])") == "[{},{}]"
@@ -290,7 +298,9 @@ def test_a_changed_circuit_has_its_before_on_every_prompt(opened, own_page):
     assert page.evaluate("() => results.get(0).now !== results.get(0).before")
     page.fill("#live-prompt", PROMPT + "!")  # typed while something is off
     page.wait_for_function("prompt => results.get(0).prompt === prompt", arg=PROMPT + "!")
-    assert page.evaluate("() => results.get(0).before !== null && results.get(0).before.tokens.join('') === results.get(0).now.tokens.join('')")
+    assert page.evaluate(
+        "() => results.get(0).before !== null && results.get(0).before.tokens.join('') === results.get(0).now.tokens.join('')"
+    )
 
 
 def test_embeddings_flow_to_every_read_and_to_the_answers_that_are_compared(opened, own_page):
@@ -300,9 +310,18 @@ def test_embeddings_flow_to_every_read_and_to_the_answers_that_are_compared(open
     flows = page.evaluate("() => flowsOf(current(), results.get(0).now)")
     wte = subject.model.transformer.wte.weight
     ids = subject.tokenizer.encode(prompt, add_special_tokens=False)
-    reads = [(site, int(i)) for site, nodes in subject.circuit.nodes.items() if site.endswith("act_in") or site == "final_resid" for i in nodes]
-    expected = {(f"token:{t}", at, f"{site}:{i}"): float(wte[t, i]) for at, t in enumerate(ids) for site, i in reads if float(wte[t, i])}
-    found = {(each["source"], each["from"], each["target"]): each["flow"] for each in flows if each["source"].startswith("token:")}
+    reads = [
+        (site, int(i))
+        for site, nodes in subject.circuit.nodes.items()
+        if site.endswith("act_in") or site == "final_resid"
+        for i in nodes
+    ]
+    expected = {
+        (f"token:{t}", at, f"{site}:{i}"): float(wte[t, i]) for at, t in enumerate(ids) for site, i in reads if float(wte[t, i])
+    }
+    found = {
+        (each["source"], each["from"], each["target"]): each["flow"] for each in flows if each["source"].startswith("token:")
+    }
     assert found.keys() == expected.keys()
     assert all(abs(found[key] - value) < 1e-6 for key, value in expected.items())
     assert len({each["target"] for each in flows if each["target"].startswith("answer:")}) == 2
