@@ -54,9 +54,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt -e ".[dev,fast,train,search,serve,publish,lens,notebook,ecosystem]"
 	touch $(STAMP)
 
-# Chromium for the tests of the circuit page. Where there is no apt or no right to install, those tests are skipped and say so.
+# Chromium and Firefox for the tests of the circuit page. Where there is no apt or no right to install, those tests are skipped and say so.
 browser:
-	@command -v chromium >/dev/null || { command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || true
+	@command -v chromium >/dev/null && command -v firefox-esr >/dev/null || \
+	  { command -v apt-get >/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium firefox-esr >/dev/null; } || true
 
 # transformers 4.57 beside the environment, for the tests that load our remote code there.
 compat: venv .venv-compat/transformers
