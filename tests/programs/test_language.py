@@ -9,7 +9,7 @@ from sparse_circuits import CSPTokenizer
 from sparse_circuits.circuits import load_task, make_task, tasks
 from sparse_circuits.circuits.python_tasks import Values
 from sparse_circuits.circuits.tasks import in_family
-from sparse_circuits.programs.language import Slot, Template, count, fill, language, place
+from sparse_circuits.programs.language import Slot, Template, count, fill, language, narrowed, place
 from sparse_circuits.programs.tokens import random_assignment, tokenised
 from tiny import ROOT
 
@@ -126,3 +126,16 @@ def test_what_has_no_language_is_named(tokenizer, tmp_path):
 
     with pytest.raises(ValueError, match="share a word"):
         [tokenised(each, tokenizer) for each in language(make_task("glued", glued, tokenizer))]
+
+
+@pytest.mark.parametrize("name", tasks())
+def test_what_no_prompt_differs_by_is_not_counted(name, tokenizer):
+    """Slots of answers whose text does not change the answer's first token are no part of a language of tokens: no prompt is there twice."""
+    found = []
+    made = {each.template: each for each in (tokenised(narrowed(one, 2), tokenizer) for one in language(load_task(name, tokenizer), "test"))}
+    for each in made.values():
+        index = [{text: i for i, text in enumerate(slot.texts)} for slot in each.template.slots]
+        for texts in each.template.assignments():
+            chosen = [places[text] for places, text in zip(index, texts)]
+            found.append((tuple(each.ids(chosen)), each.right.at(chosen), each.wrong.at(chosen)))
+    assert len(found) == count(list(made)) == len(set(found))

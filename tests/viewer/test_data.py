@@ -1,6 +1,7 @@
 """What the page says is what the model and the circuit do: each number against its plain computation."""
 
 import dataclasses
+import hashlib
 import json
 import re
 import time
@@ -333,18 +334,24 @@ def test_the_page_has_a_certificate_only_of_its_own_circuit(toy, tmp_path):
     model, _, means, subject = toy
     circuit = toy_circuit(model, means)
     circuit.save_pretrained(tmp_path)
-    (tmp_path / "simple.py").write_text("def answer(tokens):\n    return {}\n")
-    kept = {"values": "all", "templates": 1, "of": 1}
-    for sha, proved in ((circuit_sha256(circuit), "75.00% of 200 prompts"), ("0" * 64, "")):
-        document = {
-            "format": "sparse_circuits.certificate",
-            "version": 1,
-            "circuit": sha,
-            "prompts": 200,
-            "right": 150,
-            "restricted": kept,
-        }
-        (tmp_path / "certificate.json").write_text(json.dumps(document))
-        found = circuit_data(Subject.of(tmp_path, model, subject.tokenizer))
-        assert found["certified"] == proved
-        assert bool(found["program"]) == bool(proved)
+    program = "def answer(tokens):\n    return {}\n"
+    simple = {"sha256": hashlib.sha256(program.encode()).hexdigest(), "right": 140, "prompts": 200, "loss": 0.25, "bound": 0.1}
+    document = {
+        "format": "sparse_circuits.certificate", "version": 1, "prompts": 200, "right": 150, "one_answer": 100, "loss": 0.2, "simple": simple,
+    }  # fmt: skip
+    for kept, told in (
+        ({"values": "all", "templates": 1, "of": 1}, "one answer always: 50%"),
+        (
+            {"values": "test", "texts": 8, "templates": 2, "of": 4},
+            "test words, 8 a place, 2 of 4 templates, one answer always: 50%",
+        ),
+    ):
+        for sha, proved in ((circuit_sha256(circuit), f"75.00% of 200 prompts ({told})"), ("0" * 64, "")):
+            for text in (program, program + "# and more\n"):
+                (tmp_path / "simple.py").write_text(text)
+                (tmp_path / "certificate.json").write_text(json.dumps({**document, "circuit": sha, "restricted": kept}))
+                found = circuit_data(Subject.of(tmp_path, model, subject.tokenizer))
+                assert found["certified"] == proved
+                assert found["program"] == (program if proved and text == program else "")
+                counted = "right on 140 of 200 prompts, where the circuit is on 150; mean loss 0.250, of the circuit 0.200"
+                assert found["simpler"] == (counted if found["program"] else "")

@@ -41,7 +41,10 @@ class Firefox:
     def value(self, expression):
         """What an expression comes to, through JSON."""
         found = self.send(
-            "script.evaluate", expression=f"(async () => JSON.stringify(await ({expression})))()", target={"context": self.tab}, awaitPromise=True
+            "script.evaluate",
+            expression=f"(async () => JSON.stringify(await ({expression})))()",
+            target={"context": self.tab},
+            awaitPromise=True,
         )
         assert found["type"] == "success", found
         return json.loads(found["result"]["value"])
@@ -83,7 +86,9 @@ def test_the_page_runs_the_model_as_pytorch_does(firefox, tmp_path):
     for text in ('value = 7\nprint("green tea', "for key in ['a', 'b"):
         for off in ([], [node]):
             change = json.dumps({"0": dict.fromkeys(off, "off")} if off else {})
-            found = firefox.value(f"(async () => {{ state.changes = {change}; return runHere(0, {json.dumps(text)}); }})()")["next"]
+            found = firefox.value(f"(async () => {{ state.changes = {change}; return runHere(0, {json.dumps(text)}); }})()")[
+                "next"
+            ]
             expected = run_prompt(subject, text, off)["next"]
             assert len(found) == len(expected)
             for one, other in zip(found, expected, strict=True):
@@ -91,6 +96,14 @@ def test_the_page_runs_the_model_as_pytorch_does(firefox, tmp_path):
                 assert abs(one["model"] - other["model"]) < 1e-4
                 assert abs(one["circuit"] - other["circuit"]) < 1e-4
     assert firefox.value("drawnGraphs[0].nodes.size") == subject.circuit.num_nodes
-    kinds = [(event["method"], event["params"].get("text") or event["params"].get("request", {}).get("url", "")) for event in firefox.events if "method" in event]
+    kinds = [
+        (event["method"], event["params"].get("text") or event["params"].get("request", {}).get("url", ""))
+        for event in firefox.events
+        if "method" in event
+    ]
     assert not [text for method, text in kinds if method == "log.entryAdded"]
-    assert all(text.startswith(("file:", "blob:", "data:", "about:")) for method, text in kinds if method == "network.beforeRequestSent"), kinds
+    assert all(
+        text.startswith(("file:", "blob:", "data:", "about:"))
+        for method, text in kinds
+        if method == "network.beforeRequestSent"
+    ), kinds
