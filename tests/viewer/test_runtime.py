@@ -214,7 +214,27 @@ def test_what_stands_at_a_place_is_what_sorting_says(runtime):
           for (let n = 1; n < 60; n++) for (let round = 0; round < 20; round++) {
             const numbers = Float64Array.from({ length: n }, () => (round % 2 ? Math.floor(4 * draw()) : draw())), sorted = numbers.slice().sort();
             const place = Math.floor(n * draw());
-            if (placed(numbers.slice(), place) !== sorted[place]) wrong.push([...numbers, place]);
+            if (placed(numbers.slice(), n, place) !== sorted[place]) wrong.push([...numbers, place]);
+          }
+          return wrong;
+        }"""
+    )
+    assert found == []
+
+
+def test_abs_top_k_is_what_sorting_says(runtime):
+    """Of numbers of all sizes, ties, zeros and signs among them; ties go to the lower index."""
+    found = runtime.evaluate(
+        """() => {
+          let seed = 5;
+          const draw = () => (seed = (seed * 48271) % 2147483647) / 2147483647, wrong = [];
+          const kinds = [() => draw() - 0.5, () => Math.floor(5 * draw()) - 2, () => (draw() - 0.5) * 10 ** Math.floor(60 * draw() - 30), () => (draw() < 0.9 ? 0 : -draw()), () => 1 + draw() * 1e-12];
+          for (const kind of kinds) for (const n of [1, 2, 3, 17, 192, 768, 31]) for (let round = 0; round < 12; round++) {
+            const x = Float64Array.from({ length: n }, kind), k = Math.floor((n + 1) * draw());
+            const order = [...x.keys()].sort((a, b) => Math.abs(x[b]) - Math.abs(x[a]) || a - b), expected = new Float64Array(n);
+            for (const i of order.slice(0, k)) expected[i] = x[i];
+            const own = absTopK(x, k);
+            if (own.some((value, i) => value !== expected[i])) wrong.push([n, k, ...x]);
           }
           return wrong;
         }"""
