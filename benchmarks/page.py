@@ -97,6 +97,8 @@ def main() -> None:
         for path in sorted(given.model.glob("circuits/*/circuit.json")):
             if given.task is None or path.parent.name in given.task:
                 subject = Subject.of(path.parent, model, tokenizer, contexts=0)
+                if not subject.circuit.num_nodes:  # nothing to switch off
+                    continue
                 measured(browser, write_page([subject], Path(folder) / "page.html", runs=True), path.parent.name)
 
 

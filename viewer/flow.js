@@ -21,6 +21,8 @@ function showFlow() {
   fill("flow",
     html("p", { class: "soft" }, `The ${kept.length} largest of ${flows.length} flows to ${comparedIn(now).map((each) => `‘${visible(each.text)}’`).join(" and ")} on this prompt, ${shown(100 * share)} % of all: the wider, the larger its part; blue raises what it goes to.`),
     drawFlow(current(), now, kept));
+  const pane = panel.querySelector(".pane");
+  pane.scrollLeft = pane.scrollWidth; // to the answers, at the last token
 }
 
 /** [{source, from, target, to, flow}], positions from and to; only what differs from the mean counts, since that is what the circuit moves. */
@@ -77,7 +79,7 @@ function influences(flows, circuit, now) {
 function drawFlow(circuit, now, flows) {
   const drawn = new Set(flows.flatMap(({ source, target }) => [source, target]));
   const has = (row) => [...row.nodes, ...(row.groups ?? []).flatMap((group) => group.nodes)].some((node) => drawn.has(node.id));
-  const rows = flowRows(circuit, now).filter(has), column = Math.max(64, (byId("flow").clientWidth - LEFT - 40) / now.tokens.length);
+  const rows = flowRows(circuit, now).filter(has), column = Math.max(40, (byId("flow").clientWidth - LEFT - 40) / now.tokens.length);
   const high = Math.min(100, Math.max(46, (byId("flow").clientHeight - 90) / Math.max(1, rows.length))), height = rows.length * high + 30;
   const rowOf = new Map(rows.flatMap((row, i) => [...row.nodes, ...(row.groups ?? []).flatMap((group) => group.nodes)].map((node) => [node.id, i])));
   const last = now.tokens.length - 1, y = (id) => 20 + (rows.length - 1 - rowOf.get(id)) * high;

@@ -132,7 +132,10 @@ def test_what_has_no_language_is_named(tokenizer, tmp_path):
 def test_what_no_prompt_differs_by_is_not_counted(name, tokenizer):
     """Slots of answers whose text does not change the answer's first token are no part of a language of tokens: no prompt is there twice."""
     found = []
-    made = {each.template: each for each in (tokenised(narrowed(one, 2), tokenizer) for one in language(load_task(name, tokenizer), "test"))}
+    made = {
+        each.template: each
+        for each in (tokenised(narrowed(one, 2), tokenizer) for one in language(load_task(name, tokenizer), "test"))
+    }
     for each in made.values():
         index = [{text: i for i, text in enumerate(slot.texts)} for slot in each.template.slots]
         for texts in each.template.assignments():

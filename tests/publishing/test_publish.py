@@ -302,7 +302,7 @@ def test_a_circuit_of_another_model_is_refused(folder, tmp_path):
 def test_certificates_go_along_and_stale_ones_are_refused(folder, tmp_path):
     circuit = Circuit.from_pretrained(folder, TASK)
     document = {
-        "format": "sparse_circuits.certificate", "version": 1, "circuit": circuit_sha256(circuit), "prompts": 200, "right": 150,
+        "format": "sparse_circuits.certificate", "version": 1, "circuit": circuit_sha256(circuit), "prompts": 200, "right": 150, "one_answer": 100,
         "restricted": {"values": "test", "templates": 1, "of": 1},
     }  # fmt: skip
 

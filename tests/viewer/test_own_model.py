@@ -308,7 +308,7 @@ def test_embeddings_flow_to_every_read_and_to_the_answers_that_are_compared(open
     prompt = "zebra = [7]\nfor q in zebra"  # none of it in the task's prompts
     page = opened_with(opened, file, {}, prompt, more="&view=prompt")
     flows = page.evaluate("() => flowsOf(current(), results.get(0).now)")
-    wte = subject.model.transformer.wte.weight
+    wte = subject.model.transformer.wte.weight.detach()
     ids = subject.tokenizer.encode(prompt, add_special_tokens=False)
     reads = [
         (site, int(i))
@@ -326,6 +326,12 @@ def test_embeddings_flow_to_every_read_and_to_the_answers_that_are_compared(open
     assert all(abs(found[key] - value) < 1e-6 for key, value in expected.items())
     assert len({each["target"] for each in flows if each["target"].startswith("answer:")}) == 2
     assert not page.locator(".flow path[d*=NaN]").count()
+    page.fill("#live-prompt", "x = [1, 2, 3]\n" * 12 + "print(x)")  # wider than the pane: the answers are in sight
+    page.wait_for_function(
+        "() => results.get(0).now.tokens.length > 60 && document.querySelector('#flow .pane').scrollLeft > 0"
+    )
+    answer, pane = (page.locator(place).last.bounding_box() for place in ("#flow g.node[data-id^='answer']", "#flow .pane"))
+    assert pane["x"] <= answer["x"] <= pane["x"] + pane["width"]
 
 
 def test_a_graph_that_was_hidden_has_its_pane(opened, own_page):
@@ -341,7 +347,6 @@ def test_a_graph_that_was_hidden_has_its_pane(opened, own_page):
 
 def test_a_prompt_of_any_length_is_answered_at_once(opened, own_page):
     page = opened_with(opened, own_page[0], {})
-    page.evaluate("() => setPrompt('x = 1; '.repeat(1e5))")
     page.evaluate("() => { byId('live-prompt').value = 'x = 1; '.repeat(1e5); runLive(); }")
     page.wait_for_function("() => document.getElementById('live-result').textContent.includes('700,000 characters')")
     page.fill("#live-prompt", PROMPT)
