@@ -20,7 +20,7 @@ from ..circuits.sites import norms
 from ..circuits.tasks import Task
 from ..files import read_json, read_text, write_whole
 from .certificate import FORMAT, VERSION, Certificate, headline, held_scales, story
-from .certify import answer_tokens, certify, runs
+from .certify import WORST, answer_tokens, certify, runs
 from .compile import compile_circuit, mean_scales
 from .language import count, language, narrowed
 from .lengths import by_length, repetitions
@@ -255,6 +255,19 @@ def _certificate_of(folder: str | Path, circuit: Circuit) -> dict[str, Any]:
     path = Path(folder) / CERTIFICATE
     found = read_certificate(path) if path.is_file() else {}
     return found if found.get("circuit") == circuit_sha256(circuit) else {}
+
+
+def worst(folder: str | Path, circuit: Circuit) -> list[dict[str, Any]]:
+    """The prompts on which a circuit is worst, the worst first: prompt, right, wrong (texts), margin and model_margin (the right answer's logit above the
+    other's); none where no certificate of this circuit is there."""
+    texts, numbers = ("prompt", "right", "wrong"), ("margin", "model_margin")
+    try:
+        return [
+            {name: str(each[name]) for name in texts} | {name: float(each[name]) for name in numbers}
+            for each in _certificate_of(folder, circuit).get("worst", [])[:WORST]
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError("A certificate is damaged; write it again with csp prove.") from None
 
 
 def simpler(folder: str | Path, circuit: Circuit) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from ..circuits.report import Verification
 from ..circuits.scoring import answer_logits, losses
 from ..circuits.sites import dense, evaluating
 from ..circuits.tasks import Pairs, Task
-from ..programs.prove import certified, simpler
+from ..programs.prove import certified, simpler, worst
 from ..wiring_csp import FINAL, by_head, reads_residual
 from .contexts import Contexts, find_contexts
 from .contract import VERSION, check
@@ -49,7 +49,7 @@ class Subject:
         blocks: token ids [n, tokens] of a corpus, for contexts; None: there are none.
         report: of `verify`, if there is one.
         contexts: at each end of every node; 0: none.
-        certified: what `csp prove` counted, in words. program, simpler: its simplified program, and what was counted of that.
+        certified: what `csp prove` counted, in words. program, simpler: its simplified program, and what was counted of that. worst: the prompts on which it is worst.
         pair: whose sparse model the model is: nodes that read the residual stream show what they mean for the dense model. Needs task and blocks.
     """
 
@@ -64,6 +64,7 @@ class Subject:
     certified: str = ""
     program: str = ""
     simpler: str = ""
+    worst: Sequence[dict[str, Any]] = ()
 
     @classmethod
     def of(
@@ -74,7 +75,7 @@ class Subject:
         program, counted = simpler(folder, circuit)
         return cls(
             circuit, model, tokenizer, circuit.find_task(tokenizer, task), blocks, Verification.of(folder, circuit),
-            certified=certified(folder, circuit), program=program, simpler=counted, **more,
+            certified=certified(folder, circuit), program=program, simpler=counted, worst=worst(folder, circuit), **more,
         )  # fmt: skip
 
 
@@ -184,7 +185,7 @@ class _Builder:
             "nodes": nodes, "links": links, "prompts": prompts, "attention": self._attention(runs),
             "curve": _numbers(circuit.metrics.get("curve")), "history": _numbers(circuit.metrics.get("history")),
             "facts": self._facts(), "report": _report(self.subject.report), "certified": self.subject.certified,
-            "program": self.subject.program, "simpler": self.subject.simpler, "runtime": None,
+            "program": self.subject.program, "simpler": self.subject.simpler, "worst": list(self.subject.worst), "runtime": None,
         }  # fmt: skip
 
     def _prompts(self) -> tuple[list[dict[str, Any]], list[Any]]:

@@ -2,9 +2,22 @@
 function showReport() {
   const { report, task } = current();
   const proved = current().certified ? html("p", { id: "certified" }, `csp prove: right on ${current().certified}.`) : null;
-  if (!report) return fill("report", html("h2", {}, "Verification"), proved, html("p", { class: "soft" }, `Not verified yet: low loss alone proves little. csp verify checks the circuit for ${task}.`));
+  const worst = worstPrompts();
+  if (!report) return fill("report", html("h2", {}, "Verification"), proved, worst, html("p", { class: "soft" }, `Not verified yet: low loss alone proves little. csp verify checks the circuit for ${task}.`));
   const tables = report.tables.map(({ title, rows }) => html("div", {}, html("h3", {}, title), html("table", {}, rows.map((row, i) => html("tr", {}, row.map((cell) => html(i ? "td" : "th", {}, cell)))))));
-  fill("report", html("h2", {}, `Verification: ${report.headline}`), proved, ...report.verdict.map((text) => html("p", {}, text)), html("details", {}, html("summary", {}, "All numbers"), ...tables));
+  fill("report", html("h2", {}, `Verification: ${report.headline}`), proved, worst, ...report.verdict.map((text) => html("p", {}, text)), html("details", {}, html("summary", {}, "All numbers"), ...tables));
+}
+
+/** Of all prompts that were run those on which the circuit is worst; where the page can run them, a click away. */
+function worstPrompts() {
+  const { worst } = current();
+  if (!worst.length) return null;
+  const wrong = worst.filter((each) => each.margin <= 0).length, heads = ["prompt", "right", "other", "circuit", "model"];
+  const put = (text) => { byId("live-prompt").value = text; setPrompt(text); byId("live").scrollIntoView({ block: "nearest" }); };
+  const rows = worst.map((each) => html("tr", {}, html("td", { class: "code", dir: "auto" }, canRun() ? html("button", { class: "link", onclick: () => put(each.prompt) }, visible(each.prompt)) : visible(each.prompt)),
+    ...[each.right, each.wrong].map((text) => html("td", { class: "code", dir: "auto" }, visible(text))), ...[each.margin, each.model_margin].map((value) => html("td", { class: `number ${value > 0 ? "plus" : "minus"}` }, shown(value)))));
+  return html("details", { id: "worst" }, html("summary", {}, wrong ? `Where it fails: the ${worst.length} worst of all prompts that were run, ${wrong === worst.length ? "all" : wrong} of them wrong` : `Where it is weakest: the ${worst.length} prompts on which it is least sure`),
+    html("p", { class: "soft" }, "The right answer's logit above the other's, in the circuit and in the model."), html("table", {}, html("tr", {}, heads.map((text) => html("th", {}, text))), rows));
 }
 
 /** Below the title: the task, the size in the README's terms, the levels. */

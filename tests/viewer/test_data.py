@@ -355,3 +355,12 @@ def test_the_page_has_a_certificate_only_of_its_own_circuit(toy, tmp_path):
                 assert found["program"] == (program if proved and text == program else "")
                 counted = "right on 140 of 200 prompts, where the circuit is on 150; mean loss 0.250, of the circuit 0.200"
                 assert found["simpler"] == (counted if found["program"] else "")
+    row = {"prompt": "<b>", "right": "a", "wrong": "b", "margin": -1.5, "model_margin": 2}
+    for rows, told in (([row], [row]), ([row] * 30, [row] * 20), (7, None), ([{**row, "margin": "far"}], None), ([{}], None)):
+        damaged = {**document, "circuit": circuit_sha256(circuit), "restricted": kept, "worst": rows}
+        (tmp_path / "certificate.json").write_text(json.dumps(damaged))
+        if told is None:
+            with pytest.raises(ValueError, match="A certificate is damaged"):
+                Subject.of(tmp_path, model, subject.tokenizer)
+        else:
+            assert circuit_data(Subject.of(tmp_path, model, subject.tokenizer))["worst"] == told

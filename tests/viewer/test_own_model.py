@@ -372,3 +372,22 @@ def test_hover_lights_paths_alone(opened, own_page):
             }""",
             place,
         )
+
+
+def test_the_worst_prompts_are_a_click_away(opened, own_page):
+    file, subject = own_page
+    worst = json.loads((ROOT / "circuits" / "single_double_quote" / "certificate.json").read_text())["worst"]
+    page = opened_with(opened, file, {})
+    page.click("#worst summary")
+    assert page.locator("#worst tr").count() == len(worst) + 1
+    assert "least sure" in page.inner_text("#worst summary")
+    page.locator("#worst button").first.click()
+    page.wait_for_function("prompt => results.get(0).prompt === prompt", arg=worst[0]["prompt"])
+    ids = torch.tensor([subject.tokenizer.encode(worst[0]["prompt"], add_special_tokens=False)])
+    with torch.no_grad():
+        logits = subject.model(ids).logits[0, -1].double()
+    right, wrong = (
+        subject.tokenizer.encode(worst[0]["prompt"] + worst[0][name], add_special_tokens=False)[ids.shape[1]]
+        for name in ("right", "wrong")
+    )
+    assert float(logits[right] - logits[wrong]) == pytest.approx(worst[0]["model_margin"], abs=1e-3)
