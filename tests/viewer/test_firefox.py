@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 
 import pytest
 
@@ -64,11 +65,15 @@ def firefox(tmp_path_factory):
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True))
         stack.callback(process.kill)
+        patience = threading.Timer(90, process.kill)
+        patience.start()
+        stack.callback(patience.cancel)
         for line in process.stderr:
             if found := re.search(r"WebDriver BiDi listening on ws://127\.0\.0\.1:(\d+)", line):
                 break
         else:
             pytest.skip("this Firefox does not begin on this machine")
+        patience.cancel()
         yield Firefox(found[1])
 
 
