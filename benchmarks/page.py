@@ -1,4 +1,4 @@
-"""Pages that run their model: bytes, seconds until the first prompt has been run, milliseconds of a prompt of 32 tokens and of a switched node.
+"""Pages that run their model: bytes, seconds until the first prompt has been run, milliseconds of a prompt of some 30 tokens and of a switched node.
 
     python benchmarks/page.py .                     # every circuit that ships with a model, each with the model in its page
     python benchmarks/page.py --largest             # a model of csp_yolo2's shape and densities, random weights
@@ -64,7 +64,7 @@ def measured(browser: Any, file: Path, name: str) -> None:
 
 
 def largest() -> Subject:
-    """csp_yolo2's shape (8 layers, width 2048) and densities, with a circuit of 200 random nodes."""
+    """csp_yolo2's shape (8 layers, width 2048) and densities, with a circuit of four random nodes at each site."""
     model = random_model(yolo2(8), 1 / 1024, 1 / 128).to_sparse()
     tokenizer = CSPTokenizer.from_pretrained(Path(__file__).parents[1])
     generator = torch.Generator().manual_seed(0)

@@ -216,8 +216,7 @@ def headline(certificate: dict[str, Any]) -> str:
     """
     try:
         prompts, right, kept = int(certificate["prompts"]), int(certificate["right"]), certificate["restricted"]
-        whole = kept["values"] == "all" and kept["templates"] == kept["of"] and "texts" not in kept
-        said = [] if whole or kept["values"] == "all" else [f"{str(kept['values'])[:20]} words"]
+        said = [] if kept["values"] == "all" else [f"{str(kept['values'])[:20]} words"]
         said += [f"{int(kept['texts'])} a place"] if "texts" in kept else []
         said += [] if kept["templates"] == kept["of"] else [f"{int(kept['templates'])} of {int(kept['of'])} templates"]
         said.append(f"one answer always: {int(certificate['one_answer']) / max(1, prompts):.0%}")

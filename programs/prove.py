@@ -247,33 +247,33 @@ def read_certificate(path: str | Path) -> dict[str, Any]:
 
 def certified(folder: str | Path, circuit: Circuit) -> str:
     """What a circuit's folder has certified of it, in a few words; "" without a certificate, or with one of another circuit."""
-    found = _certificate_of(folder, circuit)
+    found = certificate_of(folder, circuit)
     return headline(found) if found else ""
 
 
-def _certificate_of(folder: str | Path, circuit: Circuit) -> dict[str, Any]:
+def certificate_of(folder: str | Path, circuit: Circuit) -> dict[str, Any]:
+    """The certificate in a circuit's folder, not yet believed; {} where there is none, or one of another circuit."""
     path = Path(folder) / CERTIFICATE
     found = read_certificate(path) if path.is_file() else {}
     return found if found.get("circuit") == circuit_sha256(circuit) else {}
 
 
-def worst(folder: str | Path, circuit: Circuit) -> list[dict[str, Any]]:
+def worst(certificate: dict[str, Any]) -> list[dict[str, Any]]:
     """The prompts on which a circuit is worst, the worst first: prompt, right, wrong (texts), margin and model_margin (the right answer's logit above the
-    other's); none where no certificate of this circuit is there."""
+    other's)."""
     texts, numbers = ("prompt", "right", "wrong"), ("margin", "model_margin")
     try:
         return [
             {name: str(each[name]) for name in texts} | {name: float(each[name]) for name in numbers}
-            for each in _certificate_of(folder, circuit).get("worst", [])[:WORST]
+            for each in certificate.get("worst", [])[:WORST]
         ]
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ValueError("A certificate is damaged; write it again with csp prove.") from None
 
 
-def simpler(folder: str | Path, circuit: Circuit) -> tuple[str, str]:
-    """(the simplified program in a circuit's folder, what was counted of it in words); nothing where it is not the one that this circuit's certificate is of."""
-    found, path = _certificate_of(folder, circuit), Path(folder) / SIMPLE
-    simple = found.get("simple")
+def simpler(certificate: dict[str, Any], folder: str | Path) -> tuple[str, str]:
+    """(the simplified program in a circuit's folder, what was counted of it in words); nothing where it is not the one that the certificate is of."""
+    simple, path = certificate.get("simple"), Path(folder) / SIMPLE
     if not isinstance(simple, dict) or not path.is_file() or path.stat().st_size > _LONGEST:
         return "", ""
     text = read_text(path, largest=_LONGEST)
@@ -281,8 +281,8 @@ def simpler(folder: str | Path, circuit: Circuit) -> tuple[str, str]:
         return "", ""
     try:
         said = (
-            f"right on {int(simple['right']):,} of {int(simple['prompts']):,} prompts, where the circuit is on {int(found['right']):,}; "
-            f"mean loss {float(simple['loss']):.3f}, of the circuit {float(found['loss']):.3f}"
+            f"right on {int(simple['right']):,} of {int(simple['prompts']):,} prompts, where the circuit is on {int(certificate['right']):,}; "
+            f"mean loss {float(simple['loss']):.3f}, of the circuit {float(certificate['loss']):.3f}"
         )
     except (KeyError, TypeError, ValueError):
         raise ValueError("A certificate is damaged; write it again with csp prove.") from None

@@ -67,9 +67,7 @@ def tokenised(template: Template, tokenizer: Any) -> TokenTemplate:
     """
     answers = _answers(template, tokenizer)
     told = {at[0] for at in map(place, template.prompt) if at is not None} | {answer.slot for answer in answers}
-    if (
-        idle := set(range(len(template.slots))) - told
-    ):  # no prompt and no answer's first token differs by them, so neither do prompts
+    if idle := set(range(len(template.slots))) - told:
         template = without(template, idle)
         answers = _answers(template, tokenizer)
     first = _first(template)

@@ -13,7 +13,7 @@ import torch
 
 from ..bridges.pair import BridgedPair
 from ..bridges.steering import Steering
-from ..circuits.ablation import ablated, recorded_scales
+from ..circuits.ablation import Scales, ablated, recorded_scales
 from ..circuits.circuit import Circuit
 from ..circuits.edges import edges_in, removed_edges
 from ..circuits.identity import refuse_other_model
@@ -23,7 +23,8 @@ from ..circuits.report import Verification
 from ..circuits.scoring import answer_logits, losses
 from ..circuits.sites import dense, evaluating
 from ..circuits.tasks import Pairs, Task
-from ..programs.prove import certified, simpler, worst
+from ..programs.certificate import headline
+from ..programs.prove import certificate_of, simpler, worst
 from ..wiring_csp import FINAL, by_head, reads_residual
 from .contexts import Contexts, find_contexts
 from .contract import VERSION, check
@@ -72,10 +73,11 @@ class Subject:
     ) -> Subject:  # fmt: skip
         """The circuit in a folder, with its task (built in, or that of a file) and its report, if it has been verified."""
         circuit = Circuit.from_pretrained(folder)
-        program, counted = simpler(folder, circuit)
+        proved = certificate_of(folder, circuit)
+        program, counted = simpler(proved, folder)
         return cls(
             circuit, model, tokenizer, circuit.find_task(tokenizer, task), blocks, Verification.of(folder, circuit),
-            certified=certified(folder, circuit), program=program, simpler=counted, worst=worst(folder, circuit), **more,
+            certified=headline(proved) if proved else "", program=program, simpler=counted, worst=worst(proved), **more,
         )  # fmt: skip
 
 
@@ -228,9 +230,10 @@ class _Builder:
 
         circuit, found = self.circuit, {}
         removed = None if circuit.edges is None else removed_edges(self.model, circuit.nodes, circuit.edges)
-        with recorded_scales(self.model) as scales:  # of all pairs, which are one batch
-            loss()
-        freeze = scales if circuit.settings.get("freeze_norms") else False
+        freeze: bool | Scales = False
+        if circuit.settings.get("freeze_norms"):
+            with recorded_scales(self.model) as freeze:  # of all pairs, which are one batch
+                loss()
         with circuit.applied_to(self.model):
             base = loss()
         for site, i in self.nodes:

@@ -2,7 +2,7 @@
  * that the page came with. The functions up to `answerOf` run in the worker; it has this same script, and no page. */
 const NEXT = 8; // likeliest next tokens that are shown
 const LETTERS = 64; // of a token, at most on the average
-const engines = new Map(); // in the worker: place among page.models -> {model, tokenizer, longest, asked, wholes}
+const engines = new Map(); // in the worker: place among page.models -> {model, tokenizer, longest, whole}
 
 async function loadEngine({ place, text }) {
   const packed = JSON.parse(text);
