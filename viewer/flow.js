@@ -1,7 +1,7 @@
 /**
  * The prompt's own graph: nodes by position, and what flows along each edge there: weight times how far the source is from its mean; along attention, times
- * the share that the later token gives; a token's embedding, as it is, to every read of its channel. From the two answers that are compared back, each node hands its part on to what flows into it, by size; drawn is what has the largest
- * part. (Queries and keys decide the shares of attention; they have no flow of their own.)
+ * the share that the later token gives; a token's embedding, as it is, to every read of its channel. From the two answers that are compared back, each
+ * node hands its part on to what flows into it, by size; drawn is what has the largest part. (Queries and keys decide the shares of attention; they have no flow of their own.)
  */
 const FLOWS = 120; // that are drawn
 const viewed = () => (runsHere(state.circuit) ? state.view : "circuit");
@@ -48,6 +48,9 @@ function flowsOf(circuit, now) {
   return found;
 }
 
+const nodesIn = (row) => [...row.nodes, ...(row.groups ?? []).flatMap((group) => group.nodes)];
+const rowByNode = (rows) => new Map(rows.flatMap((row, i) => nodesIn(row).map((node) => [node.id, i])));
+
 /** The graph's rows, with the prompt's own tokens. */
 function flowRows(circuit, now) {
   const tokens = [...new Set(now.ids)].map((id) => ({ nodes: [{ id: `token:${id}` }] }));
@@ -56,7 +59,7 @@ function flowRows(circuit, now) {
 
 /** The flows with their part in the answers, the largest first: rows from the top, since all flows go up. */
 function influences(flows, circuit, now) {
-  const rows = flowRows(circuit, now), rowOf = new Map(rows.flatMap((row, i) => [...row.nodes, ...(row.groups ?? []).flatMap((group) => group.nodes)].map((node) => [node.id, i])));
+  const rowOf = rowByNode(flowRows(circuit, now));
   const into = new Map(), part = new Map();
   for (const each of flows) {
     const key = `${each.target} ${each.to}`;
@@ -78,10 +81,10 @@ function influences(flows, circuit, now) {
 
 function drawFlow(circuit, now, flows) {
   const drawn = new Set(flows.flatMap(({ source, target }) => [source, target]));
-  const has = (row) => [...row.nodes, ...(row.groups ?? []).flatMap((group) => group.nodes)].some((node) => drawn.has(node.id));
+  const has = (row) => nodesIn(row).some((node) => drawn.has(node.id));
   const rows = flowRows(circuit, now).filter(has), column = Math.max(40, (byId("flow").clientWidth - LEFT - 40) / now.tokens.length);
   const high = Math.min(100, Math.max(46, (byId("flow").clientHeight - 90) / Math.max(1, rows.length))), height = rows.length * high + 30;
-  const rowOf = new Map(rows.flatMap((row, i) => [...row.nodes, ...(row.groups ?? []).flatMap((group) => group.nodes)].map((node) => [node.id, i])));
+  const rowOf = rowByNode(rows);
   const last = now.tokens.length - 1, y = (id) => 20 + (rows.length - 1 - rowOf.get(id)) * high;
   const seen = new Map(); // "id t" -> flow through it
   for (const { source, from, target, to, flow } of flows) for (const key of [`${source} ${from}`, `${target} ${to}`]) seen.set(key, (seen.get(key) ?? 0) + Math.abs(flow));
