@@ -12,9 +12,24 @@ async function loadEngine({ place, text }) {
 }
 
 function softmax(logits) {
-  const most = logits.reduce((largest, each) => Math.max(largest, each), -Infinity), raised = logits.map((each) => Math.exp(each - most));
-  const total = raised.reduce((sum, each) => sum + each, 0);
-  return raised.map((each) => each / total);
+  const shares = new Float64Array(logits.length);
+  let most = -Infinity, total = 0;
+  for (const each of logits) if (each > most) most = each;
+  for (let i = 0; i < shares.length; i++) total += shares[i] = Math.exp(logits[i] - most);
+  for (let i = 0; i < shares.length; i++) shares[i] /= total;
+  return shares;
+}
+
+/** The likeliest tokens by either of two distributions, at most as many as are wanted. */
+function likeliest(a, b, count) {
+  const most = Float64Array.from(a, (share, i) => Math.max(share, b[i])), least = most.slice().sort().at(-count);
+  return [...most.keys()].filter((id) => most[id] >= least).sort((i, j) => most[j] - most[i] || i - j).slice(0, count);
+}
+
+function rank(shares, id) {
+  let place = 1;
+  for (const each of shares) if (each > shares[id]) place++;
+  return place;
 }
 
 /** The whole model on a prompt, as it is; the last one is kept, since every change of a circuit asks for it again. */
@@ -49,8 +64,7 @@ function runJob(job) {
   const model = changed ? runPrompt(engine.model, ids, changedRun(engine, { means: job.run.means }, job.changes), { last: true }) : whole;
   const circuit = runPrompt(engine.model, ids, changed ? changedRun(engine, job.run, job.changes) : job.run, { scales, last: true });
   const of = (found) => Object.fromEntries(job.nodes.map(([id, site, index]) => [id, found.steps.map(({ sites }) => sites.get(site)[index])]));
-  const [a, b] = [softmax(model.logits), softmax(circuit.logits)], rank = (shares, id) => 1 + shares.filter((each) => each > shares[id]).length;
-  const likely = [...a.keys()].sort((i, j) => Math.max(a[j], b[j]) - Math.max(a[i], b[i])).slice(0, NEXT).filter((id) => !job.answers.includes(id));
+  const [a, b] = [softmax(model.logits), softmax(circuit.logits)], likely = likeliest(a, b, NEXT).filter((id) => !job.answers.includes(id));
   const embedded = ids.map((id, t) => engine.model.embedded(id, t));
   return {
     embedded: Object.fromEntries(job.channels.map((channel) => [channel, embedded.map((x) => x[channel] ?? 0)])),

@@ -1,6 +1,7 @@
 // The model itself, token by token: embedding, norms, AbsTopK, attention with its sink, MLP, bigram table; nodes and edges switched off or held.
 // Held to PyTorch in float64 by tests/viewer/test_runtime.py; sums and activations are doubles, weights as stored.
 
+const CHUNK = 1 << 13; // numbers that are made at once
 const EPS = { rms_norm: 1.1920929e-7, layer_norm: 1e-5 };
 
 async function unpacked(packed) {
@@ -30,7 +31,7 @@ function tensorOf(part, buffer) {
       for (let i = 0; i < count; i++) wide[i] = narrow[i] << 16;
       return new Float32Array(wide.buffer);
     }
-    return new { f32: Float32Array, u8: Uint8Array, i16: Int16Array, u16: Uint16Array, u32: Uint32Array }[kind](buffer, first, count);
+    return new { f32: Float32Array, u8: Uint8Array, i32: Int32Array, u16: Uint16Array, u32: Uint32Array }[kind](buffer, first, count);
   };
   if (part.kind === "grid") return { shape: part.shape, values: gridOf(part, view) };
   if (part.kind === "dense") return { shape: part.shape, values: view(part.type, part.values) };
@@ -39,12 +40,17 @@ function tensorOf(part, buffer) {
   };
 }
 
-// A table in eighths: a number for each row, one for each column, and the rest by columns.
+// A table in eighths: a number for each row, one for each column, in sixteenths, and the rest by columns, both in the order of those numbers (weights.py).
 function gridOf(part, view) {
   const [height, width] = part.shape, values = new Float32Array(height * width);
-  const rows = view("i16", part.rows), columns = view("i16", part.columns), low = view("u8", part.low), high = view("u8", part.high);
-  for (let j = 0, n = 0; j < width; j++) {
-    for (let i = 0; i < height; i++, n++) values[i * width + j] = (rows[i] + columns[j] + ((low[n] | (high[n] << 8)) << 16 >> 16)) / 8;
+  const rows = view("i32", part.rows), columns = view("i32", part.columns), low = view("u8", part.low), high = view("u8", part.high);
+  const order = numbers => Uint32Array.from(numbers.keys()).sort((a, b) => numbers[a] - numbers[b] || a - b), down = order(rows), across = order(columns);
+  let n = 0;
+  for (const j of across) {
+    for (const i of down) {
+      const folded = low[n] | (high[n++] << 8);
+      values[i * width + j] = (((rows[i] + columns[j] + 8) >> 4) + ((folded >> 1) ^ -(folded & 1))) / 8;
+    }
   }
   return values;
 }
@@ -55,17 +61,31 @@ class Model {
     this.tensors = tensors;
     this.layers = Array.from({ length: config.n_layer }, (_, i) => this.layer(i));
     this.table = tensors.get("bigram_table.logit_bias") || null;
+    this.finalNorm = { weight: tensors.get("transformer.final_norm.weight").values, bias: this.valuesOf("transformer.final_norm.bias") };
+    this.chunk = new Float64Array(0);
+    this.used = 0;
+    this.bases = new WeakMap(); // of a site's hold: what comes out of its matrix, and of its neurons, with all held
+    this.actives = new WeakMap();
   }
 
   tensor(name) {
     return this.tensors.get(name) || null;
   }
 
+  // Zeros, a part of a larger array: making one for each use would take longer than most of what is done with them.
+  fresh(length) {
+    if (this.used + length > this.chunk.length) [this.chunk, this.used] = [new Float64Array(Math.max(length, CHUNK)), 0];
+    return this.chunk.subarray(this.used, this.used += length);
+  }
+
   layer(i) {
     const at = `transformer.h.${i}.`, part = name => this.tensor(at + name);
     const linear = name => ({ matrix: part(`${name}.weight`), bias: part(`${name}.bias`) });
     const norm = name => (part(`${name}.weight`) ? { weight: part(`${name}.weight`).values, bias: part(`${name}.bias`) && part(`${name}.bias`).values } : null);
+    const sites = { attnIn: "attn.act_in", q: "attn.q", k: "attn.k", v: "attn.v", y: "attn.y", attnOut: "attn.resid_delta", mlpIn: "mlp.act_in", neurons: "mlp.post_act", mlpOut: "mlp.resid_delta" };
+    for (const [name, path] of Object.entries(sites)) sites[name] = `${i}.${path}`;
     return {
+      sites, edges: Object.fromEntries(["q", "k", "v"].map(kind => [kind, `${sites.attnIn}->${sites[kind]}`]).concat([["attnOut", `${sites.v}->${sites.attnOut}`], ["neurons", `${sites.mlpIn}->${sites.neurons}`], ["mlpOut", `${sites.neurons}->${sites.mlpOut}`]])),
       attnNorm: norm("attn_norm"), attnPosNorm: norm("attn_pos_norm"), mlpNorm: norm("mlp_norm"), mlpPosNorm: norm("mlp_pos_norm"),
       cAttn: linear("attn.c_attn"), attnProj: linear("attn.c_proj"), cFc: linear("mlp.c_fc"), mlpProj: linear("mlp.c_proj"),
       sink: part("attn.sink_bias") && part("attn.sink_bias").values,
@@ -83,24 +103,23 @@ class Model {
     let x = this.embedded(id, at);
     const positions = config.position_embedding_type === "concatenated" ? this.row("transformer.wpe.weight", at) : null;
     const norm = (input, weights, n) => this.norm(input, weights, run.scales ? run.scales[n] : null, scales);
+    const held = name => (run.hold && run.hold.get(name)) || null;
     let n = 0;
     this.layers.forEach((layer, i) => {
-      const reads = this.withPositions(norm(x, layer.attnNorm, n++), layer.attnPosNorm, positions);
-      const a = this.site(`${i}.attn.act_in`, "attn_in", reads, run);
-      const delta = this.attention(layer, i, a, cache, run);
-      x = this.residual(x, delta, "resid_post_attn");
-      const m = this.site(`${i}.mlp.act_in`, "mlp_in", this.withPositions(norm(x, layer.mlpNorm, n++), layer.mlpPosNorm, positions), run);
-      const hidden = this.linear(layer.cFc, m);
-      this.cut(run, `${i}.mlp.act_in->${i}.mlp.post_act`, m, hidden, 0, `${i}.mlp.act_in`);
-      for (let h = 0; h < hidden.length; h++) hidden[h] = activate(config.activation_type, hidden[h]);
-      const neurons = this.site(`${i}.mlp.post_act`, "mlp_neuron", hidden, run);
-      const out = this.linear(layer.mlpProj, neurons);
-      this.cut(run, `${i}.mlp.post_act->${i}.mlp.resid_delta`, neurons, out, 0, `${i}.mlp.post_act`);
-      x = this.residual(x, this.site(`${i}.mlp.resid_delta`, "mlp_out", out, run), "resid_post_mlp");
+      const { sites, edges } = layer, reads = this.withPositions(norm(x, layer.attnNorm, n++), layer.attnPosNorm, positions);
+      const a = this.site(sites.attnIn, "attn_in", reads, run);
+      x = this.residual(x, this.attention(layer, i, a, cache, run), "resid_post_attn");
+      const m = this.site(sites.mlpIn, "mlp_in", this.withPositions(norm(x, layer.mlpNorm, n++), layer.mlpPosNorm, positions), run);
+      const into = held(sites.mlpIn), hidden = this.linear(layer.cFc, m, into);
+      this.cut(run, edges.neurons, m, hidden, 0, sites.mlpIn);
+      this.activated(hidden, into);
+      const neurons = this.site(sites.neurons, "mlp_neuron", hidden, run), out = this.linear(layer.mlpProj, neurons, held(sites.neurons));
+      this.cut(run, edges.mlpOut, neurons, out, 0, sites.neurons);
+      x = this.residual(x, this.site(sites.mlpOut, "mlp_out", out, run), "resid_post_mlp");
     });
     x = this.site("final_resid", null, x, run);
     if (run.quiet) return null;
-    return this.logits(norm(x, { weight: this.tensor("transformer.final_norm.weight").values, bias: this.valuesOf("transformer.final_norm.bias") }, n), id);
+    return this.logits(norm(x, this.finalNorm, n), id);
   }
 
   // Of an edge: the weight from node s of one site to node t of another.
@@ -143,43 +162,67 @@ class Model {
     const own = 1 / Math.sqrt(square / x.length + EPS[kind]);
     if (record) record.push(own);
     const used = scale === null ? own : scale;
-    const out = new Float64Array(x.length), { weight, bias } = weights;
-    for (let c = 0; c < x.length; c++) out[c] = (x[c] - mean) * used * weight[c] + (bias ? bias[c] : 0);
+    const { weight, bias } = weights, out = (weights.out ??= new Float64Array(x.length));
+    if (bias) for (let c = 0; c < x.length; c++) out[c] = (x[c] - mean) * used * weight[c] + bias[c];
+    else for (let c = 0; c < x.length; c++) out[c] = (x[c] - mean) * used * weight[c];
     return out;
   }
 
   withPositions(x, weights, positions) {
     if (!weights || !positions) return x;
-    const more = this.norm(positions, weights, null, null), wide = new Float64Array(x.length + more.length);
+    const wide = this.fresh(x.length + positions.length);
     wide.set(x);
-    wide.set(more, x.length);
+    wide.set(this.norm(positions, weights, null, null), x.length);
     return wide;
   }
 
-  // AbsTopK, then what the run holds; what comes out is the nodes' activation.
+  // AbsTopK, then what the run holds; what comes out is the nodes' activation, in an array of its own.
   site(name, location, x, run) {
     const share = location === null ? undefined : this.config.afrac[location];
-    let out = share === undefined ? x : absTopK(x, Math.trunc(share * x.length));
+    const out = this.fresh(x.length);
+    if (share === undefined) out.set(x);
+    else absTopK(x, Math.trunc(share * x.length), out);
     const hold = run.hold && run.hold.get(name), held = run.held && run.held.get(name);
-    if ((hold || held) && out === x) out = x.slice();
     if (hold) for (let i = 0; i < out.length; i++) if (!hold.open[i]) out[i] = hold.fill[i];
     if (held) for (const [node, value] of held) out[node] = value;
-    if (run.record) run.record.sites.set(name, out.slice());
+    if (run.record) run.record.sites.set(name, out);
     return out;
   }
 
   residual(x, delta, location) {
-    const sum = new Float64Array(x.length), kind = this.config.residual_activation_type;
+    const sum = this.fresh(x.length), kind = this.config.residual_activation_type;
     for (let c = 0; c < x.length; c++) sum[c] = activate(kind, x[c] + delta[c]);
     const share = this.config.afrac[location];
-    return share === undefined ? sum : absTopK(sum, Math.trunc(share * sum.length));
+    return share === undefined ? sum : absTopK(sum, Math.trunc(share * sum.length), this.fresh(x.length));
   }
 
-  linear({ matrix, bias }, x) {
-    const out = new Float64Array(matrix.shape[0]);
-    if (bias) out.set(bias.values);
-    spread(matrix, x, out);
+  // Matrix times x, and the bias; x is what comes out of a site, hold is how the run holds that: then only what differs from it has to be summed.
+  linear(weights, x, hold = null) {
+    const out = (weights.out ??= new Float64Array(weights.matrix.shape[0])), base = hold && this.base(weights, hold);
+    if (base) out.set(base);
+    else out.fill(0);
+    if (!base && weights.bias) out.set(weights.bias.values);
+    spread(weights.matrix, x, out, hold && hold.fill);
     return out;
+  }
+
+  // What comes out where every node of a site is at its fill; a site's hold goes into one matrix.
+  base({ matrix, bias }, hold) {
+    let found = this.bases.get(hold);
+    if (!found) {
+      this.bases.set(hold, found = new Float64Array(matrix.shape[0]));
+      if (bias) found.set(bias.values);
+      spread(matrix, hold.fill, found);
+    }
+    return found;
+  }
+
+  // The neurons, in place; those that have what they would have with all inputs held are known.
+  activated(hidden, hold) {
+    const kind = this.config.activation_type, base = hold && this.bases.get(hold);
+    if (base && !this.actives.has(hold)) this.actives.set(hold, base.map(x => activate(kind, x)));
+    const known = base && this.actives.get(hold);
+    for (let h = 0; h < hidden.length; h++) hidden[h] = base && hidden[h] === base[h] ? known[h] : activate(kind, hidden[h]);
   }
 
   // Removed edges carry the source's mean.
@@ -191,15 +234,39 @@ class Model {
   }
 
   attention(layer, i, a, cache, run) {
-    const { n_head: heads, d_head: size } = this.config, width = heads * size, qkv = this.linear(layer.cAttn, a), from = `${i}.attn.act_in`;
-    ["q", "k", "v"].forEach((kind, part) => this.cut(run, `${from}->${i}.attn.${kind}`, a, qkv, part * width, from));
-    const [q, k, v] = ["q", "k", "v"].map((kind, part) => this.site(`${i}.attn.${kind}`, `attn_${kind}`, qkv.slice(part * width, (part + 1) * width), run));
+    const { sites, edges } = layer, width = this.config.n_head * this.config.d_head, qkv = this.linear(layer.cAttn, a, run.hold && run.hold.get(sites.attnIn));
+    const [q, k, v] = ["q", "k", "v"].map((kind, part) => {
+      this.cut(run, edges[kind], a, qkv, part * width, sites.attnIn);
+      return this.site(sites[kind], `attn_${kind}`, qkv.subarray(part * width, (part + 1) * width), run);
+    });
     cache.keys[i].push(k);
     cache.values[i].push(v);
-    const y = attended(q, cache.keys[i], cache.values[i], heads, size, layer.sink, run.record, i);
-    const out = this.linear(layer.attnProj, y);
-    this.cut(run, `${i}.attn.v->${i}.attn.resid_delta`, y, out, 0, `${i}.attn.y`);
-    return this.site(`${i}.attn.resid_delta`, "attn_out", out, run);
+    const y = this.attended(q, cache.keys[i], cache.values[i], layer.sink, run.record, i), out = this.linear(layer.attnProj, y);
+    this.cut(run, edges.attnOut, y, out, 0, sites.y);
+    return this.site(sites.attnOut, "attn_out", out, run);
+  }
+
+  attended(q, keys, values, sinks, record, layer) {
+    const { n_head: heads, d_head: size } = this.config, seen = keys.length, scale = 1 / Math.sqrt(size), y = this.fresh(heads * size), scores = this.fresh(heads * seen);
+    for (let h = 0; h < heads; h++) {
+      const first = h * size, own = h * seen;
+      let largest = sinks ? sinks[h] : -Infinity, total = 0;
+      for (let t = 0; t < seen; t++) {
+        const key = keys[t];
+        let sum = 0;
+        for (let c = first; c < first + size; c++) sum += q[c] * key[c];
+        scores[own + t] = scale * sum;
+        if (scale * sum > largest) largest = scale * sum;
+      }
+      if (sinks) total = Math.exp(sinks[h] - largest);
+      for (let t = 0; t < seen; t++) total += scores[own + t] = Math.exp(scores[own + t] - largest);
+      for (let t = 0; t < seen; t++) {
+        const share = scores[own + t] /= total, value = values[t];
+        for (let c = first; c < first + size; c++) y[c] += share * value[c];
+      }
+    }
+    if (record && record.attention) record.attention[layer] = Array.from({ length: heads }, (_, h) => scores.subarray(h * seen, (h + 1) * seen));
+    return y;
   }
 
   logits(x, id) {
@@ -210,10 +277,10 @@ class Model {
   }
 }
 
-// out += matrix x, over the nonzeros of both.
-function spread({ starts, rows, weights }, x, out) {
+// out += matrix (x - from), over the nonzeros of both.
+function spread({ starts, rows, weights }, x, out, from = null) {
   for (let c = 0; c < x.length; c++) {
-    const value = x[c];
+    const value = from === null ? x[c] : x[c] - from[c];
     if (value !== 0) for (let n = starts[c], end = starts[c + 1]; n < end; n++) out[rows[n]] += weights[n] * value;
   }
 }
@@ -223,15 +290,15 @@ function activate(kind, x) {
   return kind === "relu" ? Math.max(x, 0) : x;
 }
 
-// To 1e-15, by Taylor's series around the nearest of points that are 1/64 apart; their values by the power series, their derivatives by Hermite's polynomials.
-const STEP = 64, ORDER = 8, FURTHEST = 6;
+// To 1e-15, by Taylor's series around the nearest of points that are 1/512 apart; their values by the power series, their derivatives by Hermite's polynomials.
+const STEP = 512, ORDER = 5, FURTHEST = 6;
 let taylor = null;
 
 function erf(x) {
   const size = Math.abs(x);
   if (!(size < FURTHEST)) return size >= FURTHEST ? Math.sign(x) : NaN;
   taylor ??= taylorOfErf();
-  const point = Math.round(size * STEP), by = size - point / STEP, first = point * ORDER;
+  const point = (size * STEP + 0.5) | 0, by = size - point / STEP, first = point * ORDER;
   let sum = 0;
   for (let n = ORDER - 1; n >= 0; n--) sum = sum * by + taylor[first + n];
   return x < 0 ? -sum : sum;
@@ -267,88 +334,37 @@ function erfAt(x) {
   return 1 - Math.exp(-x * x) / Math.sqrt(Math.PI) / (x + fraction);
 }
 
-// What stands at a place once the first so many numbers are in ascending order; they are moved about.
-function placed(numbers, count, place) {
-  let low = 0, high = count - 1;
-  while (low < high) {
-    const pivot = numbers[(low + high) >> 1];
-    let i = low, j = high;
-    while (i <= j) {
-      while (numbers[i] < pivot) i++;
-      while (numbers[j] > pivot) j--;
-      if (i <= j) {
-        const one = numbers[i];
-        numbers[i++] = numbers[j];
-        numbers[j--] = one;
-      }
-    }
-    if (place <= j) high = j;
-    else if (place >= i) low = i;
-    else break;
-  }
-  return numbers[place];
-}
+// By their first 16 bits but the sign sizes fall into buckets, 16 to an octave: of those above the bucket of the k-th largest all are kept, below it none.
+// The arrays are kept, since making them would take longer than what is done with them.
+const BUCKETS = 1 << 15, histogram = new Int32Array(BUCKETS), word = new Float64Array(1), halves = new Uint32Array(word.buffer);
+let buckets = new Uint16Array(0);
 
-// By the first 16 bits numbers fall into buckets, those of the largest first; what is smaller by 2^31 and more into the last. The arrays are kept, since
-// making them would take longer than what is done with them.
-const BUCKETS = 1024, histogram = new Int32Array(BUCKETS);
-let sizes = new Float64Array(0), words = null, buckets = null, tied = null;
-
-// The size of the k-th largest entry of x.
-function leastKept(x, k) {
+// The k entries of largest size go into out, ties to the lower index; the others of out stay zero.
+function absTopK(x, k, out) {
   const n = x.length;
-  if (sizes.length < n) {
-    sizes = new Float64Array(n);
-    words = new Uint32Array(sizes.buffer);
-    buckets = new Int32Array(n);
-    tied = new Float64Array(n);
-  }
-  let top = 0, bucket = 0, before = 0, m = 0;
+  if (k >= n) out.set(x);
+  if (k <= 0 || k >= n) return out;
+  if (buckets.length < n) buckets = new Uint16Array(n);
+  let top = 0;
   for (let i = 0; i < n; i++) {
-    sizes[i] = Math.abs(x[i]);
-    buckets[i] = words[2 * i + 1] >>> 15;
-    if (buckets[i] > top) top = buckets[i];
+    word[0] = x[i];
+    const bucket = (halves[1] & 0x7fffffff) >>> 16;
+    buckets[i] = bucket;
+    histogram[bucket]++;
+    if (bucket > top) top = bucket;
   }
-  histogram.fill(0);
-  for (let i = 0; i < n; i++) histogram[buckets[i] = Math.min(top - buckets[i], BUCKETS - 1)]++;
-  while (before + histogram[bucket] < k) before += histogram[bucket++];
-  for (let i = 0; i < n; i++) if (buckets[i] === bucket) tied[m++] = sizes[i];
-  return placed(tied, m, m - (k - before));
-}
-
-// The k entries of largest size, ties to the lower index, others zero.
-function absTopK(x, k) {
-  if (k >= x.length) return x;
-  const out = new Float64Array(x.length);
-  if (k <= 0) return out;
-  const least = leastKept(x, k);
-  let room = k;
-  for (let i = 0; i < x.length; i++) if (Math.abs(x[i]) > least) { out[i] = x[i]; room--; }
-  for (let i = 0; i < x.length && room > 0; i++) if (Math.abs(x[i]) === least) { out[i] = x[i]; room--; }
+  let least = top, room = k;
+  while (room > histogram[least]) room -= histogram[least--];
+  const tied = [];
+  for (let i = 0; i < n; i++) {
+    const bucket = buckets[i];
+    histogram[bucket] = 0;
+    if (bucket > least) out[i] = x[i];
+    else if (bucket === least) tied.push(i);
+  }
+  if (tied.length > room) tied.sort((i, j) => Math.abs(x[j]) - Math.abs(x[i]) || i - j).length = room;
+  for (const i of tied) out[i] = x[i];
   return out;
-}
-
-function attended(q, keys, values, heads, size, sinks, record, layer) {
-  const y = new Float64Array(heads * size), seen = keys.length, scale = 1 / Math.sqrt(size), patterns = [];
-  for (let h = 0; h < heads; h++) {
-    const scores = new Float64Array(seen), first = h * size;
-    let largest = sinks ? sinks[h] : -Infinity;
-    for (let t = 0; t < seen; t++) {
-      let sum = 0;
-      for (let c = first; c < first + size; c++) if (q[c] !== 0) sum += q[c] * keys[t][c];
-      scores[t] = scale * sum;
-      largest = Math.max(largest, scores[t]);
-    }
-    let total = sinks ? Math.exp(sinks[h] - largest) : 0;
-    for (let t = 0; t < seen; t++) total += scores[t] = Math.exp(scores[t] - largest);
-    for (let t = 0; t < seen; t++) {
-      const weight = scores[t] /= total;
-      for (let c = first; c < first + size; c++) y[c] += weight * values[t][c];
-    }
-    patterns.push(scores);
-  }
-  if (record && record.attention) record.attention[layer] = patterns;
-  return y;
 }
 
 // A prompt through the model, or through a circuit of it; scales: of every token what norms multiply with, or null: each its own; frozen: those that the

@@ -233,7 +233,7 @@ def test_abs_top_k_is_what_sorting_says(runtime):
             const x = Float64Array.from({ length: n }, kind), k = Math.floor((n + 1) * draw());
             const order = [...x.keys()].sort((a, b) => Math.abs(x[b]) - Math.abs(x[a]) || a - b), expected = new Float64Array(n);
             for (const i of order.slice(0, k)) expected[i] = x[i];
-            const own = absTopK(x, k);
+            const own = absTopK(x, k, new Float64Array(x.length));
             if (own.some((value, i) => value !== expected[i])) wrong.push([n, k, ...x]);
           }
           return wrong;
