@@ -21,7 +21,7 @@ from transformers import PretrainedConfig
 from .wiring_csp import LOCATIONS, location_width
 
 NORM_TYPES = ("rms_norm", "layer_norm")
-ACTIVATION_TYPES = ("gelu", "relu")
+ACTIVATION_TYPES = ("gelu", "gelu_tanh", "relu")
 RESIDUAL_ACTIVATION_TYPES = ("identity", "relu")
 POSITION_TYPES = ("none", "added", "concatenated")
 
@@ -107,7 +107,8 @@ class CSPConfig(PretrainedConfig):
         d_head (int, default 16): channels per head. `n_head * d_head` need not equal `d_model`.
         d_model (int, default 256): width of the residual stream.
         d_mlp (int, default `4 * d_model`): neurons per MLP.
-        activation_type ("gelu" | "relu", default "gelu"): MLP non-linearity; gelu is the exact (erf) one.
+        activation_type ("gelu" | "gelu_tanh" | "relu", default "gelu"): MLP non-linearity; gelu is the exact (erf) one, gelu_tanh GPT-2's
+            approximation by tanh.
         residual_activation_type ("identity" | "relu", default "identity"): applied to the residual stream after each sublayer.
         norm_type ("rms_norm" | "layer_norm", default "rms_norm"): RMSNorm uses eps 2**-23, LayerNorm 1e-5, at every dtype.
         ln_bias (bool, default True): whether LayerNorm has a bias. RMSNorm never has one.

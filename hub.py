@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _ADVICE = {
     400: "the Hub does not accept what was sent; read its message",
     401: "the Hub knows no such token; log in with `hf auth login`, or set HF_TOKEN",

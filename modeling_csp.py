@@ -87,8 +87,8 @@ def make_norm(config: CSPConfig, width: int) -> nn.Module:
 
 
 def activate(kind: str, x: torch.Tensor) -> torch.Tensor:
-    if kind == "gelu":
-        return F.gelu(x)
+    if kind in ("gelu", "gelu_tanh"):
+        return F.gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
     return F.relu(x) if kind == "relu" else x
 
 

@@ -1,4 +1,4 @@
-"""Pages that run their model: bytes, seconds until the first prompt has been run, milliseconds of a prompt of some 30 tokens and of a switched node.
+"""Pages that run their model: bytes, seconds until the first prompt has been run, milliseconds of a prompt of 32 tokens and of a switched node.
 
     python benchmarks/page.py .                     # every circuit that ships with a model, each with the model in its page
     python benchmarks/page.py --largest             # a model of csp_yolo2's shape and densities, random weights
@@ -28,7 +28,7 @@ from sparse_circuits.viewer import Subject, write_page
 
 PROMPTS = 9
 MEASURED = """async (count) => {
-  const text = "def f(a, b):\\n    return [a, b, 'c', 4]\\n\\nfor i in range(10):\\n    x", runs = [], switched = [], whole = [];
+  const text = "def f(a, b):\\n    return [a, b, 'c', 4]\\n\\nfor i in range(10):\\n    x = a + i", runs = [], switched = [], whole = [];
   const node = current().nodes.find((each) => each.site.endsWith("mlp.post_act")) ?? current().nodes[0];
   let tokens = 0;
   for (let i = 0; i < count; i++) {

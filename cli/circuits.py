@@ -335,15 +335,16 @@ def export_circuit(
 def import_circuit(
     source: str, dest: Path, model: str, task: str, corpus: str | None, tokens: int, form: str = "published"
 ) -> Path:
-    """A circuit of OpenAI's release, with means over a corpus, as a folder of ours."""
+    """A circuit of OpenAI's release, with means over a corpus, as a folder of ours; source: its viz_data.pt, or openai:MODEL/TASK/SWEEP/K."""
     from ..circuits import mean_activations
     from ..convert import convert_openai_circuit
+    from ..convert.openai_circuit import from_store
     from ..files import fresh_folder, require_fresh
 
     require_fresh(dest)
     require_corpus(corpus)
     loaded, tokenizer = load(model)
-    with fresh_folder(dest) as folder:
+    with from_store(source, dest) as path, fresh_folder(dest) as folder:
         means = mean_activations(loaded, corpus_blocks(model, corpus, tokenizer, tokens))
-        convert_openai_circuit(source, loaded, tokenizer, means, task=task, form=form).save_pretrained(folder)
+        convert_openai_circuit(path, loaded, tokenizer, means, task=task, form=form).save_pretrained(folder)
     return dest

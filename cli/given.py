@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..hub import HUB_ID
+
 Model = Annotated[str, typer.Argument(help="Checkpoint folder or Hub id.")]
 Corpus = Annotated[
     str | None,
@@ -76,7 +78,7 @@ def require_model(model: str, pairs: bool = False) -> None:
 
 def _looks_local(model: str) -> bool:
     first = model.partition("/")[0]
-    return model.count("/") != 1 or not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", model) or Path(first).exists()
+    return model.count("/") != 1 or not HUB_ID.fullmatch(model) or Path(first).exists()
 
 
 def load_tokenizer(model: str) -> Any:

@@ -113,7 +113,7 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder or URL with beeg_config.json and final_model.pt; or a viz_data.pt; or a folder or Hub id of sparse_pretrain."
+            help="openai:NAME, or a folder or URL of the release; its viz_data.pt, or openai:MODEL/TASK/SWEEP/K; a folder or Hub id of sparse_pretrain, of a GPT-2-shaped model; a folder of nanoGPT."
         ),
     ],
     dest: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
@@ -127,19 +127,18 @@ def convert(
     tokens: Tokens = 50_000,
     publish: Annotated[str | None, typer.Option(help="For a checkpoint: also publish it as user/name on the Hub.")] = None,
 ) -> None:
-    """Turn a checkpoint of OpenAI's circuit_sparsity release, or a model of sparse_pretrain, into a Hub folder, or a circuit of the release into a circuit
-    folder.
+    """Turn a checkpoint of OpenAI's circuit_sparsity release, of sparse_pretrain, or a GPT-2-shaped one into a Hub folder, or a circuit of the release into a
+    circuit folder.
 
-    Example: csp convert downloads/csp_yolo2 runs/csp_yolo2 --tokenizer downloads/tinypython_2k
+    Example: csp convert openai:csp_yolo2 runs/csp_yolo2 --tokenizer downloads/tinypython_2k
 
     Example: csp convert downloads/viz_data.pt runs/quotes --model runs/csp_yolo2 --task single_double_quote
     """
-    from ..convert import convert_openai_checkpoint, convert_sparse_pretrain
-    from ..convert.sparse_pretrain import HUB_ID, is_sparse_pretrain
+    from ..convert import convert_checkpoint
     from ..hub import require
     from ..publishing.publish import require_repo_id
 
-    if source.endswith("viz_data.pt"):
+    if source.endswith("viz_data.pt") or (source.startswith("openai:") and source.count("/") == 3):
         if publish is not None:
             raise ValueError("--publish is for checkpoints; put the circuit under circuits/ of its model and publish that.")
         if model is None or task is None:
@@ -149,9 +148,7 @@ def convert(
     if publish is not None:
         require_repo_id(publish)  # before the work, as the scanner
         require("detect_secrets", "published folders")
-    known = is_sparse_pretrain(source) or (not Path(source).exists() and HUB_ID.fullmatch(source) is not None)
-    reader = convert_sparse_pretrain if known else convert_openai_checkpoint
-    typer.echo(f"Wrote {reader(source, dest, tokenizer=tokenizer)}")
+    typer.echo(f"Wrote {convert_checkpoint(source, dest, tokenizer=tokenizer)}")
     if publish is not None:
         publish_folder(dest, publish)
 

@@ -1,8 +1,11 @@
-"""Files from an http(s) address, within limits: of size, of time, of where redirects lead; errors never repeat a password or a token."""
+"""Files from an http(s) address, within limits: of size, of time, of where redirects lead; errors never repeat a password or a token. What broke off goes on
+where it ended."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import http.client
 import re
 import socket
@@ -54,26 +57,32 @@ def shown(url: str) -> str:
 
 
 def download(url: str, path: Path, largest: int) -> None:
-    """Writes what an address answers to a file.
+    """Writes what an address answers to a file, which appears when it is complete; where the server names the version (ETag) what broke off is kept beside it,
+    and a second call asks for the rest. Held to the length and the MD5 (`Content-MD5`) that the server states.
 
     Raises:
-        ValueError: in one sentence: no answer, another one than 200, more than `largest` bytes, fewer than announced, too slow, or a redirect to
-            where it must not lead.
+        ValueError: in one sentence: no answer, another one than 200, more than `largest` bytes, fewer than announced, another hash than announced, too slow,
+            or a redirect to where it must not lead.
     """
-    watch = _Watch()
+    watch, part = _Watch(), _Part(path)
     fix = "check the network or download the folder by hand"
     try:
-        with _opener(watch).open(url, timeout=PATIENCE) as response:
+        with _opener(watch).open(urllib.request.Request(url, headers=part.wanted()), timeout=PATIENCE) as response:
             watch.stop()
             if watch.rang:  # headers that were cut off look like their end
                 raise TimeoutError
+            first = part.begin(response)
             total = _length(response.headers.get("Content-Length"), url)
-            if total is not None and total > largest:
+            if total is not None and first + total > largest:
+                part.drop()
                 raise ValueError(
-                    f"{shown(url)} has {total:,} bytes, more than the {largest:,} that it can need; check the address."
+                    f"{shown(url)} has {first + total:,} bytes, more than the {largest:,} that it can need; check the address."
                 )
-            done = _copy(response, path, largest, total, url)
+            done = _copy(response, part, largest, total, url)
+            expected = response.headers.get("Content-MD5")
     except urllib.error.HTTPError as error:
+        if error.code == 416:  # what was kept is longer than the file
+            part.drop()
         raise ValueError(f"{shown(url)} answered {error.code} {_clean(error.reason)}; check the address.") from None
     except urllib.error.URLError as error:
         raise ValueError(f"{shown(url)} cannot be reached ({_clean(error.reason)}); {fix}.") from None
@@ -84,23 +93,81 @@ def download(url: str, path: Path, largest: int) -> None:
         raise ValueError(f"{shown(url)} cannot be reached, or broke off ({late}); {fix}.") from None
     finally:
         watch.stop()
-    if total is not None and done != total:
-        raise ValueError(f"{shown(url)} broke off after {done:,} of {total:,} bytes; try again.")
+    if total is not None and done != first + total:
+        raise ValueError(f"{shown(url)} broke off after {done:,} of {first + total:,} bytes; try again.")
+    part.finish(expected, url)
 
 
-def _copy(response: Any, path: Path, largest: int, total: int | None, url: str) -> int:
-    done, began = 0, time.monotonic()
-    with open(path, "wb") as file, tqdm(total=total, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
-        while chunk := _next(response, url, done):
-            done += len(chunk)
-            if done > largest:
-                raise ValueError(f"{shown(url)} sends more than the {largest:,} bytes that it can need; check the address.")
-            if time.monotonic() - began > PATIENCE + done / SLOWEST:
-                raise ValueError(
-                    f"{shown(url)} sent only {done:,} bytes in {time.monotonic() - began:.0f} seconds; download it by hand."
-                )
-            file.write(chunk)
-            bar.update(len(chunk))
+class _Part:
+    """What has come of a file so far: `NAME.part`, and in `NAME.part.tag` the version that it is of."""
+
+    def __init__(self, path: Path):
+        self.path, self.file, self.tag = path, path.with_name(path.name + ".part"), path.with_name(path.name + ".part.tag")
+
+    def wanted(self) -> dict[str, str]:
+        """Headers that ask for the rest, if the version is still that one."""
+        if not (self.file.is_file() and self.tag.is_file() and self.file.stat().st_size):
+            return {}
+        tag = self.tag.read_text(encoding="ascii", errors="replace")
+        return {"Range": f"bytes={self.file.stat().st_size}-", "If-Range": tag} if _plain(tag) else {}
+
+    def begin(self, response: Any) -> int:
+        """How many bytes are there already."""
+        if response.status == 206:
+            found = re.match(r"bytes (\d{1,18})-", response.headers.get("Content-Range") or "")
+            if found is not None and self.file.is_file() and int(found[1]) == self.file.stat().st_size:
+                return int(found[1])
+            self.drop()
+            raise ConnectionError("an answer to something else")
+        self.drop()
+        tag = response.headers.get("ETag") or ""
+        if _plain(tag) and not tag.startswith("W/"):
+            self.tag.write_text(tag, encoding="ascii")
+        return 0
+
+    def drop(self) -> None:
+        self.file.unlink(missing_ok=True)
+        self.tag.unlink(missing_ok=True)
+
+    def finish(self, expected: str | None, url: str) -> None:
+        if expected is not None:
+            with open(self.file, "rb") as file:
+                found = base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode("ascii")
+            if found != expected.strip():
+                self.drop()
+                raise ValueError(f"{shown(url)} does not have the MD5 that the server states; try again.")
+        self.file.replace(self.path)
+        self.tag.unlink(missing_ok=True)
+
+
+def _plain(tag: str) -> bool:
+    return re.fullmatch(r'(W/)?"[!#-~]{1,200}"', tag) is not None
+
+
+def _copy(response: Any, part: _Part, largest: int, total: int | None, url: str) -> int:
+    """All bytes that are there then. A part whose version is not known is not kept."""
+    first = done = part.file.stat().st_size if response.status == 206 else 0
+    began, whole = time.monotonic(), None if total is None else first + total
+    try:
+        with (
+            open(part.file, "ab") as file,
+            tqdm(total=whole, initial=first, unit="B", unit_scale=True, desc=part.path.name, disable=None) as bar,
+        ):
+            while chunk := _next(response, url, done):
+                done += len(chunk)
+                if done > largest:
+                    part.tag.unlink(missing_ok=True)
+                    raise ValueError(f"{shown(url)} sends more than the {largest:,} bytes that it can need; check the address.")
+                if time.monotonic() - began > PATIENCE + (done - first) / SLOWEST:
+                    raise ValueError(
+                        f"{shown(url)} sent only {done:,} bytes in {time.monotonic() - began:.0f} seconds; download it by hand."
+                    )
+                file.write(chunk)
+                bar.update(len(chunk))
+    except BaseException:
+        if not part.tag.is_file():
+            part.drop()
+        raise
     return done
 
 

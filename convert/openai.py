@@ -6,8 +6,9 @@ and writes nothing until everything has been checked.
 
 from __future__ import annotations
 
+import os
 import re
-import tempfile
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .download import download, file_url, folder_name, is_url
 
 logger = logging.get_logger(__name__)
 
+STORE = "https://openaipublic.blob.core.windows.net/circuit-sparsity"  # CSP_OPENAI_STORE names a mirror
 CONFIG_FILE = "beeg_config.json"
 WEIGHTS_FILE = "final_model.pt"
 
@@ -251,7 +253,8 @@ def convert_openai_checkpoint(source: str | Path, dest: str | Path, *, tokenizer
     """Turns a released checkpoint into a self-contained Hub folder.
 
     Args:
-        source: folder, or http(s) URL of one, with `beeg_config.json` and `final_model.pt`.
+        source: folder, or http(s) URL of one, with `beeg_config.json` and `final_model.pt`; or `openai:NAME`, the model of that name in the public store. What
+            broke off while it was downloaded is kept beside dest, and a second call goes on with it.
         dest: folder to write; it must not exist yet or be empty. It appears only when complete.
         tokenizer: folder with `vocab.bpe` and `encoder.json` or `tokenizer.json`; default: those beside a local checkpoint, if any.
             Without one the folder has no tokenizer, which is said in a warning.
@@ -259,10 +262,12 @@ def convert_openai_checkpoint(source: str | Path, dest: str | Path, *, tokenizer
     Returns:
         dest: config.json, weights as safetensors, the code files, tokenizer files if there were any, README.md.
     """
-    with tempfile.TemporaryDirectory() as scratch, fresh_folder(dest) as partial:
-        if is_url(source):
-            urls = {file: file_url(str(source), file) for file in (CONFIG_FILE, WEIGHTS_FILE)}
-            name, folder = folder_name(str(source)), Path(scratch)
+    address, scratch = store_address(str(source), "models"), Path(dest).absolute().with_name(f".{Path(dest).name}.download")
+    with fresh_folder(dest) as partial:
+        if is_url(address):
+            urls = {file: file_url(address, file) for file in (CONFIG_FILE, WEIGHTS_FILE)}
+            name, folder = folder_name(address), scratch
+            scratch.mkdir(exist_ok=True)
             download(urls[CONFIG_FILE], folder / CONFIG_FILE, _LARGEST_CONFIG)
             largest = _largest_weights(_read_config(folder))  # which is known before the large file is asked for
             download(urls[WEIGHTS_FILE], folder / WEIGHTS_FILE, largest)
@@ -274,7 +279,22 @@ def convert_openai_checkpoint(source: str | Path, dest: str | Path, *, tokenizer
             source=f"circuit_sparsity/{name}", source_sha256=file_sha256(folder / WEIGHTS_FILE), source_file=WEIGHTS_FILE
         )
         _write(config, tensors, vocabulary, name, partial)
+    shutil.rmtree(scratch, ignore_errors=True)
     return Path(dest)
+
+
+def store_address(source: str, folder: str) -> str:
+    """The address in the public store that `openai:NAME` stands for, NAME's parts being plain; another source as it is.
+
+    Raises:
+        ValueError: if it is no name.
+    """
+    if not source.startswith("openai:"):
+        return source
+    name = source.removeprefix("openai:")
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) is None or ".." in name:
+        raise ValueError(f"{source!r:.80} names nothing in OpenAI's store; give openai:NAME, such as openai:csp_yolo2.")
+    return f"{os.environ.get('CSP_OPENAI_STORE', STORE).rstrip('/')}/{folder}/{name}"
 
 
 def _write(config: CSPConfig, tensors: dict, vocabulary: CSPTokenizer | None, name: str, folder: Path) -> None:

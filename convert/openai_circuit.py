@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,23 @@ from ..circuits.identity import identify, tokenizer_sha256, versions
 from ..circuits.means import Means
 from ..circuits.python_tasks import GENERATORS, published_form
 from ..circuits.sites import require_csp
+from .download import download
+from .openai import store_address
+
+CIRCUIT_FILE, _LARGEST = "viz_data.pt", 1 << 32  # bytes
+
+
+@contextlib.contextmanager
+def from_store(source: str, dest: Path) -> Iterator[str | Path]:
+    """The file of a circuit: for `openai:MODEL/TASK/SWEEP/K` downloaded from the public store, beside `dest`, where it is kept if that breaks off."""
+    if not source.startswith("openai:"):
+        yield source
+        return
+    scratch = Path(dest).absolute().with_name(f".{Path(dest).name}.download")
+    scratch.mkdir(parents=True, exist_ok=True)
+    download(f"{store_address(source, 'viz')}/{CIRCUIT_FILE}", scratch / CIRCUIT_FILE, _LARGEST)
+    yield scratch / CIRCUIT_FILE
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def convert_openai_circuit(

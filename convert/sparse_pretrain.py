@@ -9,7 +9,6 @@ norm, which ours has no place for; heads are d_model / d_head; the bias of the l
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from ..wiring_csp import LOCATIONS, location_width
 from .openai import loaded_model, refuse_mismatch
 
 CONFIG_FILE, WEIGHTS_FILES = "config.json", ("pytorch_model.bin", "model.safetensors")
-HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _LARGEST_CONFIG = 1 << 20  # bytes
 _SIZES = ("n_layer", "d_model", "n_ctx", "d_head", "vocab_size")
 _FLAGS = {  # and their defaults
@@ -198,22 +196,23 @@ def _renamed(weights: dict[str, torch.Tensor], config: CSPConfig) -> dict[str, t
     return tensors
 
 
-def convert_sparse_pretrain(source: str | Path, dest: str | Path, *, tokenizer: str | Path | None = None) -> Path:
+def convert_sparse_pretrain(
+    source: str | Path, dest: str | Path, *, tokenizer: str | Path | None = None, name: str = ""
+) -> Path:
     """Turns such a model into a self-contained Hub folder.
 
     Args:
-        source: a folder, or a Hub id, whose files are downloaded then.
+        source: its folder. name: default: the folder's.
         dest: folder to write; new or empty. It appears only when complete.
         tokenizer: folder with tokenizer.json. These models keep theirs elsewhere (config.json names it: `training_config.tokenizer_name`); without one the
             folder has no tokenizer.
     """
-    with tempfile.TemporaryDirectory() as scratch, fresh_folder(dest) as partial:
-        folder = Path(source) if Path(source).is_dir() else _downloaded(str(source), Path(scratch))
-        name = str(source).rstrip("/").rpartition("/")[2]
-        config, tensors, file = read_sparse_pretrain(folder)
+    with fresh_folder(dest) as partial:
+        name = name or Path(source).resolve().name
+        config, tensors, file = read_sparse_pretrain(source)
         config.provenance |= {"source": f"sparse_pretrain/{name}", "source_sha256": file_sha256(file), "source_file": file.name}
         if tokenizer is not None:
-            _save_tokenizer(Path(tokenizer), config, partial)
+            save_tokenizer(Path(tokenizer), config, partial)
         model = loaded_model(config, tensors)
         model.save_pretrained(partial)
         write_card(
@@ -225,17 +224,12 @@ def convert_sparse_pretrain(source: str | Path, dest: str | Path, *, tokenizer: 
     return Path(dest)
 
 
-def _downloaded(repo_id: str, scratch: Path) -> Path:
-    from huggingface_hub import snapshot_download
+def save_tokenizer(folder: Path, config: CSPConfig, dest: Path) -> None:
+    """Copies a tokenizer.json tokenizer into a converted folder, padding on the left with a token that it has, whose ids the config then knows.
 
-    try:
-        return Path(snapshot_download(repo_id, allow_patterns=[CONFIG_FILE, *WEIGHTS_FILES], local_dir=scratch / "model"))
-    except Exception as error:  # the client has dozens of kinds
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise FileNotFoundError(f"{repo_id} is no folder, and could not be read from the Hub ({reason[:160]}).") from None
-
-
-def _save_tokenizer(folder: Path, config: CSPConfig, dest: Path) -> None:
+    Raises:
+        FileNotFoundError, ValueError: if there is none, or one of another size than the model's vocabulary.
+    """
     from transformers import PreTrainedTokenizerFast
 
     if not (folder / "tokenizer.json").is_file():

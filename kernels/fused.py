@@ -37,6 +37,7 @@ from .run import LANES, run, serve
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MODULES = ("NodeSite", "CSPAttention", "CSPMLP", "SparseLinear", "SparseMatrix", "RMSNorm", "LayerNorm", "Dropout")
+_ACTIVATIONS = {"gelu": GELU, "relu": RELU}
 _Attend = Callable[..., tuple[torch.Tensor, Any]]
 
 
@@ -183,14 +184,15 @@ class _Plan:
         ]
         if any(site.k < site.width for site in others):  # a location that the kernels do not know
             return None
+        if mlp.activation_type not in _ACTIVATIONS:
+            return None
         tensors = [p for m in modules for p in m._parameters.values() if p is not None]
         if not all(serve(p) or p.numel() == 0 for p in tensors) or not all(p.is_contiguous() for p in tensors):
             return None
         d_pos = 0 if block.attn_pos_norm is None else block.attn_pos_norm.weight.shape[0]
-        activation = {"gelu": GELU, "relu": RELU}.get(mlp.activation_type, 0)
         return BlockPlan(
             block.resid_in.width, d_pos, attn.c_attn.out_features // 3, mlp.c_fc.out_features, int(block.residual_activation_type == "relu"),
-            activation, Kept(*(0 for _ in Kept._fields)), _norm(block.attn_norm), _norm(block.attn_pos_norm), _norm(block.mlp_norm),
+            _ACTIVATIONS[mlp.activation_type], Kept(*(0 for _ in Kept._fields)), _norm(block.attn_norm), _norm(block.attn_pos_norm), _norm(block.mlp_norm),
             _norm(block.mlp_pos_norm), _matrix(attn.c_attn), _matrix(attn.c_proj), _matrix(mlp.c_fc), _matrix(mlp.c_proj),
         )  # fmt: skip
 

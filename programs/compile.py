@@ -53,6 +53,7 @@ def _refuse(config: Any) -> None:
     faults = {
         "positions": config.position_embedding_type != "none",
         "LayerNorm": config.norm_type != "rms_norm",
+        "GELU by tanh": config.activation_type == "gelu_tanh",
         "an activation on the residual stream": config.residual_activation_type != "identity",
         "AbsTopK on the residual stream": any(
             config.afrac.get(each, 1.0) < 1 for each in ("resid_post_attn", "resid_post_mlp")

@@ -31,6 +31,12 @@ FEATURES = {
         "residual_activation_type": "relu",
         "bias": False,
     },
+    "gpt2": {
+        "position_embedding_type": "added",
+        "norm_type": "layer_norm",
+        "activation_type": "gelu_tanh",
+        "tie_word_embeddings": True,
+    },
     "tied": {"tie_word_embeddings": True},
     "everything": {
         "sink": True,

@@ -59,5 +59,14 @@ def _require(holds: bool, where: str, kind: str) -> None:
 
 def inline_json(value: Any) -> str:
     """JSON that can stand in a script element: no character of it can end the element or begin another, lone surrogates included."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    text = json.dumps(_short(value), separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _short(value: Any) -> Any:
+    """Whole numbers without their .0: the page knows one kind of number."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < 1 << 53 else value
+    if isinstance(value, dict):
+        return {name: _short(each) for name, each in value.items()}
+    return [_short(each) for each in value] if isinstance(value, (list, tuple)) else value

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from ..bridges.pair import BridgedPair
 from ..bridges.steering import Steering
@@ -30,6 +31,8 @@ from .contexts import Contexts, find_contexts
 from .contract import VERSION, check
 from .steering import node_steering
 from .weights import pack_model, pack_tokenizer
+
+logger = logging.get_logger(__name__)
 
 EFFECT_PAIRS = 16  # the effect of a node is a mean over as many held-out pairs
 REFERENCE = 50  # blocks over which the scales of the two streams are taken
@@ -103,15 +106,24 @@ def page_data(
 
 
 def _models(subjects: Sequence[Subject]) -> tuple[list[str], dict[int, int]]:
-    """Models that fit a page, each once, as text, and their places by id. Those with a tokenizer that the page cannot have are left out."""
+    """Models that fit a page, each once, as text, and their places by id. Those that are too large, or have a tokenizer that the page cannot have, are
+    left out with a warning."""
     models: list[str] = []
     places: dict[int, int] = {}
-    for subject in subjects:
-        tokenizer = pack_tokenizer(subject.tokenizer) if id(subject.model) not in places else None
+    left_out = "The page does not run {}: {}. With the model behind it: csp view --serve."
+    for subject in {id(each.model): each for each in subjects}.values():
+        name = str(subject.circuit.model.get("id") or "the model")
+        tokenizer = pack_tokenizer(subject.tokenizer)
         if tokenizer is None:
+            logger.warning(left_out.format(name, "its tokenizer is no byte-level BPE with a pattern of its own"))
             continue
         packed = pack_model(subject.model)
         if len(packed["data"]) > LARGEST_MODEL:
+            logger.warning(
+                left_out.format(
+                    name, f"packed it has {len(packed['data']) / 1e6:.1f} MB, and a page may have {LARGEST_MODEL / 1e6:.0f}"
+                )
+            )
             continue
         places[id(subject.model)] = len(models)
         longest = min(LONGEST_PROMPT, int(subject.model.config.block_size))
@@ -127,9 +139,9 @@ def _runtime(subject: Subject, place: int | None) -> str | None:
     circuit = subject.circuit
     cut = {} if circuit.edges is None else removed_edges(subject.model, circuit.nodes, circuit.edges)
     return json.dumps({
-        "model": place, "frozen": bool(circuit.settings.get("freeze_norms")), "means": {name: mean.tolist() for name, mean in circuit.means.items()},
-        "cut": {name: [[int(s), int(t), float(w)] for s, t, w in zip(*edges)] for name, edges in cut.items()},
-    })  # fmt: skip
+        "model": place, "frozen": bool(circuit.settings.get("freeze_norms")), "means": {name: _named(mean) for name, mean in circuit.means.items()},
+        "cut": {name: list(zip(s.tolist(), t.tolist(), _named(w))) for name, (s, t, w) in cut.items()},
+    }, separators=(",", ":"))  # fmt: skip
 
 
 def circuit_data(subject: Subject) -> dict[str, Any]:
@@ -169,7 +181,10 @@ class _Builder:
         for site, i in self.nodes:
             name = f"{site}:{i}"
             largest, smallest, active = contexts.of(site, i) if contexts else ([], [], None)
-            reads, writes = read_weights(self.model, site, i, WEIGHTS)
+            reads, writes = (
+                [{**each, "weight": _short(each["weight"])} for each in side]
+                for side in read_weights(self.model, site, i, WEIGHTS)
+            )
             nodes.append({
                 "id": name, "site": site, "index": i, "head": self._head(site, i), "label": circuit.labels.get(name, ""),
                 "group": circuit.groups.get(name, ""), "effect": effects.get(name), "mean": means.get(name), "active": active,
@@ -381,6 +396,11 @@ def _is_number(value: Any) -> bool:
 def _short(value: Any) -> float:
     """Four significant digits: enough to read, a third of the bytes."""
     return float(f"{float(value):.4g}")
+
+
+def _named(values: torch.Tensor) -> list[float]:
+    """Nine significant digits, which name a float32 (`Math.fround` in the page)."""
+    return [float(f"{value:.9g}") for value in values.tolist()]
 
 
 def _rounded(values: torch.Tensor) -> list[float]:

@@ -190,10 +190,11 @@ const runtimes = new Map();
 /** The circuit as model.js runs it: which nodes are open, what the others are held at, which edges are cut. */
 function runtimeOf(index) {
   if (!runtimes.has(index)) {
-    const circuit = page.circuits[index], runtime = JSON.parse(circuit.runtime), hold = new Map();
-    for (const [site, means] of Object.entries(runtime.means)) hold.set(site, { open: new Uint8Array(means.length), fill: Float64Array.from(means) });
+    const circuit = page.circuits[index], runtime = JSON.parse(circuit.runtime), hold = new Map(), all = new Map();
+    for (const [site, means] of Object.entries(runtime.means)) all.set(site, Float64Array.from(means, Math.fround)); // nine digits name a float32
+    for (const [site, means] of all) hold.set(site, { open: new Uint8Array(means.length), fill: means });
     for (const { site, index: node } of circuit.nodes) hold.get(site).open[node] = 1;
-    runtimes.set(index, { place: runtime.model, frozen: runtime.frozen, run: { hold, cut: new Map(Object.entries(runtime.cut)), means: new Map(Object.entries(runtime.means)) } });
+    runtimes.set(index, { place: runtime.model, frozen: runtime.frozen, run: { hold, cut: new Map(Object.entries(runtime.cut)), means: all } });
   }
   return runtimes.get(index);
 }

@@ -287,6 +287,7 @@ function spread({ starts, rows, weights }, x, out, from = null) {
 
 function activate(kind, x) {
   if (kind === "gelu") return 0.5 * x * (1 + erf(x / Math.SQRT2));
+  if (kind === "gelu_tanh") return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
   return kind === "relu" ? Math.max(x, 0) : x;
 }
 

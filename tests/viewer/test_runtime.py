@@ -24,7 +24,12 @@ RUN = """async ([packed, prompts, frozen, circuit]) => {
   const run = circuit ? {
     hold: entries(circuit.hold, each => each), cut: entries(circuit.cut, each => each), means: entries(circuit.means, each => each),
   } : {};
-  return prompts.map(ids => runPrompt(model, ids, run, { frozen }).steps.map(step => [Array.from(step.logits), [...step.sites].map(([name, x]) => [name, Array.from(x)])]));
+  const parts = prompts.flatMap(ids => runPrompt(model, ids, run, { frozen }).steps.flatMap(step => [step.logits, ...step.sites.values()]));
+  const all = new Float64Array(parts.reduce((sum, part) => sum + part.length, 0)), sites = runPrompt(model, prompts[0], run, { frozen }).steps[0].sites;
+  let at = 0;
+  for (const part of parts) { all.set(part, at); at += part.length; }
+  const url = await new Promise(resolve => { const reader = new FileReader(); reader.onload = () => resolve(reader.result); reader.readAsDataURL(new Blob([all])); });
+  return [[...sites].map(([name, x]) => [name, x.length]), url.slice(url.indexOf(",") + 1)];
 }"""
 
 
@@ -66,20 +71,21 @@ def compared(page, model, ids, circuit=None, frozen=False, limit=1e-6):
             "cut": {name: [[int(s), int(t), float(w)] for s, t, w in zip(*edges)] for name, edges in removed.items()},
             "means": {name: mean.tolist() for name, mean in fills.items()},
         }  # fmt: skip
-    found = page.evaluate(RUN, [pack_model(model), ids.tolist(), frozen, given])
-    worst = 0.0
-    for n, steps in enumerate(found):
-        for t, (own, sites) in enumerate(steps):
-            worst = max(worst, float((torch.tensor(own, dtype=torch.float64) - logits[n, t]).abs().max()))
-            if circuit is None:
-                for name, values in sites:
-                    worst = max(worst, float((torch.tensor(values, dtype=torch.float64) - seen[name][n, t]).abs().max()))
+    sites, numbers = page.evaluate(RUN, [pack_model(model), ids.tolist(), frozen, given])
+    widths = [logits.shape[-1]] + [width for _, width in sites]
+    found = torch.frombuffer(bytearray(base64.b64decode(numbers)), dtype=torch.float64).view(*ids.shape, -1)
+    own, *activations = found.split(widths, -1)
+    worst = float((own - logits).abs().max())
+    if circuit is None:
+        assert [name for name, _ in sites] == list(double.node_sites())
+        worst = max([worst, *(float((each - seen[name]).abs().max()) for (name, _), each in zip(sites, activations))])
     assert worst < limit
     return worst
 
 
 def test_every_feature_is_computed_as_in_pytorch(runtime, features):
-    compared(runtime, tiny_model(**features), tiny_ids(6, 12))
+    """On a thousand prompts, every token of which is looked at: so on all their beginnings too."""
+    compared(runtime, tiny_model(**features), tiny_ids(1000, 8))
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -88,7 +94,7 @@ def test_circuits_are_run_as_in_pytorch(runtime, features, frozen):
     means = mean_activations(model, tiny_ids(8, 16, seed=3)).values
     nodes = {name: torch.arange(i % 2, site.width, 2) for i, (name, site) in enumerate(model.node_sites().items())}
     removed = {name: Edges(*(part[::3] for part in edges)) for name, edges in edges_in(model, nodes).items()}
-    compared(runtime, model, tiny_ids(4, 9, seed=5), (nodes, means, removed), frozen)
+    compared(runtime, model, tiny_ids(1000, 6, seed=5), (nodes, means, removed), frozen)
 
 
 def test_a_model_in_sparse_form_is_packed_alike(runtime):
@@ -195,31 +201,19 @@ def test_other_tokenizers_are_told(tmp_path):
 def test_the_model_that_ships_is_small_and_fast(runtime):
     model, tokenizer = CSPForCausalLM.from_pretrained(ROOT).eval(), CSPTokenizer.from_folder(ROOT)
     packed = pack_model(model)
-    assert len(packed["data"]) < 4e6
+    assert len(packed["data"]) < 2.6e6
     ids = torch.tensor(
         [tokenizer.encode("class Stack:\n    def __init__(self):\n        self.items = []\n", add_special_tokens=False)[:16]]
     )
     compared(runtime, model, ids)
     took = runtime.evaluate(
-        "() => { const ids = Array.from({ length: 32 }, (_, i) => 100 + i); const begun = performance.now(); runPrompt(model, ids); return performance.now() - begun; }"
+        """() => Math.min(...Array.from({ length: 8 }, () => {
+          const ids = Array.from({ length: 32 }, (_, i) => 100 + i), begun = performance.now();
+          runPrompt(model, ids);
+          return performance.now() - begun;
+        }))"""
     )
-    assert took < 2000  # some 20 ms on an idle machine; see docs/results.md
-
-
-def test_what_stands_at_a_place_is_what_sorting_says(runtime):
-    found = runtime.evaluate(
-        """() => {
-          let seed = 7;
-          const draw = () => (seed = (seed * 48271) % 2147483647) / 2147483647, wrong = [];
-          for (let n = 1; n < 60; n++) for (let round = 0; round < 20; round++) {
-            const numbers = Float64Array.from({ length: n }, () => (round % 2 ? Math.floor(4 * draw()) : draw())), sorted = numbers.slice().sort();
-            const place = Math.floor(n * draw());
-            if (placed(numbers.slice(), n, place) !== sorted[place]) wrong.push([...numbers, place]);
-          }
-          return wrong;
-        }"""
-    )
-    assert found == []
+    assert took < 150  # a tenth of it on an idle machine; see docs/results.md
 
 
 def test_abs_top_k_is_what_sorting_says(runtime):
