@@ -29,6 +29,7 @@ Rule = Callable[[Sequence[str]], Sequence[bool]]  # texts of tokens -> whether i
 _TOKEN = "the token is "
 _MARKED = 40  # tokens that are tried as predicates of their own
 _TRIED = 12  # by what they keep
+_LEAST_F1 = 0.5  # of a label: what keeps a node's effect on a task may still say nothing of when it is active
 _LABEL = re.compile(r" \((keeps -?\d+%, )?F1 \d\.\d\d\)$")
 _NO_EFFECT = 0.01  # nats: below it, a node does nothing for the task that a predicate could keep
 
@@ -59,7 +60,7 @@ class Explanation:
     @property
     def says_something(self) -> bool:
         """Whether it is worth a label: F1 of a half or more, a quarter above what choosing gives by itself, and better than chance by as much."""
-        return self.f1 >= max(0.5, self.shuffled + 0.25) and self.precision >= self.chance + 0.25 * (1 - self.chance)
+        return self.f1 >= max(_LEAST_F1, self.shuffled + 0.25) and self.precision >= self.chance + 0.25 * (1 - self.chance)
 
     def __str__(self) -> str:
         return (
@@ -357,14 +358,17 @@ def _explained(
         train, test = (Stand(stage, node, mean) for stage in stages)
         if train.matters and test.matters:
             if rule is None:  # one that does more than the node is no explanation of it
-                rules = {name: rule_of(name) for name in dict.fromkeys([found.name, *hypotheses.likely(activations, _TRIED)])}
+                names = dict.fromkeys([found.name, *hypotheses.likely(activations, _TRIED)])
+                scored = {name: hypotheses.score(activations, hypotheses.where(name), name) for name in names}
+                fair = [name for name, score in scored.items() if score.f1 >= _LEAST_F1]
+                rules = {name: rule_of(name) for name in fair or names}
                 name = min(rules, key=lambda each: abs(1 - train.kept(train.holds(rules[each]), train.levels(rules[each]))))
-                rule, found = rules[name], hypotheses.score(activations, hypotheses.where(name), name)
+                rule, found = rules[name], scored[name]
             holds, levels = test.holds(rule), train.levels(rule)
             share, by_chance = test.kept(holds, levels), test.by_chance(holds, levels)
     says, said = found.says_something, str(found)
     if share is not None and by_chance is not None and task is not None:
-        says = abs(1 - share) <= 0.5 and share >= by_chance + 0.25 and found.f1 > found.shuffled
+        says = abs(1 - share) <= 0.5 and share >= by_chance + 0.25 and found.f1 >= max(_LEAST_F1, found.shuffled)
         said += f"; keeps {share:.0%} of what the node does for {task.name} ({by_chance:.0%} at random places)"
     return {
         "node": node,

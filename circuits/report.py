@@ -272,7 +272,7 @@ def _cross_said(found: dict[str, Any]) -> list[str]:
     if not others:
         return []
     hurt = [name for name, each in others.items() if each["without_circuit"] - each["model"] >= RISES]
-    text = f"Of {len(others)} other tasks that the model does, {len(hurt)} suffer when this circuit's nodes are held at their means"
+    text = f"Of {len(others)} other tasks that the model does, {len(hurt)} lose {RISES:g} nats or more when this circuit's nodes are held at their means"
     return [text + (f": {', '.join(hurt)}." if hurt else ".")]
 
 

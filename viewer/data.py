@@ -54,6 +54,7 @@ class Subject:
         report: of `verify`, if there is one.
         contexts: at each end of every node; 0: none.
         certified: what `csp prove` counted, in words. program, simpler: its simplified program, and what was counted of that. worst: the prompts on which it is worst.
+        norms: what its norms are there, "own" or "mean".
         pair: whose sparse model the model is: nodes that read the residual stream show what they mean for the dense model. Needs task and blocks.
     """
 
@@ -69,6 +70,7 @@ class Subject:
     program: str = ""
     simpler: str = ""
     worst: Sequence[dict[str, Any]] = ()
+    norms: str = ""
 
     @classmethod
     def of(
@@ -80,7 +82,7 @@ class Subject:
         program, counted = simpler(proved, folder)
         return cls(
             circuit, model, tokenizer, circuit.find_task(tokenizer, task), blocks, Verification.of(folder, circuit),
-            certified=headline(proved) if proved else "", program=program, simpler=counted, worst=worst(proved), **more,
+            certified=headline(proved) if proved else "", program=program, simpler=counted, worst=worst(proved), norms=str(proved.get("norms") or ""), **more,
         )  # fmt: skip
 
 
@@ -202,7 +204,7 @@ class _Builder:
             "nodes": nodes, "links": links, "prompts": prompts, "attention": self._attention(runs),
             "curve": _numbers(circuit.metrics.get("curve")), "history": _numbers(circuit.metrics.get("history")),
             "facts": self._facts(), "report": _report(self.subject.report), "certified": self.subject.certified,
-            "program": self.subject.program, "simpler": self.subject.simpler, "worst": list(self.subject.worst), "runtime": None,
+            "program": self.subject.program, "simpler": self.subject.simpler, "worst": list(self.subject.worst), "norms": self.subject.norms, "runtime": None,
         }  # fmt: skip
 
     def _prompts(self) -> tuple[list[dict[str, Any]], list[Any]]:

@@ -1,4 +1,5 @@
 /** The bar above the graph: which circuit, threshold of edges, search, zoom, labels out, colours. */
+const LISTED = 8; // of what is found
 let zoom = 1;
 
 function buildFilters() {
@@ -24,16 +25,16 @@ const toSlider = (threshold) => Math.round(1000 * Math.sqrt(Math.max(0, threshol
 
 function showFilters() {
   const edges = current().links.filter((link) => link.kind === "weight"), ends = current().links.length - edges.length;
-  const hidden = edges.filter((link) => Math.abs(link.weight) < state.threshold).length;
+  const hidden = edges.filter((link) => Math.abs(link.weight) < state.threshold).length, left = current().links.filter((link) => link.kind !== "weight" && Math.abs(link.weight) >= state.threshold).length;
   byId("threshold").value = toSlider(state.threshold);
-  byId("threshold-shown").textContent = ` ${shown(state.threshold)} (${edges.length - hidden} of ${edges.length} edges shown, and lines of ${ends} embedding and unembedding weights)`;
+  byId("threshold-shown").textContent = ` ${shown(state.threshold)} (${edges.length - hidden} of ${edges.length} edges shown, and lines of ${left < ends ? `${left} of ` : ""}${ends} embedding and unembedding weights)`;
   const views = [["circuit", "on all prompts"], ["prompt", "on this prompt"]];
   fill("view-choice", ...(runsHere(state.circuit) ? ["graph: ", picker("view-select", views, viewed(), (value) => update({ view: value }))] : []));
   if (document.activeElement !== byId("search")) byId("search").value = state.search;
   if (byId("circuit-select")) byId("circuit-select").value = String(state.circuit);
   const found = searchNodes(state.circuit);
-  byId("found-count").textContent = state.search ? `${found.size} found` : "";
-  byId("found-list").replaceChildren(...[...found].slice(0, 8).flatMap((id) => [nodeButton(id), " "]));
+  byId("found-count").textContent = state.search ? `${found.size} found${found.size > LISTED ? `, the first ${LISTED}:` : ""}` : "";
+  byId("found-list").replaceChildren(...[...found].slice(0, LISTED).flatMap((id) => [nodeButton(id), " "]));
 }
 
 /** Nodes whose id, label, group or tokens contain what is searched for. */

@@ -16,20 +16,20 @@ function showFlow() {
   }
   const { error } = results.get(state.circuit) ?? {}, known = said();
   if (!known) return fill("flow", html("p", { class: error === undefined ? "soft" : "minus" }, error ?? "The prompt is being run."));
-  const { now } = known, flows = influences(flowsOf(current(), now), current(), now), kept = flows.slice(0, FLOWS), total = flows.reduce((sum, each) => sum + each.part, 0);
+  const { now } = known, flows = influences(flowsOf(current(), known), current(), now), kept = flows.slice(0, FLOWS), total = flows.reduce((sum, each) => sum + each.part, 0);
   const share = total ? kept.reduce((sum, each) => sum + each.part, 0) / total : 0;
   fill("flow",
-    html("p", { class: "soft" }, `The ${kept.length} largest of ${flows.length} flows to ${comparedIn(now).map((each) => `‘${visible(each.text)}’`).join(" and ")} on this prompt, ${shown(100 * share)} % of all: the wider, the larger its part; blue raises what it goes to.`),
+    html("p", { class: "soft" }, `The ${kept.length} largest of ${flows.length} flows to ${comparedIn(known).map((each) => `‘${visible(each.text)}’`).join(" and ")} on this prompt, ${shown(100 * share)} % of all: the wider, the larger its part; blue raises what it goes to.`),
     drawFlow(current(), now, kept));
   const pane = panel.querySelector(".pane");
   pane.scrollLeft = pane.scrollWidth; // to the answers, at the last token
 }
 
 /** [{source, from, target, to, flow}], positions from and to; only what differs from the mean counts, since that is what the circuit moves. */
-function flowsOf(circuit, now) {
-  const found = [], last = now.tokens.length - 1, nodes = new Map(circuit.nodes.map((node) => [node.id, node])), stage = new Map(circuit.stages.map(({ name }, i) => [name, i]));
+function flowsOf(circuit, known) {
+  const { now } = known, found = [], last = now.tokens.length - 1, nodes = new Map(circuit.nodes.map((node) => [node.id, node])), stage = new Map(circuit.stages.map(({ name }, i) => [name, i]));
   const off = (id, t) => now.activations[id][t] - (nodes.get(id).mean ?? 0), add = (source, from, target, to, flow) => { if (flow) found.push({ source, from, target, to, flow }); };
-  const compared = new Set(comparedIn(now).map(({ id }) => `answer:${id}`));
+  const compared = new Set(comparedIn(known).map(({ id }) => `answer:${id}`));
   for (const { source, target, weight, kind } of circuit.links) {
     if (kind === "embedding") continue; // of some tokens, below of all
     if (kind === "unembedding") {
@@ -46,6 +46,32 @@ function flowsOf(circuit, now) {
     for (const write of writes) if (write.index === read.index && stage.get(write.site) < stage.get(read.site)) for (let t = 0; t <= last; t++) add(write.id, t, read.id, t, off(write.id, t));
   }
   return found;
+}
+
+/** A token or an answer by its text, a node by its id. */
+function flowName(circuit, now, id) {
+  const [kind, own] = id.split(":"), at = now.ids.indexOf(Number(own));
+  return kind === "token" || kind === "answer" ? `‘${visible(kind === "token" && at >= 0 ? now.tokens[at] : circuit.tokens[own] ?? id)}’` : id;
+}
+
+/** What leads to a dot, and where it leads, on this prompt. */
+function lightFlow(root, flows, lines, key) {
+  const ends = flows.map(({ source, from, target, to }) => [`${source} ${from}`, `${target} ${to}`]), lit = new Set();
+  for (const [here, there] of key ? [[0, 1], [1, 0]] : []) {
+    const left = [key], seen = new Set(left);
+    while (left.length) {
+      const now = left.pop();
+      ends.forEach((pair, i) => {
+        if (pair[here] !== now) return;
+        lit.add(i);
+        if (!seen.has(pair[there])) { seen.add(pair[there]); left.push(pair[there]); }
+      });
+    }
+  }
+  root.classList.toggle("lighting", Boolean(key));
+  const dots = new Set([key, ...[...lit].flatMap((i) => ends[i])]);
+  flows.forEach((_, i) => lines.at(-1 - i).classList.toggle("lit", lit.has(i))); // drawn in reverse
+  for (const dot of root.querySelectorAll(".node")) dot.classList.toggle("lit", dots.has(dot.dataset.key));
 }
 
 const nodesIn = (row) => [...row.nodes, ...(row.groups ?? []).flatMap((group) => group.nodes)];
@@ -101,19 +127,24 @@ function drawFlow(circuit, now, flows) {
   const most = strongest(flows.map((each) => each.part)) || 1, width = LEFT + column * now.tokens.length + 20;
   const lines = [...flows].reverse().map(({ source, from, target, to, flow, part }) => {
     const a = places.get(`${source} ${from}`), b = places.get(`${target} ${to}`), middle = (a.y + b.y) / 2;
-    return svg("path", { class: `edge ${flow < 0 ? "negative" : "positive"}`, d: `M${a.x} ${a.y}C${a.x} ${middle} ${b.x} ${middle} ${b.x} ${b.y}`, "stroke-width": (0.5 + 5 * Math.sqrt(part / most)).toFixed(2) }, svg("title", {}, `${source} at ${from + 1} → ${target} at ${to + 1}  ${shown(flow)}`));
+    return svg("path", { class: `edge ${flow < 0 ? "negative" : "positive"}`, d: `M${a.x} ${a.y}C${a.x} ${middle} ${b.x} ${middle} ${b.x} ${b.y}`, "stroke-width": (0.5 + 5 * Math.sqrt(part / most)).toFixed(2) }, svg("title", {}, harmless(`${flowName(circuit, now, source)} at token ${from + 1} → ${flowName(circuit, now, target)} at token ${to + 1}: ${shown(flow)}`)));
   });
   const ids = [...places.keys()];
   const dots = [...places].map(([key, { x, y: at }]) => {
     const id = key.slice(0, key.lastIndexOf(" ")), t = Number(key.slice(key.lastIndexOf(" ") + 1)), node = nodeOf(circuit, id);
-    const name = node ? `${spoken(state.circuit, node)} ${id} at token ${t + 1}: ${shown(now.activations[id][t])}` : id;
-    const dot = svg("g", { class: `node ${id === state.node ? "selected" : ""}`, transform: `translate(${x} ${at})`, onclick: () => node && update({ node: id }) }, svg("circle", { class: "ring", r: 5 }), node && ids.length < 60 ? svg("text", { class: "label", x: 8, y: 4 }, spoken(state.circuit, node).slice(0, 14)) : null, svg("title", {}, harmless(name)));
+    const name = node ? `${spoken(state.circuit, node)} ${id} at token ${t + 1}: ${shown(now.activations[id][t])}` : flowName(circuit, now, id);
+    const onkeydown = (event) => { if (event.key === "Enter") update({ node: id }); if (event.key === "x") switchNode(id); };
+    const dot = svg("g", { class: `node ${id === state.node ? "selected" : ""} ${changesIn(state.circuit)[id] === "off" ? "off" : ""}`, transform: `translate(${x} ${at})`, ...(node ? { tabindex: 0, role: "button", "aria-label": harmless(name), onclick: () => update({ node: id }), onkeydown } : {}) }, svg("circle", { class: "ring", r: 5 }), node && ids.length < 60 ? svg("text", { class: "label", x: 8, y: 4 }, spoken(state.circuit, node).slice(0, 14)) : null, svg("title", {}, harmless(name)));
     dot.dataset.id = id;
+    dot.dataset.key = key;
     return dot;
   });
   const words = now.tokens.map((text, t) => svg("text", { class: "end", x: LEFT + (t + 0.5) * column, y: height + 2, "text-anchor": "middle" }, harmless(visible(text)).slice(0, Math.max(3, Math.floor(column / 7)))));
   const answers = [...places].filter(([key]) => key.startsWith("answer:")).map(([key, { x, y: at }]) => svg("text", { class: "end", x, y: at - 8, "text-anchor": "middle" }, harmless(visible(circuit.tokens[key.slice(7, key.lastIndexOf(" "))] ?? ""))));
   const stripes = now.tokens.map((_, t) => svg("rect", { class: t % 2 ? "" : "band", fill: "none", x: LEFT + t * column, y: 0, width: column, height: height + 8 }));
   const titles = rows.map((row, i) => svg("text", { class: "row", x: LEFT - 12, y: 24 + (rows.length - 1 - i) * high, "text-anchor": "end" }, row.layer === null || row.layer === undefined ? row.title : `${row.layer} ${row.title}`));
-  return html("div", { class: "pane" }, svg("svg", { class: "flow", width, height: height + 14, viewBox: `0 0 ${width} ${height + 14}`, role: "img", "aria-label": `The circuit on this prompt of ${last + 1} tokens` }, stripes, titles, lines, dots, words, answers));
+  const root = svg("svg", { class: "flow", width, height: height + 14, viewBox: `0 0 ${width} ${height + 14}`, role: "img", "aria-label": `The circuit on this prompt of ${last + 1} tokens` }, stripes, titles, lines, dots, words, answers);
+  root.addEventListener("pointerover", (event) => lightFlow(root, flows, lines, event.target.closest(".node")?.dataset.key));
+  root.addEventListener("pointerleave", () => lightFlow(root, flows, lines, null));
+  return html("div", { class: "pane" }, root);
 }

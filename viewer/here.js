@@ -26,7 +26,7 @@ function likeliest(a, b, count) {
   return [...most.keys()].filter((id) => most[id] >= least).sort((i, j) => most[j] - most[i] || i - j).slice(0, count);
 }
 
-function rank(shares, id) {
+function rankOf(shares, id) {
   let place = 1;
   for (const each of shares) if (each > shares[id]) place++;
   return place;
@@ -71,7 +71,7 @@ function runJob(job) {
     tokens: ids.map((id) => engine.tokenizer.decode([id])), ids, activations: of(circuit), activationsInModel: of(model),
     attention: Object.fromEntries(job.heads.map(([layer, head]) => [`${layer}.${head}`, circuit.steps.map((step) => Array.from(step.attention[layer][head]))])),
     next: [...job.answers, ...likely].map((id) => ({
-      id, text: engine.tokenizer.decode([id]), answer: job.answers.includes(id), model: a[id], circuit: b[id], modelRank: rank(a, id), circuitRank: rank(b, id),
+      id, text: engine.tokenizer.decode([id]), answer: job.answers.includes(id), model: a[id], circuit: b[id], modelRank: rankOf(a, id), circuitRank: rankOf(b, id),
     })),
     milliseconds: performance.now() - begun,
   };

@@ -1,6 +1,7 @@
 /** With the model in the page, or behind it (csp view --serve): a prompt of one's own, nodes and edges switched off, nodes held at values, completion. */
 const results = new Map(); // circuit -> what was said last: {prompt, changes, now, before} or {error}
-let runs = 0;
+const COMPLETED = 24; // tokens, at most
+let runs = 0, completed = { circuit: -1, prompt: "", lines: {} };
 
 const changesIn = (index) => state.changes[String(index)] ?? {};
 const offIn = (index) => Object.keys(changesIn(index)).filter((key) => changesIn(index)[key] === "off" && !key.includes(">"));
@@ -46,7 +47,7 @@ function buildLive() {
     html("textarea", { id: "live-prompt", rows: 4, spellcheck: "false", "aria-label": "prompt", oninput: soon }, promptText()),
     html("p", { class: "bar" }, html("button", { id: "live-run", onclick: () => setPrompt(byId("live-prompt").value) }, "run"), html("button", { id: "live-switch", onclick: () => switchNode(state.node) }, "switch selected node off / on"),
       page.live ? html("button", { id: "live-save", onclick: saveLabels }, "save labels") : html("span", { id: "live-complete" }, "complete the line: ", who("model"), " ", who("circuit"))),
-    html("p", { id: "live-off", class: "bar soft" }), html("div", { id: "live-result" }), html("p", { id: "live-said", class: "soft" }));
+    html("div", { id: "live-completed" }), html("p", { id: "live-off", class: "bar soft" }), html("div", { id: "live-result" }), html("p", { id: "live-said", class: "soft" }));
   if (!page.live) sayChecked(state.circuit);
 }
 
@@ -115,13 +116,21 @@ async function runLive() {
 async function completeLive(who) {
   const circuit = state.circuit, prompt = byId("live-prompt").value;
   try {
-    const text = await completeHere(circuit, prompt, who, 24);
+    const text = await completeHere(circuit, prompt, who, COMPLETED);
     if (state.circuit !== circuit || byId("live-prompt")?.value !== prompt) return; // somebody has typed on
-    byId("live-prompt").value = prompt + text;
-    setPrompt(prompt + text);
+    const take = () => { byId("live-prompt").value = prompt + text; setPrompt(prompt + text); }, ended = text.includes("\n") ? "" : "…";
+    completed = { circuit, prompt, lines: { ...(completed.circuit === circuit && completed.prompt === prompt ? completed.lines : {}), [who]: [text, ended, take] } };
+    showCompleted();
   } catch (error) {
     if (state.circuit === circuit && byId("live-said")) byId("live-said").textContent = error.message;
   }
+}
+
+/** How the line goes on by the model and by the circuit, beside each other; taken into the prompt by a click. */
+function showCompleted() {
+  if (!byId("live-completed")) return;
+  const own = completed.circuit === state.circuit && completed.prompt === byId("live-prompt").value ? Object.entries(completed.lines) : [];
+  fill("live-completed", own.map(([who, [text, ended, take]]) => html("p", {}, `${who}: `, html("span", { class: "code", dir: "auto" }, visible(text), ended), " ", html("button", { onclick: take, title: `add it to the prompt${ended ? `; cut off after ${COMPLETED} tokens` : ""}` }, "add"))));
 }
 
 async function saveLabels() {
@@ -138,6 +147,7 @@ async function saveLabels() {
 function showLive() {
   if (!canRun()) return;
   const { error } = results.get(state.circuit) ?? {}, known = said();
+  showCompleted();
   if (!known) return fill("live-result", error === undefined ? null : html("p", { class: "minus" }, error));
   const { now, before } = known, values = now.activations[state.node], most = strongest(values ?? []);
   const line = now.tokens.map((text, i) => {
@@ -147,15 +157,16 @@ function showLive() {
   });
   fill("live-result",
     html("p", { class: "code" }, ...line), values ? html("p", { class: "soft" }, `shaded by ${state.node} in the circuit; at the last token ${shown(values.at(-1))}`) : null,
-    preferences(now, before), nextTable(now, before));
+    preferences(known), nextTable(now, before));
+  if (byId("node-effect")) fill("node-effect", Object.keys(changesIn(state.circuit)).length ? preferences(known, "effect") : null);
 }
 
-/** The two answers that are compared: those that are likeliest, in the model and in the circuit. */
-const comparedIn = (now) => now.next.filter((each) => each.answer).sort((a, b) => b.model + b.circuit - a.model - a.circuit).slice(0, 2);
+/** The two answers that are compared: those that are likeliest, in the model and in the circuit, before anything is changed. */
+const comparedIn = ({ now, before }) => (before ?? now).next.filter((each) => each.answer).sort((a, b) => b.model + b.circuit - a.model - a.circuit).slice(0, 2);
 
 /** Between the answers alone: shares of the two that are likeliest, in the model and in the circuit. */
-function preferences(now, before) {
-  const among = (found) => found.next.filter((each) => each.answer), pair = comparedIn(now);
+function preferences({ now, before }, name = "preference") {
+  const among = (found) => found.next.filter((each) => each.answer), pair = comparedIn({ now, before });
   if (pair.length < 2) return null;
   const share = (found, run) => {
     const [one, two] = pair.map(({ text }) => among(found).find((each) => each.text === text)?.[run] ?? 0);
@@ -165,14 +176,14 @@ function preferences(now, before) {
     const own = share(now, run), was = before && before !== now ? share(before, run) : null;
     return html("tr", {}, html("td", {}, run), html("td", { class: "share" }, svg("svg", { width: 120, height: 10, role: "img", "aria-label": `${shown(100 * own)} %` }, svg("rect", { class: "ground", width: 120, height: 10 }), svg("rect", { class: "part", width: 120 * own, height: 10 }))), number(100 * own, was === null ? null : 100 * was));
   };
-  return html("div", { class: "preference" }, html("h3", {}, `${visible(pair[0].text)} rather than ${visible(pair[1].text)}, %`), html("table", {}, bar("model"), bar("circuit")));
+  return html("div", { class: name }, html("h3", {}, `${visible(pair[0].text)} rather than ${visible(pair[1].text)}, %`), html("table", {}, bar("model"), bar("circuit")));
 }
 
 /** A cell with a number, and how much it has changed. */
 function number(value, was = null) {
   const cell = html("td", { class: "number" }, shown(value)), by = was === null ? 0 : value - was;
   cell.dataset.value = String(value);
-  if (Math.abs(by) >= 0.05) cell.append(html("span", { class: by > 0 ? "plus" : "minus" }, ` ${by > 0 ? "+" : ""}${shown(Number(by.toFixed(1)))}`));
+  if (Math.abs(by) >= 0.005) cell.append(html("span", { class: by > 0 ? "plus" : "minus" }, ` ${by > 0 ? "+" : ""}${shown(Number(by.toPrecision(2)))}`));
   return cell;
 }
 

@@ -33,7 +33,10 @@ function onChange(changed) {
   }
   showFilters();
   if (is("view", "result", "circuit")) showFlow();
-  if (is("node")) for (const dot of byId("flow").querySelectorAll(".node")) dot.classList.toggle("selected", dot.dataset.id === state.node);
+  if (is("node", "changes")) for (const dot of byId("flow").querySelectorAll(".node")) {
+    dot.classList.toggle("selected", dot.dataset.id === state.node);
+    dot.classList.toggle("off", changesIn(state.circuit)[dot.dataset.id] === "off");
+  }
   refreshGraphs(changed);
   if (is("circuit", "node")) showNode();
   else if (is("labels", "groups", "changes")) refreshNames();

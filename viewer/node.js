@@ -7,7 +7,7 @@ function showNode() {
   fill("node",
     html("h2", {}, node.id), html("p", { class: "soft", dir: "auto" }, spoken(state.circuit, node)),
     html("table", {}, facts.filter(([, value]) => value !== null).map(([name, value]) => html("tr", {}, html("td", { class: "soft" }, name), html("td", {}, String(value))))),
-    canRun() ? html("p", { id: "node-changes", class: "bar" }, changeButtons(node)) : null,
+    canRun() ? html("p", { id: "node-changes", class: "bar" }, changeButtons(node)) : null, canRun() ? html("div", { id: "node-effect" }) : null,
     nameField(node, "label"), nameField(node, "group"),
     weightTable("Reads", "reads", node.reads, circuit), tokenTable("Embedding of its channel", "embedding", node.embedding, circuit),
     weightTable("Writes", "writes", node.writes, circuit), tokenTable("Unembedding of its channel", "unembedding", node.unembedding, circuit));
@@ -17,7 +17,8 @@ function showNode() {
 function changeButtons(node) {
   const now = changesIn(state.circuit)[node.id], field = html("input", { id: "hold-at", type: "number", step: "any", value: now && now !== "off" ? now : "", "aria-label": "value to hold it at", placeholder: "value" });
   const hold = () => (Number.isFinite(field.valueAsNumber) ? change(node.id, String(field.valueAsNumber)) : null);
-  return [html("button", { onclick: () => switchNode(node.id) }, now === "off" ? "switch on" : "switch off"),
+  field.addEventListener("keydown", (event) => { if (event.key === "Enter") hold(); });
+  return [html("button", { onclick: () => switchNode(node.id), title: "off: held at its mean over the corpus" }, now === "off" ? "switch on" : "switch off"),
     ...(runsHere(state.circuit) ? [field, html("button", { id: "hold", onclick: hold }, "hold at it")] : []),
     ...(now === undefined ? [] : [html("button", { onclick: () => change(node.id, null) }, "undo")])];
 }
@@ -46,8 +47,11 @@ function nameField(node, kind) {
   return html("p", {}, html("label", { for: `${kind}-input` }, `${kind}: `), input);
 }
 
-/** Those within the circuit can be gone to; the others are said to be outside. */
-function weightTable(title, name, weights, circuit) {
+/** The circuit's own edges first, all of them; then the largest of the others. Those within the circuit can be gone to; the others are said to be outside. */
+function weightTable(title, name, largest, circuit) {
+  const [here, there] = name === "reads" ? ["target", "source"] : ["source", "target"];
+  const own = circuit.links.filter((link) => link.kind === "weight" && link[here] === state.node).map((link) => ({ node: link[there], weight: link.weight })).sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
+  const weights = [...own, ...largest.filter((each) => !own.some(({ node }) => node === each.node))];
   if (!weights.length) return null;
   const inside = new Set(circuit.nodes.map((node) => node.id)), edges = new Set(circuit.links.map((link) => edgeKey(link.source, link.target)));
   const rows = weights.map(({ node, weight }) => {

@@ -17,7 +17,14 @@ function worstPrompts() {
   const rows = worst.map((each) => html("tr", {}, html("td", { class: "code", dir: "auto" }, canRun() ? html("button", { class: "link", onclick: () => put(each.prompt) }, visible(each.prompt)) : visible(each.prompt)),
     ...[each.right, each.wrong].map((text) => html("td", { class: "code", dir: "auto" }, visible(text))), ...[each.margin, each.model_margin].map((value) => html("td", { class: `number ${value > 0 ? "plus" : "minus"}` }, shown(value)))));
   return html("details", { id: "worst" }, html("summary", {}, wrong ? `Where it fails: the ${worst.length} worst of all prompts that were run, ${wrong === worst.length ? "all" : wrong} of them wrong` : `Where it is weakest: the ${worst.length} prompts on which it is least sure`),
-    html("p", { class: "soft" }, "The right answer's logit above the other's, in the circuit and in the model."), html("table", {}, html("tr", {}, heads.map((text) => html("th", {}, text))), rows));
+    html("p", { class: "soft" }, "The right answer's logit above the other's, in the circuit and in the model.", counted()), html("table", {}, html("tr", {}, heads.map((text) => html("th", {}, text))), rows));
+}
+
+/** A certificate's circuit is a function of its prompt alone; where it was pruned with the model's own scales, what is run above has those. */
+function counted() {
+  const { norms, runtime } = current();
+  if (!norms || !runtime || !JSON.parse(runtime).frozen) return null;
+  return ` Here, as in its program, the circuit's norms are ${norms === "own" ? "its own" : "held at their means over the corpus"}; where a prompt is tried above, they are the whole model's on that prompt, so its numbers are others.`;
 }
 
 /** Below the title: the task, the size in the README's terms, the levels. */

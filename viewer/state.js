@@ -1,6 +1,7 @@
 /** What is looked at. It lives in the URL's fragment, so that a link shows the same view. Labels and groups are those that a person changed; changes are
  * what was done to a circuit: node -> "off" or the value that it is held at, "source>target" -> "off". */
 const DEFAULTS = { circuit: 0, beside: -1, node: "", threshold: 0, search: "", pair: 0, run: "circuit", view: "circuit", theme: "", prompt: "", labels: {}, groups: {}, changes: {} };
+const STEPS_BACK = ["circuit", "node", "view", "prompt", "changes"];
 let page = null; // the data
 let wiring = null; // path of a node site in its layer -> what the page knows of it (page.py)
 let state = structuredClone(DEFAULTS);
@@ -45,13 +46,14 @@ function readNames(kind, text) {
   return found;
 }
 
-function writeFragment() {
+/** step: one that the browser's back button takes back. */
+function writeFragment(step = false) {
   const parts = new URLSearchParams();
   for (const [name, fallback] of Object.entries(DEFAULTS)) {
     const value = typeof fallback === "object" ? JSON.stringify(state[name]) : String(state[name]);
     if (value !== (typeof fallback === "object" ? "{}" : String(fallback))) parts.set(name, value);
   }
-  history.replaceState(null, "", `#${parts}`);
+  if (`#${parts}` !== location.hash) history[step ? "pushState" : "replaceState"](null, "", `#${parts}`);
 }
 
 /** Changes the state and lets every panel know which parts changed, if any did. */
@@ -59,7 +61,7 @@ function update(changes) {
   const changed = new Set(Object.keys(changes).filter((name) => changes[name] !== state[name]));
   if (!changed.size) return;
   state = { ...state, ...changes };
-  writeFragment();
+  writeFragment(STEPS_BACK.some((name) => changed.has(name)));
   notify(changed);
 }
 

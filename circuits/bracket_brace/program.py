@@ -387,11 +387,11 @@ def answer(tokens):
         layer_3_read_85 = LAYER_3_READ_85[token] * 3.01839948 * 1.04077129
         layer_3_read_89 = here[10] * 1.45726192 * 1.04077129
         layer_3_read_92 = here[11] * 9.22687054 * 1.04077129
-        layer_3_read_105 = here[12] * 1.92469501 * 1.04077129  # closes a string (keeps 67%, F1 0.00)
+        layer_3_read_105 = here[12] * 1.92469501 * 1.04077129
         layer_3_read_123 = here[13] * 2.20769858 * 1.04077129
         layer_3_read_131 = LAYER_3_READ_131[token] * 2.3092308 * 1.04077129  # the line is blank so far (F1 0.59)
         layer_3_read_138 = LAYER_3_READ_138[token] * 9.27200508 * 1.04077129
-        layer_3_read_148 = LAYER_3_READ_148[token] * 9.49921513 * 1.04077129  # closes a string (keeps 52%, F1 0.04)
+        layer_3_read_148 = LAYER_3_READ_148[token] * 9.49921513 * 1.04077129
         layer_3_read_160 = here[18] * 1.1701678 * 1.04077129
         layer_3_read_162 = LAYER_3_READ_162[token] * 9.75528526 * 1.04077129
         layer_3_read_164 = LAYER_3_READ_164[token] * 7.64798546 * 1.04077129
@@ -417,7 +417,7 @@ def answer(tokens):
         values = sums(LAYER_3_KEY, [layer_3_read_0, layer_3_read_16, layer_3_read_25, layer_3_read_39, layer_3_read_85, layer_3_read_89, layer_3_read_92, layer_3_read_105, layer_3_read_123, layer_3_read_131, layer_3_read_138, layer_3_read_148, layer_3_read_160, layer_3_read_162, layer_3_read_164])
         values = strongest(values, sums(LAYER_3_KEY_RIVALS, [layer_3_read_0, layer_3_read_16, layer_3_read_25, layer_3_read_39, layer_3_read_85, layer_3_read_89, layer_3_read_92, layer_3_read_105, layer_3_read_123, layer_3_read_131, layer_3_read_138, layer_3_read_148, layer_3_read_160, layer_3_read_162, layer_3_read_164]), LAYER_3_KEY_FIXED[0], 48, [1, 1, 1, 1, 1])
         layer_3_key_48 = values[0]
-        layer_3_key_54 = values[1]  # closes a string (keeps 56%, F1 0.04)
+        layer_3_key_54 = values[1]
         layer_3_key_56 = values[2]
         layer_3_key_61 = values[3]
         layer_3_key_108 = values[4]

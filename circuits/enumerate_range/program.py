@@ -401,11 +401,11 @@ def answer(tokens):
         layer_0_mlp_read_56 = LAYER_0_MLP_READ_56[token] * 2.01579714 * scale
         layer_0_mlp_read_66 = here[8] * 2.69649458 * scale
         layer_0_mlp_read_89 = here[12] * 1.2973032 * scale
-        layer_0_mlp_read_100 = here[17] * 4.4075222 * scale  # the token is ',' (keeps 89%, F1 0.17)
+        layer_0_mlp_read_100 = here[17] * 4.4075222 * scale
         layer_0_mlp_read_114 = here[20] * 4.31975317 * scale
-        layer_0_mlp_read_120 = LAYER_0_MLP_READ_120[token] * 5.98274755 * scale  # ends a line (keeps 100%, F1 0.41)
-        layer_0_mlp_read_171 = LAYER_0_MLP_READ_171[token] * 2.88315272 * scale  # the token is ',' (keeps 101%, F1 0.23)
-        layer_0_mlp_read_175 = LAYER_0_MLP_READ_175[token] * 2.984236 * scale  # the token is ',' (keeps 76%, F1 0.36)
+        layer_0_mlp_read_120 = LAYER_0_MLP_READ_120[token] * 5.98274755 * scale
+        layer_0_mlp_read_171 = LAYER_0_MLP_READ_171[token] * 2.88315272 * scale
+        layer_0_mlp_read_175 = LAYER_0_MLP_READ_175[token] * 2.984236 * scale
         sizes = [abs(x * gain) for x, gain in zip(here, [-0.000116198862, 1.77660113e-05, 2.41228104, 4.23734379, 2.12111807, 2.28418899, 3.84816861, 2.83436513, 2.69649458, 0.750880837, 5.4202528, 0.00176870287, 1.2973032, -0.000489553553, 1.87394679, 2.82515526, 4.36379814, 4.4075222, 1.89135706, 3.84210205, 4.31975317, 2.10517788, 0.000732024724, 2.10252714, 4.25921202, -0.0021354896, 3.74297118, 3.18190694])]
         layer_0_mlp_read_20 = layer_0_mlp_read_20 if LAYER_0_MLP_READ_20_PASSES[token][0] == 1 or (LAYER_0_MLP_READ_20_PASSES[token][0] < 0 and sum(size > LAYER_0_MLP_READ_20_RIVALS[token][0] for size in sizes) < LAYER_0_MLP_READ_20_RIVALS[token][1]) else 0.0
         layer_0_mlp_read_32 = layer_0_mlp_read_32 if LAYER_0_MLP_READ_32_PASSES[token][0] == 1 or (LAYER_0_MLP_READ_32_PASSES[token][0] < 0 and sum(size > LAYER_0_MLP_READ_32_RIVALS[token][0] for size in sizes) < LAYER_0_MLP_READ_32_RIVALS[token][1]) else 0.0
@@ -429,7 +429,7 @@ def answer(tokens):
         layer_0_neuron_348 = values[4]
         layer_0_neuron_446 = values[5]
         layer_0_neuron_478 = values[6]
-        layer_0_neuron_548 = values[7]  # the token is ',' (keeps 93%, F1 0.21)
+        layer_0_neuron_548 = values[7]
         layer_0_neuron_561 = values[8]
         layer_0_neuron_572 = values[9]
         layer_0_neuron_588 = values[10]
@@ -438,11 +438,11 @@ def answer(tokens):
         layer_0_neuron_695 = values[13]
         values = sums(LAYER_0_MLP_WRITE, [layer_0_neuron_26, layer_0_neuron_31, layer_0_neuron_152, layer_0_neuron_200, layer_0_neuron_348, layer_0_neuron_446, layer_0_neuron_478, layer_0_neuron_548, layer_0_neuron_561, layer_0_neuron_572, layer_0_neuron_588, layer_0_neuron_616, layer_0_neuron_679, layer_0_neuron_695])
         values = strongest(values, sums(LAYER_0_MLP_WRITE_RIVALS, [layer_0_neuron_26, layer_0_neuron_31, layer_0_neuron_152, layer_0_neuron_200, layer_0_neuron_348, layer_0_neuron_446, layer_0_neuron_478, layer_0_neuron_548, layer_0_neuron_561, layer_0_neuron_572, layer_0_neuron_588, layer_0_neuron_616, layer_0_neuron_679, layer_0_neuron_695]), LAYER_0_MLP_WRITE_FIXED[0], 48, [0, 0, 0, 0, 0, 0, 0])
-        layer_0_mlp_write_1 = values[0]  # the token is ',' (keeps 94%, F1 0.19)
+        layer_0_mlp_write_1 = values[0]
         layer_0_mlp_write_58 = values[1]
         layer_0_mlp_write_85 = values[2]
         layer_0_mlp_write_93 = values[3]
-        layer_0_mlp_write_100 = values[4]  # the token is ',' (keeps 101%, F1 0.24)
+        layer_0_mlp_write_100 = values[4]
         layer_0_mlp_write_105 = values[5]
         layer_0_mlp_write_131 = values[6]  # ends a line (F1 0.74)
         stream_1 += layer_0_mlp_write_1
@@ -556,7 +556,7 @@ def answer(tokens):
         here = [stream_1 + 0.0, stream_4 + 0.0321247466, stream_17 + 0.0125303976, stream_24 + 0.0, stream_34 + -0.102698758, stream_53 + 0.0, stream_58 + 4.00639391, stream_64 + 0.0, stream_66 + 0.837209493, stream_79 + -0.422016835, stream_80 + 0.0, stream_85 + -0.0161197223, stream_89 + 0.48500865, stream_93 + 0.0, stream_94 + -1.8601595, stream_97 + 0.0, stream_99 + 0.0, stream_100 + 0.00320848636, stream_102 + -0.266724139, stream_105 + -2.7279259e-06, stream_114 + 0.0, stream_129 + 0.0, stream_131 + -0.0308422036, stream_134 + 0.0, stream_141 + 0.0, stream_153 + -2.18736577, stream_162 + 0.0, stream_174 + -0.303325623]
         scale = 1.0 / sqrt((LAYER_2_READ_SQUARE[token] + sum(x * x for x in here)) / 192 + 1.1920929e-07)
         layer_2_read_0 = LAYER_2_READ_0[token] * 6.17443705 * scale
-        layer_2_read_1 = here[0] * 2.00189519 * scale  # the token is ',' (keeps 93%, F1 0.05)
+        layer_2_read_1 = here[0] * 2.00189519 * scale
         layer_2_read_17 = here[2] * 1.734424 * scale
         layer_2_read_20 = LAYER_2_READ_20[token] * 6.86099815 * scale  # the token is ',' (keeps 108%, F1 0.91)
         layer_2_read_35 = LAYER_2_READ_35[token] * 4.22914124 * scale
@@ -570,12 +570,12 @@ def answer(tokens):
         layer_2_read_92 = LAYER_2_READ_92[token] * 4.11146402 * scale
         layer_2_read_93 = here[13] * 1.35175598 * scale
         layer_2_read_97 = here[15] * 1.96384478 * scale
-        layer_2_read_105 = here[19] * 3.32557845 * scale  # the line is blank so far (keeps 61%, F1 0.27)
+        layer_2_read_105 = here[19] * 3.32557845 * scale
         layer_2_read_122 = LAYER_2_READ_122[token] * 4.63134193 * scale
         layer_2_read_123 = LAYER_2_READ_123[token] * 6.2377286 * scale  # the token is 'ot' (F1 0.76)
-        layer_2_read_129 = here[21] * 2.64043593 * scale  # the line is blank so far (keeps 102%, F1 0.48)
+        layer_2_read_129 = here[21] * 2.64043593 * scale
         layer_2_read_131 = here[22] * 0.869017363 * scale  # ends a line (F1 0.69)
-        layer_2_read_138 = LAYER_2_READ_138[token] * 5.71531487 * scale  # in a string (keeps 51%, F1 0.45)
+        layer_2_read_138 = LAYER_2_READ_138[token] * 5.71531487 * scale
         layer_2_read_141 = here[24] * 3.01508403 * scale
         layer_2_read_153 = here[25] * 2.69461274 * scale
         layer_2_read_162 = here[26] * 10.9113321 * scale
@@ -621,22 +621,22 @@ def answer(tokens):
         values = strongest(values, sums(LAYER_2_KEY_RIVALS, [layer_2_read_0, layer_2_read_1, layer_2_read_17, layer_2_read_20, layer_2_read_35, layer_2_read_46, layer_2_read_53, layer_2_read_56, layer_2_read_72, layer_2_read_85, layer_2_read_90, layer_2_read_91, layer_2_read_92, layer_2_read_93, layer_2_read_97, layer_2_read_105, layer_2_read_122, layer_2_read_123, layer_2_read_129, layer_2_read_131, layer_2_read_138, layer_2_read_141, layer_2_read_153, layer_2_read_162, layer_2_read_163, layer_2_read_164, layer_2_read_173, layer_2_read_188]), LAYER_2_KEY_FIXED[0], 48, [0, 0, 0, 0, 0, 0, 0])
         layer_2_key_13 = values[0]
         layer_2_key_69 = values[1]
-        layer_2_key_116 = values[2]  # the line is blank so far (keeps 98%, F1 0.30)
+        layer_2_key_116 = values[2]
         layer_2_key_117 = values[3]
-        layer_2_key_127 = values[4]  # ends a line (keeps 103%, F1 0.17)
+        layer_2_key_127 = values[4]
         layer_2_key_178 = values[5]
         layer_2_key_187 = values[6]
         values = sums(LAYER_2_VALUE, [layer_2_read_0, layer_2_read_1, layer_2_read_17, layer_2_read_20, layer_2_read_35, layer_2_read_46, layer_2_read_53, layer_2_read_56, layer_2_read_72, layer_2_read_85, layer_2_read_90, layer_2_read_91, layer_2_read_92, layer_2_read_93, layer_2_read_97, layer_2_read_105, layer_2_read_122, layer_2_read_123, layer_2_read_129, layer_2_read_131, layer_2_read_138, layer_2_read_141, layer_2_read_153, layer_2_read_162, layer_2_read_163, layer_2_read_164, layer_2_read_173, layer_2_read_188])
         values = strongest(values, sums(LAYER_2_VALUE_RIVALS, [layer_2_read_0, layer_2_read_1, layer_2_read_17, layer_2_read_20, layer_2_read_35, layer_2_read_46, layer_2_read_53, layer_2_read_56, layer_2_read_72, layer_2_read_85, layer_2_read_90, layer_2_read_91, layer_2_read_92, layer_2_read_93, layer_2_read_97, layer_2_read_105, layer_2_read_122, layer_2_read_123, layer_2_read_129, layer_2_read_131, layer_2_read_138, layer_2_read_141, layer_2_read_153, layer_2_read_162, layer_2_read_163, layer_2_read_164, layer_2_read_173, layer_2_read_188]), LAYER_2_VALUE_FIXED[0], 48, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
         layer_2_value_5 = values[0]  # the token is '   ' (F1 0.77)
-        layer_2_value_6 = values[1]  # the token is ',' (keeps 103%, F1 0.39)
+        layer_2_value_6 = values[1]
         layer_2_value_9 = values[2]
         layer_2_value_20 = values[3]  # the token is '   ' (F1 0.76)
-        layer_2_value_70 = values[4]  # the token is ',' (keeps 79%, F1 0.47)
+        layer_2_value_70 = values[4]
         layer_2_value_74 = values[5]
         layer_2_value_113 = values[6]
         layer_2_value_117 = values[7]
-        layer_2_value_178 = values[8]  # the token is ',' (keeps 67%, F1 0.24)
+        layer_2_value_178 = values[8]
         layer_2_value_186 = values[9]
         layer_2_value_188 = values[10]
         seen = keys_and_values.setdefault(2, [])
@@ -674,7 +674,7 @@ def answer(tokens):
         values = strongest(values, sums(LAYER_2_WRITE_RIVALS, [layer_2_moved_5, layer_2_moved_6, layer_2_moved_9, layer_2_moved_20, layer_2_moved_70, layer_2_moved_74, layer_2_moved_113, layer_2_moved_117, layer_2_moved_178, layer_2_moved_186, layer_2_moved_188, layer_2_head_0_attended, layer_2_head_1_attended, layer_2_head_2_attended, layer_2_head_4_attended, layer_2_head_7_attended, layer_2_head_8_attended, layer_2_head_9_attended, layer_2_head_10_attended, layer_2_head_11_attended]), LAYER_2_WRITE_FIXED[0], 48, [0, 0, 0, 0, 0, 0, 0])
         layer_2_write_1 = values[0]
         layer_2_write_4 = values[1]
-        layer_2_write_24 = values[2]  # the token is ',' (keeps 53%, F1 0.09)
+        layer_2_write_24 = values[2]
         layer_2_write_34 = values[3]
         layer_2_write_64 = values[4]
         layer_2_write_102 = values[5]
@@ -691,12 +691,12 @@ def answer(tokens):
         scale = 1.0 / sqrt((LAYER_3_READ_SQUARE[token] + sum(x * x for x in here)) / 192 + 1.1920929e-07)
         layer_3_read_1 = here[0] * 2.01176882 * scale
         layer_3_read_4 = here[1] * 1.79593396 * scale
-        layer_3_read_11 = LAYER_3_READ_11[token] * 10.3459778 * scale  # the token is ' =' (keeps 97%, F1 0.24)
+        layer_3_read_11 = LAYER_3_READ_11[token] * 10.3459778 * scale
         layer_3_read_20 = LAYER_3_READ_20[token] * 10.7998915 * scale  # the token is ',' (keeps 101%, F1 0.91)
-        layer_3_read_24 = here[3] * 2.23295355 * scale  # the token is ',' (keeps 97%, F1 0.13)
+        layer_3_read_24 = here[3] * 2.23295355 * scale
         layer_3_read_34 = here[4] * 2.66054201 * scale
         layer_3_read_53 = here[5] * 2.8223362 * scale
-        layer_3_read_56 = LAYER_3_READ_56[token] * 7.70351696 * scale  # the token is ',' (keeps 87%, F1 0.19)
+        layer_3_read_56 = LAYER_3_READ_56[token] * 7.70351696 * scale
         layer_3_read_59 = LAYER_3_READ_59[token] * 1.99259281 * scale
         layer_3_read_64 = here[7] * 1.36993086 * scale
         layer_3_read_77 = LAYER_3_READ_77[token] * 1.5542798 * scale
@@ -706,8 +706,8 @@ def answer(tokens):
         layer_3_read_92 = LAYER_3_READ_92[token] * 9.22687054 * scale
         layer_3_read_93 = here[13] * 2.12987256 * scale
         layer_3_read_99 = here[16] * 2.02237797 * scale
-        layer_3_read_100 = here[17] * 1.95620418 * scale  # the token is ',' (keeps 105%, F1 0.24)
-        layer_3_read_102 = here[18] * 2.40135074 * scale  # the token is ',' (keeps 86%, F1 0.03)
+        layer_3_read_100 = here[17] * 1.95620418 * scale
+        layer_3_read_102 = here[18] * 2.40135074 * scale
         layer_3_read_114 = here[20] * 1.79454887 * scale
         layer_3_read_131 = here[22] * 2.3092308 * scale  # the line is blank so far (F1 0.59)
         layer_3_read_134 = here[23] * 10.3768539 * scale
@@ -760,12 +760,12 @@ def answer(tokens):
         layer_3_value_16 = values[1]
         layer_3_value_21 = values[2]
         layer_3_value_23 = values[3]  # the token is ',' (keeps 100%, F1 1.00)
-        layer_3_value_26 = values[4]  # the token is ',' (keeps 101%, F1 0.12)
+        layer_3_value_26 = values[4]
         layer_3_value_59 = values[5]
         layer_3_value_85 = values[6]
         layer_3_value_112 = values[7]
         layer_3_value_116 = values[8]
-        layer_3_value_118 = values[9]  # the token is ' =' (keeps 93%, F1 0.37)
+        layer_3_value_118 = values[9]
         layer_3_value_120 = values[10]
         layer_3_value_133 = values[11]  # a number (F1 0.79)
         layer_3_value_135 = values[12]

@@ -78,14 +78,14 @@ def answer(tokens):
         token_171 = 0.265 if token == 11 else 0.149 if token == 266 else -0.0825 if token in SET_13 else -0.000249
         token_175 = 0.221 if token in SET_14 else -0.00461
         neuron_0_152 = max(0.0, 2.22 * token_20 - 0.518 * token_46 - 0.706)
-        neuron_0_548 = max(0.0, 1.58 * token_20 - 1.1 * token_46 + 0.528 * -0.000678 + 0.951 * stream_66 + 2.68 * stream_100 + 2.06 * token_171 - 0.0799)  # the token is ',' (keeps 93%, F1 0.21)
+        neuron_0_548 = max(0.0, 1.58 * token_20 - 1.1 * token_46 + 0.528 * -0.000678 + 0.951 * stream_66 + 2.68 * stream_100 + 2.06 * token_171 - 0.0799)
         neuron_0_588 = max(0.0, 4.83 * -0.0564 + 3.34 * -0.00898 - 3.01 * 0.00944 - 1.78 * token_171 - 0.644 * token_175 + 1.14)
         neuron_0_679 = max(0.0, 1.09 * token_20 + 2.6 * stream_100 + 0.406 * stream_114 + 0.8 * token_171 + 1.19 * token_175 - 0.0672)  # the token is ',' (keeps 86%, F1 0.57)
         neuron_0_695 = max(0.0, -1.92 * -0.00898 + 4.0 * 0.00944 - 0.134)
-        stream_1 += -0.128 * neuron_0_152 - 0.292 * neuron_0_548 - 0.0575  # the token is ',' (keeps 94%, F1 0.19)
+        stream_1 += -0.128 * neuron_0_152 - 0.292 * neuron_0_548 - 0.0575
         stream_85 += -0.117 * neuron_0_548 - 0.115
         stream_93 = -0.383 * neuron_0_548 - 0.0723
-        stream_100 += 0.158 * neuron_0_152 + 0.141 * neuron_0_548 + 0.599 * neuron_0_679 + 0.135  # the token is ',' (keeps 101%, F1 0.24)
+        stream_100 += 0.158 * neuron_0_152 + 0.141 * neuron_0_548 + 0.599 * neuron_0_679 + 0.135
         stream_105 = -0.713 * neuron_0_588 + 0.0522 * neuron_0_679 - 0.355
         stream_131 = -0.054 * neuron_0_588 + 0.0692 * neuron_0_679 + 0.33 * neuron_0_695 + 0.335  # ends a line (F1 0.74)
         keys[1].append([])
@@ -122,12 +122,12 @@ def answer(tokens):
         # Layer 2, head 0, beside its sink.
         weights = [exp(0.25 * (4.74 * past[0] + 32.0)) for past in keys[2]]
         total = sum(weights) + exp(-0.0986)
-        moved_2_6 = sum(w * past[7] for w, past in zip(weights, keys[2])) / total  # the token is ',' (keeps 103%, F1 0.39)
+        moved_2_6 = sum(w * past[7] for w, past in zip(weights, keys[2])) / total
         moved_2_9 = sum(w * past[8] for w, past in zip(weights, keys[2])) / total
         # Layer 2, head 4, beside its sink.
         weights = [exp(0.25 * (-10.4 * past[1] + 4.4)) for past in keys[2]]
         total = sum(weights) + exp(0.501)
-        moved_2_70 = sum(w * past[9] for w, past in zip(weights, keys[2])) / total  # the token is ',' (keeps 79%, F1 0.47)
+        moved_2_70 = sum(w * past[9] for w, past in zip(weights, keys[2])) / total
         moved_2_74 = sum(w * past[10] for w, past in zip(weights, keys[2])) / total
         attended_2_4 = sum(weights) / total
         # Layer 2, head 7, beside its sink.
@@ -138,12 +138,12 @@ def answer(tokens):
         # Layer 2, head 11, beside its sink.
         weights = [exp(0.25 * (3.2 * past[5] + 6.07 * past[6] + 40.4)) for past in keys[2]]
         total = sum(weights) + exp(-2.88)
-        moved_2_178 = sum(w * past[13] for w, past in zip(weights, keys[2])) / total  # the token is ',' (keeps 67%, F1 0.24)
+        moved_2_178 = sum(w * past[13] for w, past in zip(weights, keys[2])) / total
         moved_2_186 = sum(w * past[14] for w, past in zip(weights, keys[2])) / total
         moved_2_188 = sum(w * past[15] for w, past in zip(weights, keys[2])) / total
         stream_1 += -0.201 * moved_2_9 + 0.179 * moved_2_113 + 0.352 * moved_2_178 + 0.0916
         stream_4 += 0.115 * moved_2_117 - 0.262
-        stream_24 += -0.384 * moved_2_6 - 0.408 * moved_2_70 + 0.283 * moved_2_178 - 0.184 * moved_2_188 - 0.0964  # the token is ',' (keeps 53%, F1 0.09)
+        stream_24 += -0.384 * moved_2_6 - 0.408 * moved_2_70 + 0.283 * moved_2_178 - 0.184 * moved_2_188 - 0.0964
         stream_34 = 0.161 * moved_2_9 + 0.165 * moved_2_70 + 0.318 * moved_2_74 - 0.201 * moved_2_117 - 0.26 * moved_2_178 + 0.188
         stream_64 = 0.289 * moved_2_6 + 0.101 * moved_2_70 + 0.181 * moved_2_74 - 0.252 * moved_2_113 - 0.301 * moved_2_117 + 0.127 * attended_2_4 + 0.375
         stream_102 = -0.133 * moved_2_6 - 0.17 * moved_2_70 - 0.134 * moved_2_74 + 0.081 * moved_2_117 - 0.132 * moved_2_188 + 0.463
@@ -162,7 +162,7 @@ def answer(tokens):
         total = sum(weights) + exp(-4.1)
         moved_3_21 = sum(w * past[5] for w, past in zip(weights, keys[3])) / total
         moved_3_23 = sum(w * past[6] for w, past in zip(weights, keys[3])) / total  # the token is ',' (keeps 100%, F1 1.00)
-        moved_3_26 = sum(w * past[7] for w, past in zip(weights, keys[3])) / total  # the token is ',' (keeps 101%, F1 0.12)
+        moved_3_26 = sum(w * past[7] for w, past in zip(weights, keys[3])) / total
         stream_134 += 0.183 * moved_3_21 - 0.428 * moved_3_23 + 0.281 * moved_3_26 - 0.306
         # Layer 3, neurons.
         neuron_3_680 = max(0.0, -1.42 * stream_134 - 1.45)

@@ -251,7 +251,7 @@ def answer(tokens):
         layer_2_read_126 = here[13] * 6.81305313 * scale
         layer_2_read_131 = LAYER_2_READ_131[token] * 0.869017363 * scale  # ends a line (F1 0.69)
         layer_2_read_134 = LAYER_2_READ_134[token] * 6.05838585 * scale  # the token is 'L' (F1 0.62)
-        layer_2_read_136 = LAYER_2_READ_136[token] * 4.69691467 * scale  # the token is '\\n' (keeps 101%, F1 0.45)
+        layer_2_read_136 = LAYER_2_READ_136[token] * 4.69691467 * scale
         layer_2_read_145 = here[15] * 1.36427295 * scale
         layer_2_read_148 = LAYER_2_READ_148[token] * 6.56688738 * scale
         layer_2_read_163 = LAYER_2_READ_163[token] * 6.01905775 * scale

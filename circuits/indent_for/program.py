@@ -353,10 +353,10 @@ def answer(tokens):
         layer_0_mlp_read_56 = LAYER_0_MLP_READ_56[token] * 2.01579714 * scale
         layer_0_mlp_read_58 = LAYER_0_MLP_READ_58[token] * 3.84816861 * scale
         layer_0_mlp_read_65 = LAYER_0_MLP_READ_65[token] * 2.52878904 * scale
-        layer_0_mlp_read_95 = of(LAYER_0_MLP_READ_95, token) * 3.83437252 * scale  # the token is ' for' (keeps 109%, F1 0.39)
+        layer_0_mlp_read_95 = of(LAYER_0_MLP_READ_95, token) * 3.83437252 * scale
         layer_0_mlp_read_100 = here[11] * 4.4075222 * scale
         layer_0_mlp_read_105 = here[13] * 3.84210205 * scale
-        layer_0_mlp_read_117 = of(LAYER_0_MLP_READ_117, token) * 3.17308378 * scale  # the line is blank so far (keeps 62%, F1 0.04)
+        layer_0_mlp_read_117 = of(LAYER_0_MLP_READ_117, token) * 3.17308378 * scale
         layer_0_mlp_read_128 = of(LAYER_0_MLP_READ_128, token) * 3.72116303 * scale  # the token is ' for' (keeps 109%, F1 0.60)
         layer_0_mlp_read_139 = LAYER_0_MLP_READ_139[token] * 2.36558867 * scale
         layer_0_mlp_read_144 = LAYER_0_MLP_READ_144[token] * 2.67509985 * scale  # the token is '2' (F1 0.71)
@@ -575,7 +575,7 @@ def answer(tokens):
         scale = 1.0 / sqrt((LAYER_2_MLP_READ_SQUARE[token] + sum(x * x for x in here)) / 192 + 1.1920929e-07)
         layer_2_mlp_read_35 = LAYER_2_MLP_READ_35[token] * 2.6568203 * scale
         layer_2_mlp_read_105 = here[13] * 3.82035637 * scale
-        layer_2_mlp_read_117 = of(LAYER_2_MLP_READ_117, token) * 4.08104563 * scale  # the line is blank so far (keeps 52%, F1 0.04)
+        layer_2_mlp_read_117 = of(LAYER_2_MLP_READ_117, token) * 4.08104563 * scale
         layer_2_mlp_read_178 = of(LAYER_2_MLP_READ_178, token) * 2.42838621 * scale
         layer_2_mlp_read_185 = here[22] * 2.54019499 * scale
         layer_2_mlp_read_190 = here[23] * 0.883124292 * scale  # ends a line (keeps 83%, F1 0.88)

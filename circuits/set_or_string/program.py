@@ -365,7 +365,7 @@ def answer(tokens):
         layer_0_mlp_read_99 = of(LAYER_0_MLP_READ_99, token) * 4.36379814 * scale  # the token is ' o' (F1 1.00)
         layer_0_mlp_read_105 = here[16] * 3.84210205 * scale
         layer_0_mlp_read_114 = LAYER_0_MLP_READ_114[token] * 4.31975317 * scale
-        layer_0_mlp_read_120 = LAYER_0_MLP_READ_120[token] * 5.98274755 * scale  # ends a line (keeps 75%, F1 0.41)
+        layer_0_mlp_read_120 = LAYER_0_MLP_READ_120[token] * 5.98274755 * scale
         layer_0_mlp_read_121 = here[19] * 3.48919487 * scale
         layer_0_mlp_read_138 = LAYER_0_MLP_READ_138[token] * 2.71178174 * scale  # the token is '   ' (F1 0.51)
         layer_0_mlp_read_141 = LAYER_0_MLP_READ_141[token] * 4.25921202 * scale
@@ -498,7 +498,7 @@ def answer(tokens):
         layer_2_read_79 = here[12] * 0.762563467 * scale
         layer_2_read_90 = LAYER_2_READ_90[token] * 6.04509163 * scale  # the token is 'la' (F1 0.57)
         layer_2_read_93 = here[15] * 1.35175598 * scale
-        layer_2_read_105 = here[16] * 3.32557845 * scale  # ends a line (keeps 83%, F1 0.01)
+        layer_2_read_105 = here[16] * 3.32557845 * scale
         layer_2_read_113 = here[17] * 2.96734047 * scale
         layer_2_read_121 = here[19] * 0.943962932 * scale
         layer_2_read_123 = here[20] * 6.2377286 * scale  # the token is 'ot' (F1 0.76)
@@ -558,7 +558,7 @@ def answer(tokens):
         layer_2_key_113 = values[1]
         layer_2_key_116 = values[2]
         layer_2_key_123 = values[3]
-        layer_2_key_127 = values[4]  # ends a line (keeps 60%, F1 0.17)
+        layer_2_key_127 = values[4]
         layer_2_key_187 = values[5]
         values = sums(LAYER_2_VALUE, [layer_2_read_0, layer_2_read_1, layer_2_read_7, layer_2_read_22, layer_2_read_24, layer_2_read_28, layer_2_read_35, layer_2_read_42, layer_2_read_69, layer_2_read_72, layer_2_read_74, layer_2_read_77, layer_2_read_79, layer_2_read_90, layer_2_read_93, layer_2_read_105, layer_2_read_113, layer_2_read_121, layer_2_read_123, layer_2_read_126, layer_2_read_131, layer_2_read_134, layer_2_read_136, layer_2_read_139, layer_2_read_141, layer_2_read_148, layer_2_read_153, layer_2_read_163, layer_2_read_164, layer_2_read_177, layer_2_read_178, layer_2_read_190])
         values = strongest(values, sums(LAYER_2_VALUE_RIVALS, [layer_2_read_0, layer_2_read_1, layer_2_read_7, layer_2_read_22, layer_2_read_24, layer_2_read_28, layer_2_read_35, layer_2_read_42, layer_2_read_69, layer_2_read_72, layer_2_read_74, layer_2_read_77, layer_2_read_79, layer_2_read_90, layer_2_read_93, layer_2_read_105, layer_2_read_113, layer_2_read_121, layer_2_read_123, layer_2_read_126, layer_2_read_131, layer_2_read_134, layer_2_read_136, layer_2_read_139, layer_2_read_141, layer_2_read_148, layer_2_read_153, layer_2_read_163, layer_2_read_164, layer_2_read_177, layer_2_read_178, layer_2_read_190]), LAYER_2_VALUE_FIXED[0], 48, [0, 0, 0, 0, 0, 0, 0, 0, 0])

@@ -156,14 +156,14 @@ def answer(tokens):
         scale = 1.0 / sqrt((LAYER_2_READ_SQUARE[token] + sum(x * x for x in here)) / 192 + 1.1920929e-07)
         layer_2_read_0 = LAYER_2_READ_0[token] * 6.17443705 * scale
         layer_2_read_5 = LAYER_2_READ_5[token] * 5.97036743 * scale  # opens a string of ' (keeps 104%, F1 0.58)
-        layer_2_read_24 = LAYER_2_READ_24[token] * 8.12085724 * scale  # opens a string of ' (keeps 93%, F1 0.48)
+        layer_2_read_24 = LAYER_2_READ_24[token] * 8.12085724 * scale
         layer_2_read_35 = LAYER_2_READ_35[token] * 4.22914124 * scale
         layer_2_read_47 = LAYER_2_READ_47[token] * 7.06171036 * scale
         layer_2_read_53 = LAYER_2_READ_53[token] * 6.27663469 * scale
-        layer_2_read_105 = here[3] * 3.32557845 * scale  # opens a string (keeps 96%, F1 0.02)
+        layer_2_read_105 = here[3] * 3.32557845 * scale
         layer_2_read_126 = LAYER_2_READ_126[token] * 6.81305313 * scale  # opens a string (keeps 105%, F1 0.55)
         layer_2_read_136 = LAYER_2_READ_136[token] * 4.69691467 * scale  # opens a string (keeps 104%, F1 0.58)
-        layer_2_read_148 = LAYER_2_READ_148[token] * 6.56688738 * scale  # opens a string of ' (keeps 108%, F1 0.43)
+        layer_2_read_148 = LAYER_2_READ_148[token] * 6.56688738 * scale
         layer_2_read_158 = here[4] * 7.12123108 * scale
         layer_2_read_189 = LAYER_2_READ_189[token] * 7.90416861 * scale
         layer_2_read_0 *= LAYER_2_READ_0_PASSES[token][0]
@@ -183,7 +183,7 @@ def answer(tokens):
         layer_2_key_34 = values[2]  # opens a string (keeps 103%, F1 0.92)
         layer_2_key_36 = values[3]
         layer_2_key_39 = values[4]
-        layer_2_key_42 = values[5]  # opens a string (keeps 100%, F1 0.05)
+        layer_2_key_42 = values[5]
         values = sums(LAYER_2_VALUE, [layer_2_read_0, layer_2_read_5, layer_2_read_24, layer_2_read_35, layer_2_read_47, layer_2_read_53, layer_2_read_105, layer_2_read_126, layer_2_read_136, layer_2_read_148, layer_2_read_158, layer_2_read_189])
         values = strongest(values, sums(LAYER_2_VALUE_RIVALS, [layer_2_read_0, layer_2_read_5, layer_2_read_24, layer_2_read_35, layer_2_read_47, layer_2_read_53, layer_2_read_105, layer_2_read_126, layer_2_read_136, layer_2_read_148, layer_2_read_158, layer_2_read_189]), LAYER_2_VALUE_FIXED[0], 48, [0, 0, 0, 0, 0])
         layer_2_value_29 = values[0]  # opens a string (keeps 117%, F1 0.84)

@@ -433,14 +433,14 @@ def answer(tokens):
         # Layer 2, attention.
         here = [stream_12 + -0.404153883, stream_15 + -0.00400291989, stream_28 + -0.0167908222, stream_40 + -0.0064575146, stream_49 + -0.138629407, stream_58 + 11.7880974, stream_66 + 0.837209493, stream_80 + 0.0, stream_81 + 0.0, stream_82 + 0.000855274498, stream_86 + 0.0668928325, stream_89 + 0.712776057, stream_99 + 0.0, stream_105 + -2.7279259e-06, stream_112 + 0.0121023357, stream_114 + 0.0, stream_121 + 0.0, stream_123 + 0.0, stream_145 + 0.0174179245, stream_149 + 0.0, stream_152 + 0.0287523828, stream_153 + -5.22636795, stream_171 + -0.502224087, stream_173 + 0.0053000683, stream_177 + 0.0, stream_182 + 0.00447940687, stream_190 + -0.267089397]
         layer_2_read_1 = LAYER_2_READ_1[token] * 2.00189519 * 1.05833989
-        layer_2_read_11 = LAYER_2_READ_11[token] * 5.78324509 * 1.05833989  # the token is ' =' (keeps 84%, F1 0.24)
+        layer_2_read_11 = LAYER_2_READ_11[token] * 5.78324509 * 1.05833989
         layer_2_read_15 = here[1] * 1.13375199 * 1.05833989
         layer_2_read_17 = LAYER_2_READ_17[token] * 1.734424 * 1.05833989
         layer_2_read_20 = LAYER_2_READ_20[token] * 6.86099815 * 1.05833989  # the token is ',' (F1 0.91)
         layer_2_read_35 = LAYER_2_READ_35[token] * 4.22914124 * 1.05833989
         layer_2_read_40 = here[3] * 1.03639054 * 1.05833989
         layer_2_read_47 = LAYER_2_READ_47[token] * 7.06171036 * 1.05833989
-        layer_2_read_53 = LAYER_2_READ_53[token] * 6.27663469 * 1.05833989  # the token is ' =' (keeps 66%, F1 0.38)
+        layer_2_read_53 = LAYER_2_READ_53[token] * 6.27663469 * 1.05833989
         layer_2_read_56 = LAYER_2_READ_56[token] * 4.80200672 * 1.05833989  # the token is ' =' (keeps 70%, F1 0.59)
         layer_2_read_61 = LAYER_2_READ_61[token] * 5.33791304 * 1.05833989
         layer_2_read_71 = LAYER_2_READ_71[token] * 1.29271877 * 1.05833989

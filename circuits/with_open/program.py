@@ -408,7 +408,7 @@ def answer(tokens):
         layer_1_mlp_read_126 = LAYER_1_MLP_READ_126[token] * 2.49099731 * 1.32865769  # opens a string (keeps 98%, F1 0.59)
         layer_1_mlp_read_151 = of(LAYER_1_MLP_READ_151, token) * 1.61530685 * 1.32865769  # opens a string (keeps 99%, F1 0.64)
         layer_1_mlp_read_163 = LAYER_1_MLP_READ_163[token] * 2.03975177 * 1.32865769
-        layer_1_mlp_read_164 = LAYER_1_MLP_READ_164[token] * 2.22353721 * 1.32865769  # opens a string (keeps 95%, F1 0.38)
+        layer_1_mlp_read_164 = LAYER_1_MLP_READ_164[token] * 2.22353721 * 1.32865769
         layer_1_mlp_read_187 = LAYER_1_MLP_READ_187[token] * 2.78949928 * 1.32865769  # opens a string (keeps 96%, F1 0.56)
         sizes = [abs(x * gain) for x, gain in zip(here, [0.00666674227, 0.0133801997, 2.92523336, 0.553503871, -0.00137980725, 2.29112434, -0.00642896723, 0.0455294587, -0.0048477063, -0.00329666864, 0.0119614312, 2.73544765, 0.00216517202, 0.0090605719, -0.00102775078, -0.00171459222, 0.000114502189, 1.55571628, 0.000705984188, 1.59118176, -0.00298909773, 0.427978218, 2.00297213, 0.0175548755, 0.991433084, -0.00378664164, 0.0150625426, 0.841734588, -0.00517729111, 0.0143132405, 0.00200317102])]
         layer_1_mlp_read_13 *= LAYER_1_MLP_READ_13_PASSES[token][0]
@@ -544,7 +544,7 @@ def answer(tokens):
         layer_2_mlp_read_88 = here[13] * 2.49697471 * 1.03855483
         layer_2_mlp_read_99 = here[14] * 1.50748038 * 1.03855483
         layer_2_mlp_read_100 = LAYER_2_MLP_READ_100[token] * 2.25991082 * 1.03855483
-        layer_2_mlp_read_105 = here[16] * 3.82035637 * 1.03855483  # opens a string (keeps 100%, F1 0.02)
+        layer_2_mlp_read_105 = here[16] * 3.82035637 * 1.03855483
         layer_2_mlp_read_119 = here[19] * 2.28304338 * 1.03855483
         layer_2_mlp_read_126 = LAYER_2_MLP_READ_126[token] * 1.93085015 * 1.03855483
         layer_2_mlp_read_136 = LAYER_2_MLP_READ_136[token] * 7.0247426 * 1.03855483  # opens a string (keeps 102%, F1 0.58)
@@ -576,7 +576,7 @@ def answer(tokens):
         values = [gelu(value) for value in values]
         values = strongest(values, [gelu(value) for value in sums(LAYER_2_NEURON_RIVALS, [layer_2_mlp_read_4, layer_2_mlp_read_13, layer_2_mlp_read_23, layer_2_mlp_read_24, layer_2_mlp_read_52, layer_2_mlp_read_77, layer_2_mlp_read_81, layer_2_mlp_read_83, layer_2_mlp_read_88, layer_2_mlp_read_99, layer_2_mlp_read_100, layer_2_mlp_read_105, layer_2_mlp_read_119, layer_2_mlp_read_126, layer_2_mlp_read_136, layer_2_mlp_read_137, layer_2_mlp_read_158, layer_2_mlp_read_164, layer_2_mlp_read_188])], LAYER_2_NEURON_FIXED[0], 192, [0, 0, 0, 0])
         layer_2_neuron_146 = values[0]
-        layer_2_neuron_179 = values[1]  # after , (keeps 97%, F1 0.05)
+        layer_2_neuron_179 = values[1]
         layer_2_neuron_455 = values[2]
         layer_2_neuron_620 = values[3]  # the token is " \'" (F1 0.80)
         values = sums(LAYER_2_MLP_WRITE, [layer_2_neuron_146, layer_2_neuron_179, layer_2_neuron_455, layer_2_neuron_620])

@@ -452,7 +452,7 @@ def answer(tokens):
         # Layer 2, neurons.
         token_136 = -0.395 if token == 336 else 0.0245 if token in SET_19 else 0.296 if token in SET_20 else 0.169 if token in SET_21 else -0.201 if token in SET_22 else -0.0671 if token in SET_23 else 0.241 if token in SET_24 else -7.27e-05
         token_164 = -0.406 if token in SET_33 else 0.214 if token in SET_34 else 0.128 if token in SET_35 else -0.267 if token in SET_36 else -0.147 if token in SET_37 else 0.00687
-        neuron_2_179 = max(0.0, 0.336 * stream_13 + 0.239 * stream_23 + 0.457 * 0.0 - 0.276 * stream_52 + 0.503 * stream_81 - 0.333 * stream_88 + 0.336 * stream_105 + 0.422 * stream_119 + 0.136 * 0.488 + 2.09 * token_136 - 0.243 * stream_137 - 0.78 * stream_158 + 0.774 * token_164 + 0.126 * stream_188 - 2.08)  # after , (keeps 97%, F1 0.05)
+        neuron_2_179 = max(0.0, 0.336 * stream_13 + 0.239 * stream_23 + 0.457 * 0.0 - 0.276 * stream_52 + 0.503 * stream_81 - 0.333 * stream_88 + 0.336 * stream_105 + 0.422 * stream_119 + 0.136 * 0.488 + 2.09 * token_136 - 0.243 * stream_137 - 0.78 * stream_158 + 0.774 * token_164 + 0.126 * stream_188 - 2.08)
         neuron_2_455 = max(0.0, 0.292 * stream_4 + 0.111 * stream_77 + 0.805 * stream_105 + 0.314 * stream_119 - 0.0824)
         neuron_2_620 = max(0.0, 0.5 * stream_81 + 1.28 * stream_105 + 0.256 * stream_119 + 1.2 * token_136 - 0.547 * stream_137 - 2.46)  # the token is " \'" (F1 0.80)
         stream_13 += 0.0939 * neuron_2_179 - 0.778 * neuron_2_620 - 0.0419

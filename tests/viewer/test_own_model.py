@@ -180,6 +180,9 @@ def test_the_line_is_completed_as_the_model_would(opened, own_page):
     ids = subject.tokenizer("import os\n\nclass A:\n    def f(self", return_tensors="pt", add_special_tokens=False)["input_ids"]
     expected = subject.tokenizer.decode(subject.model.generate(ids, max_new_tokens=24, do_sample=False)[0, ids.shape[1] :])
     page.click("#live-complete button >> nth=0")
+    page.click("#live-complete button >> nth=1")
+    page.wait_for_function("() => document.querySelectorAll('#live-completed p').length === 2")
+    page.click("#live-completed button >> nth=0")
     page.wait_for_function("() => document.getElementById('live-prompt').value.length > 35")
     added = page.input_value("#live-prompt")[len("import os\n\nclass A:\n    def f(self") :]
     assert expected.startswith(added) or added.startswith(expected)
@@ -192,7 +195,7 @@ def test_the_prompts_own_graph(opened, own_page):
     page.wait_for_selector("#flow svg")
     assert not page.locator("#graphs").is_visible()
     tokens = subject.tokenizer.encode(PROMPT, add_special_tokens=False)
-    flows = page.evaluate("() => flowsOf(current(), results.get(0).now)")
+    flows = page.evaluate("() => flowsOf(current(), results.get(0))")
     nodes = page.evaluate("() => Object.fromEntries(current().nodes.map(node => [node.id, node.mean]))")
     acts = page.evaluate("() => results.get(0).now.activations")
     shares = page.evaluate("() => results.get(0).now.attention")
@@ -217,7 +220,7 @@ def test_the_prompts_own_graph(opened, own_page):
         checked += 1
     assert checked > len(tokens)
     parts = page.evaluate(
-        "() => influences(flowsOf(current(), results.get(0).now), current(), results.get(0).now).map(each => [each.target, each.part])"
+        "() => influences(flowsOf(current(), results.get(0)), current(), results.get(0).now).map(each => [each.target, each.part])"
     )
     answers = [part for target, part in parts if target.startswith("answer:")]
     assert sum(answers) == pytest.approx(len({target for target, _ in parts if target.startswith("answer:")}))
@@ -324,7 +327,7 @@ def test_embeddings_flow_to_every_read_and_to_the_answers_that_are_compared(open
     file, subject = own_page
     prompt = "zebra = [7]\nfor q in zebra"  # none of it in the task's prompts
     page = opened_with(opened, file, {}, prompt, more="&view=prompt")
-    flows = page.evaluate("() => flowsOf(current(), results.get(0).now)")
+    flows = page.evaluate("() => flowsOf(current(), results.get(0))")
     wte = subject.model.transformer.wte.weight.detach()
     ids = subject.tokenizer.encode(prompt, add_special_tokens=False)
     reads = [
