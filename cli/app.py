@@ -111,7 +111,7 @@ def command(group: typer.Typer, name: str) -> Callable[[Callable[..., Any]], Cal
 
 COMMANDS: dict[typer.Typer, dict[str, Callable[..., Any]]] = {
     app: {
-        "generate": models.generate, "info": models.info, "weights": models.weigh, "convert": models.convert, "train": training.train, "demo": training.demo,
+        "generate": models.generate, "info": models.info, "weights": models.weigh, "activations": models.save_activations_of, "convert": models.convert, "train": training.train, "demo": training.demo,
         "tasks": circuits.show_tasks, "prune": circuits.prune_task, "verify": circuits.verify_circuit, "node": circuits.show_node,
         "explain": circuits.explain_nodes, "export": circuits.export_circuit, "view": pages.view_circuits, "label": pages.label_nodes, "atlas": pages.write_atlas_of,
         "publish": publishing.publish_folder, "plant": trials.plant_program, "attack": trials.attack_circuit, "prove": programs.prove_circuit, "circuits": programs.list_circuits,

@@ -178,3 +178,28 @@ def weigh(
     rows = weight_table(loaded, corpus_blocks(model, corpus, tokenizer, tokens), exact)
     write_whole(out, as_csv(rows))
     typer.echo(f"{len(rows):,} weights; wrote {out}")
+
+
+def save_activations_of(
+    model: Model,
+    site: Annotated[list[str], typer.Option(help="A site, such as 0.mlp.post_act; several times for several.")],
+    out: Annotated[Path, typer.Option(help="Folder of parquet files; new or empty.")],
+    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    corpus: Corpus = None,
+    tokens: Tokens = 50_000,
+) -> None:
+    """Write the activations of sites over a corpus as parquet, a row for each token, to train dictionaries or probes on.
+
+    Example: csp activations . --site 0.mlp.post_act --site final_resid --out runs/activations --corpus idioms:200 --tokens 5000
+    """
+    from ..convert.activations import save_activations
+    from ..files import require_fresh
+    from ..hub import require
+    from .given import corpus_blocks, load, require_corpus
+
+    require_fresh(out)
+    require_corpus(corpus)
+    require("datasets", "activations as parquet")
+    loaded, tokenizer = load(model, sparse=True)
+    save_activations(loaded, tokenizer, corpus_blocks(model, corpus, tokenizer, tokens), site, out, dtype=dtype)
+    typer.echo(f"Wrote {out}")
