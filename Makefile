@@ -12,13 +12,13 @@ TYPED := $(filter-out sparse_circuits.__init__,$(subst /,.,$(MODULES:%.py=sparse
 ON_NEWEST := tests/test_model.py tests/test_keywords.py tests/test_generation.py tests/kernels/test_attention.py tests/test_remote_code.py tests/test_hub.py tests/test_config.py \
   tests/checkpoints/test_tokenizer.py tests/checkpoints/test_writing.py tests/test_sparse_file.py tests/training/test_callback.py tests/training/test_guards.py tests/circuits/test_compiled.py
 
-.PHONY: demo test quick gpu check format compat newest browser venv clean
+.PHONY: demo test quick gpu check format compat newest beside browser venv clean
 
 demo: venv
 	rm -rf runs/demo
 	$(BIN)/csp demo --out runs/demo
 
-test: venv compat newest browser
+test: venv compat newest beside browser
 	$(BIN)/python -m pytest tests -q -n 2
 	PYTHONPATH=.venv-newest $(BIN)/python -m pytest $(ON_NEWEST) -q -n 2
 
@@ -74,5 +74,14 @@ newest: venv .venv-newest/transformers
 	$(PIP) --target .venv-newest --upgrade -c .venv/newest.txt transformers
 	touch .venv-newest/transformers
 
+# SAELens and sparsify, which want another TransformerLens than our adapter: an environment that has all of the other one, and theirs before it.
+beside: venv .venv-beside/.installed
+
+.venv-beside/.installed: $(STAMP)
+	$(BIN)/python -m venv .venv-beside
+	$(BIN)/python -c "import glob, sysconfig; open(glob.glob('.venv-beside/lib/python*/site-packages')[0] + '/main.pth', 'w').write('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))"
+	.venv-beside/bin/python -m pip install --quiet --disable-pip-version-check sae-lens==6.54.12 eai-sparsify==1.3.3
+	touch .venv-beside/.installed
+
 clean:
-	rm -rf .venv .venv-compat .venv-newest runs build *.egg-info
+	rm -rf .venv .venv-compat .venv-newest .venv-beside runs build *.egg-info

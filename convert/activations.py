@@ -22,6 +22,18 @@ ROWS = 16_384  # tokens in a file
 ABOUT = "activations.json"
 
 
+def hook_names(site: str) -> dict[str, str]:
+    """What a site is called elsewhere: `module`, its submodule in `CSPForCausalLM`, whose output it is; `sparsify`, the same below `base_model`, a hookpoint of
+    eai-sparsify; `transformer_lens`, its name in the cache of `to_transformer_lens` (SAELens' `hook_name`)."""
+    layer, dot, path = site.partition(".")
+    below = f"h.{layer}.{path}" if dot else site
+    return {
+        "module": f"transformer.{below}",
+        "sparsify": below,
+        "transformer_lens": f"blocks.{layer}.{path}.hook_out" if dot else f"{site}.hook_out",
+    }
+
+
 @torch.no_grad()
 def save_activations(
     model: Any, tokenizer: Any, blocks: torch.Tensor, sites: Sequence[str], dest: str | Path, *, dtype: str = "float32", batch: int = 16

@@ -325,8 +325,10 @@ def loaded_model(config: CSPConfig, tensors: dict[str, torch.Tensor]) -> CSPForC
         ValueError: if they do not fit.
     """
     config.dtype = tensors["transformer.wte.weight"].dtype
-    model = CSPForCausalLM(config).to(config.dtype)  # type: ignore[arg-type]
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    with torch.device("meta"):  # the tensors themselves become its parameters: no second copy
+        model = CSPForCausalLM(config)
+    tensors = {name: tensor.to(config.dtype) for name, tensor in tensors.items()}  # type: ignore[arg-type]
+    missing, unexpected = model.load_state_dict(tensors, strict=False, assign=True)
     if unexpected or set(missing) - {"lm_head.weight"}:
         raise ValueError(f"Weights do not fit the model: missing {missing}, unexpected {unexpected}.")
     model.tie_weights()

@@ -16,6 +16,7 @@ from typing import Any
 from ..circuits.sites import require_csp
 from ..hub import require
 from ..wiring_csp import EMBEDDING, FINAL, LOCATIONS, NODE_LOCATIONS, UNEMBEDDING
+from .activations import hook_names
 
 try:
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
@@ -101,4 +102,4 @@ def _site(name: str) -> GeneralizedComponent:
 
 def hook_name(site: str) -> str:
     """TransformerLens' name of a node site's activations: "3.mlp.post_act" -> "blocks.3.mlp.post_act.hook_out"."""
-    return f"{'' if site == FINAL else 'blocks.'}{site}.hook_out"
+    return hook_names(site)["transformer_lens"]

@@ -11,7 +11,7 @@ import pytest
 
 from tiny import ROOT
 
-LEFT_OUT = {".git", ".venv", ".venv-compat", ".venv-newest", "build", "runs", "tests"}
+LEFT_OUT = {".git", ".venv", ".venv-compat", ".venv-newest", ".venv-beside", "build", "runs", "tests"}
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ function showAttention() {
   const title = html("h2", {}, `Attention of head ${node.head} in layer ${layer}`), pair = chosenPair(circuit);
   const chosen = found.find((each) => each.prompt === 2 * pair), other = found.find((each) => each.prompt === 2 * pair + 1);
   if (!chosen) return fill("attention", title, html("p", { class: "soft" }, `This page has attention for the first ${found.length / 2} of the pairs only.`));
-  fill("attention", title, ...[chosen, other].filter(Boolean).map((each) => html("div", {}, html("h3", {}, `${each === chosen ? "first" : "second"} prompt of the pair, rows look at columns: whole model, then circuit`), pattern(circuit, each, "model"), " ", pattern(circuit, each, "circuit"))));
+  fill("attention", title, ...[chosen, other].filter(Boolean).map((each) => html("div", {}, html("h3", {}, `${each === chosen ? "first" : "second"} prompt of pair ${pair + 1}: whole model, then circuit; rows look at columns`), pattern(circuit, each, "model"), " ", pattern(circuit, each, "circuit"))));
 }
 
 /** Rows are the tokens that look, columns those looked at; shares in percent. */

@@ -1,6 +1,8 @@
 """Activations as parquet: each row what the model computes there, read back by `datasets`, streaming too."""
 
 import json
+import re
+import subprocess
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from typer.testing import CliRunner
 from sparse_circuits import CSPForCausalLM, CSPTokenizer
 from sparse_circuits.circuits.identity import identify
 from sparse_circuits.cli.app import app
-from sparse_circuits.convert.activations import save_activations
+from sparse_circuits.convert.activations import hook_names, save_activations
 from tiny import ROOT, tiny_ids, tiny_model
 
 SITES = ["0.attn.act_in", "1.mlp.post_act", "final_resid"]
@@ -108,3 +110,26 @@ def test_the_command_on_the_model_that_ships(tmp_path):
     expected = by_hand(model, torch.tensor([[row["token"] for row in first]]), "0.mlp.post_act")
     assert (torch.tensor([row["0.mlp.post_act"] for row in first]) - expected[0]).abs().max() < 1e-4
     assert "".join(row["text"] for row in first) == tokenizer.decode([row["token"] for row in first])
+
+
+def test_every_site_has_its_module_under_the_names_that_are_told():
+    model = tiny_model()
+    for name, site in model.node_sites().items():
+        assert model.get_submodule(hook_names(name)["module"]) is site
+        assert model.base_model.get_submodule(hook_names(name)["sparsify"]) is site
+
+
+@pytest.mark.slow
+def test_dictionaries_are_trained_by_saelens_and_sparsify():
+    """In the environment that `make beside` makes."""
+    python = ROOT / ".venv-beside" / "bin" / "python"
+    if not (ROOT / ".venv-beside" / ".installed").is_file():
+        pytest.skip("needs SAELens and sparsify; `make beside` installs them beside the environment")
+    words = ["benchmarks/dictionaries.py", str(ROOT), "--tokens", "16000", "--corpus", "idioms:600"]
+    done = subprocess.run([str(python), *words], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = re.findall(r"^\| (\w+), .* \| ([\d.]+) \| ([\d.]+) \|$", done.stdout, re.M)
+    assert [name for name, _, _ in rows] == ["SAELens", "sparsify", "sparsify"]
+    for _, before, after in rows:
+        assert float(after) < min(1.0, float(before))  # 1: the mean alone
+    assert float(rows[0][2]) < 0.3

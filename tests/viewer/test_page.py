@@ -136,7 +136,10 @@ def test_attention_of_the_head(opened, toy_page, toy):
     assert [int(re.search(r": (\d+) %", text)[1]) for text in cells] == wanted
     assert max(int(s) for s in wanted) >= 90  # it looks at the quote
     page.select_option("#pair-select", value="2")
-    assert [text.split(":")[0] for text in texts(page, "#attention h3")] == ["prompt 5", "prompt 6"]
+    assert [text.split(":")[0] for text in texts(page, "#attention h3")] == [
+        "first prompt of pair 3",
+        "second prompt of pair 3",
+    ]
     assert not opened(f"{toy_page}#node={NEURON}").inner_text("#attention")
 
 
