@@ -1,46 +1,99 @@
-"""Out: a circuit as a graph of MIB's circuit tracks."""
+"""Out: a circuit as a graph of MIB's circuit tracks, and of EAP-IG, which loads it: components (heads, MLPs, input, logits) instead of single channels."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import torch
 
 from ..circuits.circuit import Circuit
-from ..circuits.export import counted_edges, residual_links
+from ..circuits.edges import Edges
+from ..circuits.export import counted_edges
 from ..circuits.identity import refuse_other_model
-from ..circuits.sites import edge_maps
+from ..wiring_csp import FINAL
+
+Sums = dict[str, torch.Tensor]  # component -> of each residual channel, the sum of |weights| with which it writes or reads it
 
 
 def to_mib(circuit: Circuit, model: Any) -> dict[str, Any]:
-    """A graph as MIB's circuit tracks exchange it (docs/method.md#exchange-formats): cfg, nodes with in_graph, edges "src->dst" with in_graph and score.
+    """{"cfg", "nodes", "edges"} as the published loader takes them (docs/method.md#exchange-formats).
 
-    Nodes are sites with the circuit's neurons; an edge stands for a map or a channel between two sites, its score for the sum of |weights| in it.
+    Nodes: "input", "a0.h3", "m0", "logits", each but the last with in_graph, score, and the residual channels that it writes in the circuit (neurons, neurons_scores).
+    Edges: "input->a0.h3<q>", "a0.h3->m0", "m0->logits"; there is one where a channel that the circuit lets one component write is read by the other, later one. Its
+    score is the sum over such channels of the |weights| that write it times those that read it; the embedding's and unembedding's count 1 in the circuit's channels.
+    What a component does inside, such as which neurons it has, the format has no place for.
+
+    Raises:
+        ValueError: if the circuit is of another model.
     """
     refuse_other_model(circuit, model)
-    nodes = {}
-    for site, width in circuit.widths.items():
-        kept = circuit.nodes.get(site)
-        scores = circuit.scores.get(site)
-        nodes[site] = {
-            "in_graph": kept is not None, "score": None if scores is None else float(scores.max()),
-            "neurons": [bool(flag) for flag in torch.zeros(width).bool().index_fill(0, kept, True)] if kept is not None else [False] * width,
-            "neurons_scores": None if scores is None else scores.tolist(),
-        }  # fmt: skip
-    edges = {}
-    counted = counted_edges(circuit, model)
-    for name in edge_maps(model):
-        weight = counted.get(name)
-        edges[name] = {"in_graph": weight is not None, "score": 0.0 if weight is None else float(weight.weight.abs().sum())}
-    for source, target in residual_links(circuit):
-        name = f"{source.rpartition(':')[0]}->{target.rpartition(':')[0]}"
-        edges[name] = {"in_graph": True, "score": edges.get(name, {}).get("score", 0.0) + 1.0}
     config = model.config
+    writes, reads = _sums(circuit, counted_edges(circuit, model), config)
+    order = [
+        "input",
+        *(name for i in range(config.n_layer) for name in (*(f"a{i}.h{h}" for h in range(config.n_head)), f"m{i}")),
+    ]
+    edges: dict[str, dict[str, Any]] = {}
+    for target, channels in reads.items():
+        owner = target.partition("<")[0]
+        before = order if owner == "logits" else [each for each in order[: order.index(owner)] if not _beside(each, owner)]
+        for source in before:
+            shared = writes[source] * channels if source in writes else None
+            if shared is not None and bool((shared > 0).any()):
+                edges[f"{source}->{target}"] = {"in_graph": True, "score": float(shared.sum())}
+    leading = {name.partition("->")[0] for name in edges}
+    nodes: dict[str, dict[str, Any]] = {}
+    for name in order:
+        own = writes.get(name, torch.zeros(config.d_model))
+        nodes[name] = {"in_graph": name in leading, "score": float(own.sum())} | (
+            {"neurons": (own > 0).tolist(), "neurons_scores": own.tolist()}
+            if name in leading
+            else {"neurons": [False] * config.d_model, "neurons_scores": [0.0] * config.d_model}
+        )
+    nodes["logits"] = {"in_graph": True}
     cfg = {
         "n_layers": config.n_layer,
         "n_heads": config.n_head,
         "d_model": config.d_model,
         "d_mlp": config.d_mlp,
         "d_head": config.d_head,
+        "parallel_attn_mlp": False,
     }
     return {"cfg": cfg, "nodes": nodes, "edges": edges}
+
+
+def _beside(source: str, target: str) -> bool:
+    """Heads of one layer do not hear each other."""
+    return source[0] == target[0] == "a" and source.partition(".")[0] == target.partition(".")[0]
+
+
+def _sums(circuit: Circuit, edges: dict[str, Edges], config: Any) -> tuple[Sums, Sums]:
+    """What components write and read; channels of concatenated positions, which nobody writes, are left out."""
+    width = config.d_model
+    writes, reads = (defaultdict(lambda: torch.zeros(width)) for _ in range(2))
+
+    def add(sums: Any, name: str, channel: int, weight: float) -> None:
+        if channel < width:
+            sums[name][channel] += abs(weight)
+
+    for name, (sources, targets, weights) in edges.items():
+        target = name.partition("->")[2]
+        layer, path = target.split(".", 1)
+        for s, t, w in zip(sources.tolist(), targets.tolist(), weights.tolist()):
+            if path == "attn.resid_delta":
+                add(writes, f"a{layer}.h{s // config.d_head}", t, w)
+            elif path == "mlp.resid_delta":
+                add(writes, f"m{layer}", t, w)
+            elif path == "mlp.post_act":
+                add(reads, f"m{layer}", s, w)
+            else:
+                add(reads, f"a{layer}.h{t // config.d_head}<{path[-1]}>", s, w)
+    for site, indices in circuit.nodes.items():
+        if site == FINAL or site.endswith("act_in"):  # the embedding writes every channel that is read
+            for i in indices.tolist():
+                if site == FINAL:
+                    add(reads, "logits", i, 1.0)
+                if i < width:
+                    writes["input"][i] = 1.0
+    return dict(writes), dict(reads)

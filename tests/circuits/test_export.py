@@ -7,10 +7,12 @@ import networkx
 import pytest
 import torch
 
-from sparse_circuits.circuits import PruneConfig, mean_activations, prune
+from sparse_circuits.circuits import Circuit, PruneConfig, mean_activations, prune
 from sparse_circuits.circuits.export import residual_links, save_graphml, save_json
+from sparse_circuits.circuits.identity import identify
 from sparse_circuits.convert.mib import to_mib
 from sparse_circuits.convert.neuronpedia import to_attribution_graph
+from tiny import tiny_ids, tiny_model
 from toy import EDGES, NODES, TOKENS, ToyTokenizer, toy_blocks, toy_model, toy_task
 
 PROMPT = "(' w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w1 w2 w3 w4 w5 w6 w7 w8"
@@ -48,19 +50,80 @@ def test_graphml_comes_back(found, tmp_path):
     assert again.nodes["0.mlp.post_act:1"]["label"] == "quote type <&>"
 
 
+def loaded(graph):
+    """By the rules of the published loader (EAP-IG's Graph.from_json, which MIB's circuit tracks use): a graph is made from cfg, every name must be one of it."""
+    cfg = graph["cfg"]
+    layers, heads, width = cfg["n_layers"], cfg["n_heads"], cfg["d_model"]
+    assert cfg["parallel_attn_mlp"] is False
+    stream, edges = ["input"], set()
+    for layer in range(layers):
+        own = [f"a{layer}.h{head}" for head in range(heads)]
+        edges |= {f"{source}->{head}<{letter}>" for source in stream for head in own for letter in "qkv"}
+        stream += own
+        edges |= {f"{source}->m{layer}" for source in stream}
+        stream.append(f"m{layer}")
+    edges |= {f"{source}->logits" for source in stream}
+    assert set(graph["nodes"]) == {*stream, "logits"}
+    assert set(graph["edges"]) <= edges
+    for name in stream:
+        node = graph["nodes"][name]
+        assert isinstance(node["in_graph"], bool)
+        assert torch.tensor(node["neurons"]).float().shape == torch.tensor(node["neurons_scores"]).shape == (width,)
+        assert node["score"] >= 0
+    for edge in graph["edges"].values():
+        assert edge["in_graph"] is True
+        assert edge["score"] > 0
+    return graph
+
+
 def test_mib(found, tmp_path):
     model, circuit = found
-    graph = json.loads(save_json(to_mib(circuit, model), tmp_path / "mib.json").read_text())
-    assert set(graph) == {"cfg", "nodes", "edges"}
-    assert set(graph["nodes"]) == set(model.node_sites())
-    for site, node in graph["nodes"].items():
-        assert node["in_graph"] is (site in NODES)
-        assert [i for i, kept in enumerate(node["neurons"]) if kept] == NODES.get(site, [])
-        assert len(node["neurons_scores"]) == len(node["neurons"])
-    assert {name for name, edge in graph["edges"].items() if edge["in_graph"]} == {
-        *EDGES, "0.mlp.resid_delta->1.attn.act_in", "1.attn.resid_delta->final_resid",
-    }  # fmt: skip
-    assert graph["edges"]["1.attn.act_in->1.attn.k"]["score"] == 6.0
+    graph = loaded(json.loads(save_json(to_mib(circuit, model), tmp_path / "mib.json").read_text()))
+    expected = set()
+    layers, size = model.config.n_layer, model.config.d_head
+    writes = {
+        "input": {i for site, indices in NODES.items() if site.endswith("act_in") or site == "final_resid" for i in indices}
+    }
+    reads = {"logits": set(NODES["final_resid"])}
+    for name, pairs in EDGES.items():
+        layer, target = name.split(".")[0], name.split("->")[1].split(".", 1)[1]
+        for s, t in pairs:
+            if target.endswith("resid_delta"):
+                writes.setdefault(f"m{layer}" if target.startswith("mlp") else f"a{layer}.h{s // size}", set()).add(t)
+            else:
+                reads.setdefault(
+                    f"m{layer}" if target == "mlp.post_act" else f"a{layer}.h{t // size}<{target[-1]}>", set()
+                ).add(s)
+    place = {"input": -1, "logits": 9 * layers} | {
+        name: 2 * int(name[1:].split(".")[0]) + (name[0] == "m")
+        for name in [*writes, *(r.split("<")[0] for r in reads)]
+        if name not in ("input", "logits")
+    }
+    for source, own in writes.items():
+        expected |= {
+            f"{source}->{target}"
+            for target, theirs in reads.items()
+            if own & theirs and place[source] < place[target.split("<")[0]]
+        }
+    assert set(graph["edges"]) == expected
+    assert {name for name, node in graph["nodes"].items() if node["in_graph"]} == {name.split("->")[0] for name in expected} | {
+        "logits"
+    }
+    for name in {each.split("->")[0] for each in expected}:
+        assert {i for i, kept in enumerate(graph["nodes"][name]["neurons"]) if kept} == writes[name]
+
+
+def test_mib_of_random_circuits_of_every_kind_of_model_is_loaded(features):
+    model = tiny_model(**features)
+    means = mean_activations(model, tiny_ids(4, 8))
+    sites = model.node_sites()
+    nodes = {name: torch.arange(0, site.width, 2) for name, site in sites.items()}
+    circuit = Circuit(
+        task="random", nodes=nodes, edges=None, means=means.values, widths={name: site.width for name, site in sites.items()}, model=identify(model),
+        tokenizer="", settings={}, metrics={},
+    )  # fmt: skip
+    graph = loaded(to_mib(circuit, model))
+    assert {"input->logits", "m1->logits"} <= set(graph["edges"])
 
 
 REQUIRED = {"node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp"}
