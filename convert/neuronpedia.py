@@ -43,7 +43,7 @@ def to_attribution_graph(
             "slug": slug, "scan": scan, "prompt": prompt, "prompt_tokens": [tokenizer.decode([i]) for i in ids], "schema_version": 1,
             "info": {"description": f"Circuit for {circuit.task}", "generator": {"name": "sparse_circuits", "version": versions().get("sparse-circuits", "")}},
         },
-        "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
+        "qParams": {"pinnedIds": [], "supernodes": graph.supernodes(), "linkType": "both", "clickedId": "", "sg_pos": ""},
         "nodes": list(graph.nodes.values()), "links": graph.links,
     }  # fmt: skip
 
@@ -86,6 +86,15 @@ class _Graph:
         self._link_maps()
         self._link_residual()
         self._link_ends(tokenizer, logits, top)
+
+    def supernodes(self) -> list[list[str]]:
+        """The circuit's groups: [name, id, ...]."""
+        found: dict[str, list[str]] = {}
+        for node, group in self.circuit.groups.items():
+            site, _, index = node.rpartition(":")
+            own = [self._id(site, int(index), position) for position in range(len(self.ids))]
+            found.setdefault(group, []).extend(each for each in own if each in self.nodes)
+        return [[group, *ids] for group, ids in found.items() if ids]
 
     def _id(self, site: str, index: int, position: int) -> str:
         return f"{self.order.index(site)}_{index}_{position}"
@@ -147,7 +156,6 @@ class _Graph:
                 f"{tokenizer.decode([token])!r} (p={float(probabilities[token]):.3f})",
                 None,
             )
-            self.nodes[name]["token_prob"] = float(probabilities[token])
             for index in self.circuit.nodes.get(FINAL, torch.tensor([], dtype=torch.long)).tolist():
                 value = float(self.seen[FINAL][last, index])
                 self._link(self._id(FINAL, index, last), name, value * float(head[token, index]))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jsonschema
 import networkx
 import pytest
 import torch
@@ -126,7 +127,51 @@ def test_mib_of_random_circuits_of_every_kind_of_model_is_loaded(features):
     assert {"input->logits", "m1->logits"} <= set(graph["edges"])
 
 
-REQUIRED = {"node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp"}
+STRING, NUMBER = {"type": "string"}, {"type": ["number", "null"]}
+STRICT = {"type": "object", "additionalProperties": False}
+NODE = {
+    "node_id": STRING, "feature": {"type": ["integer", "null"]}, "layer": {"type": ["string", "integer"]}, "ctx_idx": {"type": "integer", "minimum": 0},
+    "feature_type": STRING, "jsNodeId": STRING, "clerp": STRING, "influence": NUMBER, "activation": NUMBER,
+}  # fmt: skip
+SCHEMA = STRICT | {  # Neuronpedia's, with no field of a node but those that it knows
+    "required": ["metadata", "qParams", "nodes", "links"],
+    "properties": {
+        "metadata": STRICT | {
+            "required": ["slug", "scan", "prompt_tokens", "prompt"],
+            "properties": {
+                "slug": STRING, "scan": STRING, "prompt": STRING, "prompt_tokens": {"type": "array", "items": STRING}, "node_threshold": NUMBER,
+                "schema_version": {"const": 1}, "pruning_settings": {"type": "object"}, "generation_settings": {"type": "object"},
+                "info": {"type": "object", "properties": {"description": STRING, "creator_name": STRING, "create_time_ms": NUMBER, "generator": {
+                    "type": "object", "properties": {"name": STRING, "version": STRING, "url": STRING}}}},
+            },
+        },
+        "qParams": STRICT | {"properties": {
+            "pinnedIds": {"type": "array", "items": STRING}, "supernodes": {"type": "array", "items": {"type": "array", "items": STRING, "minItems": 2}},
+            "linkType": STRING, "clickedId": STRING, "sg_pos": STRING,
+        }},
+        "nodes": {"type": "array", "items": STRICT | {"required": ["node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp"], "properties": NODE}},
+        "links": {"type": "array", "items": STRICT | {"required": ["source", "target", "weight"], "properties": {"source": STRING, "target": STRING, "weight": {"type": "number"}}}},
+    },
+}  # fmt: skip
+
+
+def test_attribution_graphs_fit_the_schema(found):
+    model, circuit = found
+    grouped = dataclasses.replace(
+        circuit, groups={"0.mlp.post_act:1": "the quote", "final_resid:4": "out", "1.attn.q:999": "of a node that there is not"}
+    )
+    graph = to_attribution_graph(grouped, model, ToyTokenizer(), PROMPT, scan="toy", slug="quotes")
+    jsonschema.validate(graph, SCHEMA)
+    groups = {name: ids for name, *ids in graph["qParams"]["supernodes"]}
+    assert set(groups) == {"the quote", "out"}
+    assert set(groups["the quote"]) <= {node["node_id"] for node in graph["nodes"]}
+    for broken in (
+        {**graph, "more": 1},
+        {**graph, "nodes": [{**graph["nodes"][0], "token_prob": 0.5}]},
+        {**graph, "links": [{"source": "a"}]},
+    ):
+        with pytest.raises(jsonschema.ValidationError):  # the schema does tell
+            jsonschema.validate(broken, SCHEMA)
 
 
 def test_attribution_graph(found, tmp_path):
@@ -139,7 +184,6 @@ def test_attribution_graph(found, tmp_path):
     ids = [node["node_id"] for node in graph["nodes"]]
     assert len(ids) == len(set(ids))
     for node in graph["nodes"]:
-        assert set(node) >= REQUIRED
         assert isinstance(node["ctx_idx"], int)
         assert isinstance(node["layer"], str)
         assert 0 <= node["ctx_idx"] < 20
@@ -155,7 +199,8 @@ def test_attribution_graph(found, tmp_path):
     value = next(node["activation"] for node in graph["nodes"] if node["node_id"] == target)
     assert flowing == pytest.approx(value, rel=1e-4)
     logits = {node["clerp"].partition(" ")[0]: node for node in graph["nodes"] if node["feature_type"] == "logit"}
-    assert logits[repr(TOKENS[2])]["token_prob"] == max(node["token_prob"] for node in logits.values())
+    shares = {token: float(node["clerp"].rpartition("p=")[2].rstrip(")")) for token, node in logits.items()}
+    assert shares[repr(TOKENS[2])] == max(shares.values())
     into = [link for link in graph["links"] if link["target"] == logits[repr(TOKENS[2])]["node_id"]]
     assert [link["source"] for link in into] == [f"{order.index('final_resid')}_4_19"]
     assert model.config._attn_implementation != "eager"
