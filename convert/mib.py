@@ -71,7 +71,8 @@ def _beside(source: str, target: str) -> bool:
 def _sums(circuit: Circuit, edges: dict[str, Edges], config: Any) -> tuple[Sums, Sums]:
     """What components write and read; channels of concatenated positions, which nobody writes, are left out."""
     width = config.d_model
-    writes, reads = (defaultdict(lambda: torch.zeros(width)) for _ in range(2))
+    writes: Sums = defaultdict(lambda: torch.zeros(width))
+    reads: Sums = defaultdict(lambda: torch.zeros(width))
 
     def add(sums: Any, name: str, channel: int, weight: float) -> None:
         if channel < width:

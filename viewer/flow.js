@@ -142,8 +142,10 @@ function drawFlow(circuit, now, flows) {
   const words = now.tokens.map((text, t) => svg("text", { class: "end", x: LEFT + (t + 0.5) * column, y: height + 2, "text-anchor": "middle" }, harmless(visible(text)).slice(0, Math.max(3, Math.floor(column / 7)))));
   const answers = [...places].filter(([key]) => key.startsWith("answer:")).map(([key, { x, y: at }]) => svg("text", { class: "end", x, y: at - 8, "text-anchor": "middle" }, harmless(visible(circuit.tokens[key.slice(7, key.lastIndexOf(" "))] ?? ""))));
   const stripes = now.tokens.map((_, t) => svg("rect", { class: t % 2 ? "" : "band", fill: "none", x: LEFT + t * column, y: 0, width: column, height: height + 8 }));
-  const titles = rows.map((row, i) => svg("text", { class: "row", x: LEFT - 12, y: 24 + (rows.length - 1 - i) * high, "text-anchor": "end" }, row.layer === null || row.layer === undefined ? row.title : `${row.layer} ${row.title}`));
-  const root = svg("svg", { class: "flow", width, height: height + 14, viewBox: `0 0 ${width} ${height + 14}`, role: "img", "aria-label": `The circuit on this prompt of ${last + 1} tokens` }, stripes, titles, lines, dots, words, answers);
+  const wider = width > byId("flow").clientWidth; // the rows' names stand at both ends, since one of them is out of sight
+  const titled = (x, anchor) => rows.map((row, i) => svg("text", { class: "row", x, y: 24 + (rows.length - 1 - i) * high, "text-anchor": anchor }, row.layer === null || row.layer === undefined ? row.title : `${row.layer} ${row.title}`));
+  const titles = [...titled(LEFT - 12, "end"), ...(wider ? titled(width - 8, "start") : [])], whole = width + (wider ? LEFT : 0);
+  const root = svg("svg", { class: "flow", width: whole, height: height + 14, viewBox: `0 0 ${whole} ${height + 14}`, role: "img", "aria-label": `The circuit on this prompt of ${last + 1} tokens` }, stripes, titles, lines, dots, words, answers);
   root.addEventListener("pointerover", (event) => lightFlow(root, flows, lines, event.target.closest(".node")?.dataset.key));
   root.addEventListener("pointerleave", () => lightFlow(root, flows, lines, null));
   return html("div", { class: "pane" }, root);

@@ -79,7 +79,7 @@ function nameNodes(drawn) {
   const { circuit, index, nodes, plan } = drawn, texts = new Map(circuit.nodes.map((node) => [node.id, spoken(index, node)]));
   const plain = (text) => text.replace(/ \((keeps|F1) [^)]*\)$/, ""); // csp explain's score is in the title
   const short = (text) => (plain(text).length > 18 ? `${plain(text).slice(0, 17)}…` : plain(text));
-  const room = withRoom(circuit, plan, new Map([...texts].map(([id, text]) => [id, short(text)])));
+  const room = withRoom(circuit.nodes, plan, new Map([...texts].map(([id, text]) => [id, short(text)])));
   for (const node of circuit.nodes) {
     const element = nodes.get(node.id), effect = node.effect === null ? "" : `, effect ${shown(node.effect)} nats`, kind = KINDS[pathOf(node.site)] ?? kindOf(node.site).title ?? node.site;
     element.querySelector(".label").textContent = short(texts.get(node.id));
@@ -87,6 +87,7 @@ function nameNodes(drawn) {
     element.querySelector("title").textContent = `${node.id} (${kind})${texts.get(node.id) ? ` “${texts.get(node.id)}”` : ""}${effect}`;
     element.classList.toggle("roomy", room.has(node.id));
   }
+  drawn.texts = new Map([...texts].map(([id, text]) => [id, short(text)]));
   drawn.groups.replaceChildren(...groupsOf(circuit, index, plan));
 }
 
@@ -159,12 +160,14 @@ function refreshGraph(drawn, found, shared) {
     element.classList.toggle("hidden", Math.abs(link.weight) < state.threshold);
     element.classList.toggle("cut", edgeKey(link.source, link.target) in changes);
   }
+  const named = withRoom(circuit.nodes.filter((node) => near.has(node.id)), drawn.plan, drawn.texts, false); // their labels do not lie on each other; the others are dimmed
   root.classList.toggle("chosen", selected !== "");
   root.classList.toggle("searching", state.search !== "");
   for (const node of circuit.nodes) {
     const classes = nodes.get(node.id).classList;
     classes.toggle("selected", node.id === selected);
     classes.toggle("near", near.has(node.id));
+    classes.toggle("named", named.has(node.id));
     classes.toggle("found", found.has(node.id));
     classes.toggle("shared", shared.has(node.id));
     classes.toggle("off", changes[node.id] === "off");

@@ -130,13 +130,13 @@ function bandsOf(rows, high) {
 }
 
 /** Which nodes' texts have room: the more a node matters, the sooner it is asked. texts: id -> text. */
-function withRoom(circuit, plan, texts) {
+function withRoom(nodes, plan, texts, apart = true) {
   const taken = new Map(), chosen = new Set(); // y -> spans
   for (const place of plan.places.values()) {
     if (!taken.has(place.y)) taken.set(place.y, []);
-    taken.get(place.y).push([place.x - 7, place.x + 7]);
+    if (apart) taken.get(place.y).push([place.x - 7, place.x + 7]);
   }
-  for (const node of [...circuit.nodes].sort((a, b) => (b.effect ?? 0) - (a.effect ?? 0))) {
+  for (const node of [...nodes].sort((a, b) => (b.effect ?? 0) - (a.effect ?? 0))) {
     const { x, y } = plan.places.get(node.id), text = texts.get(node.id), span = [x + 9, x + 13 + LABEL * text.length];
     if (!text || taken.get(y).some(([from, to]) => from < span[1] && span[0] < to)) continue;
     taken.get(y).push(span);

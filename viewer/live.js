@@ -77,10 +77,11 @@ async function sayChecked(circuit) {
 
 function showChanges() {
   if (!byId("live-off")) return;
-  const own = Object.entries(changesIn(state.circuit)), off = own.filter(([, value]) => value === "off"), held = own.filter(([, value]) => value !== "off");
-  const undo = (key, text) => html("button", { title: "as it was again", onclick: () => change(key, null) }, text);
+  const own = Object.entries(changesIn(state.circuit)), cut = own.filter(([key]) => key.includes(">")), off = own.filter(([key, value]) => value === "off" && !key.includes(">")), held = own.filter(([, value]) => value !== "off");
+  const undo = (key, text) => html("button", { title: "a click takes it back", onclick: () => change(key, null) }, text);
   byId("live-off").replaceChildren(
-    ...(off.length ? ["off: ", ...off.flatMap(([key]) => [undo(key, key.replace(">", " → ")), " "])] : []),
+    ...(off.length ? ["off: ", ...off.flatMap(([key]) => [undo(key, key), " "])] : []),
+    ...(cut.length ? ["cut: ", ...cut.flatMap(([key]) => [undo(key, key.replace(">", " → ")), " "])] : []),
     ...(held.length ? ["held: ", ...held.flatMap(([key, value]) => [undo(key, `${key} at ${value}`), " "])] : []));
 }
 

@@ -33,7 +33,7 @@ function showSubtitle() {
   byId("subtitle").textContent = [circuit.description, `${circuit.nodes.length} nodes, ${edges} edges`, circuit.model].filter(Boolean).join(" · ");
   const chip = (text) => {
     const [level, rest = ""] = text.split(/: (.*)/s), [word] = rest.split(/[;,]/);
-    return html("li", { class: word.trim() === "yes" ? "reached" : "", title: text }, `${level}: ${word}`);
+    return html("li", { class: word.trim() === "yes" ? "reached" : "", title: text }, html("button", { class: "link", onclick: () => byId("report").scrollIntoView() }, `${level}: ${word}`));
   };
   fill("levels", ...(circuit.report ? circuit.report.verdict.slice(0, 6).map(chip) : []));
 }
