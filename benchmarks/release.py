@@ -79,12 +79,8 @@ def gpt2(folder: Path) -> None:
 def commands_of(shape: str, name: str, place: Path, prune: bool) -> list[list[str]]:
     store, model, circuit = place / "store", str(place / name), str(place / "quotes")
     corpus = ["--corpus", str(place / "corpus.py"), "--tokens", "4096"]
-    if shape == "gpt2":  # of random weights: no circuit does the task, whatever its size
-        few = ["--set", "steps=20", "--set", "pairs=16", "--set", "eval_pairs=16", "--target", "0.7", "--force"]
-        return [
-            ["convert", str(store / "gpt2"), model], ["prune", model, "single_double_quote", "--out", circuit, *few, *corpus],
-            ["verify", model, circuit, "--pairs", "16", "--no-controls", "--seeds", "1", *corpus], ["view", model, circuit, "--contexts", "0", "--out", str(place / "page.html")],
-        ]  # fmt: skip
+    if shape == "gpt2":
+        return [["convert", str(store / "gpt2"), model], ["info", model]]
     found = [["convert", f"openai:{name}", model, "--tokenizer", str(TOKENIZER)], ["info", model]]
     if not (task := store / "quotes.jsonl").is_file():
         return found
