@@ -6,7 +6,7 @@ served on this machine; every command timed, with its peak memory.
     python benchmarks/release.py --shape dense1_4x  # another model of the release
     python benchmarks/release.py --shape gpt2       # no model of the release: transformers' GPT-2, 12 layers of 768, vocabulary 2,048, random weights
 
-The store's stand-in has models/NAME/beeg_config.json and final_model.pt, and viz/NAME/TASK/SWEEP/K/viz_data.pt, as docs/method.md#formats says. Prints a table.
+The store's stand-in has models/NAME/beeg_config.json and final_model.pt, and viz/NAME/TASK/SWEEP/K/viz_data.pt, as docs/method.md#openais-formats says. Prints a table.
 """
 
 from __future__ import annotations
