@@ -189,6 +189,50 @@ def test_the_line_is_completed_as_the_model_would(opened, own_page):
     assert len(added) > 2
 
 
+def test_the_answer_that_is_compared_stays_when_another_is_preferred(opened, own_page):
+    """What an intervention turns round is said of the same answer as before."""
+    page = opened_with(opened, own_page[0], {}, 'book = 19\nprint("north')
+    before = page.inner_text(".preference h3")
+    page.evaluate("() => update({ changes: { 0: { 'final_resid:165': 'off' } } })")
+    page.wait_for_function("() => Object.keys(changesIn(0)).length && results.get(0).changes !== '{}'")
+    page.wait_for_timeout(300)
+    assert page.inner_text(".preference h3") == before
+    assert float(page.locator(".preference .number >> nth=1").get_attribute("data-value")) < 50
+
+
+def test_the_browsers_back_button_takes_steps_back(opened, own_page):
+    page = opened_with(opened, own_page[0], {})
+    page.click("[data-id='0.mlp.post_act:588'] .ring")
+    page.click("#node-changes button >> nth=0")
+    page.wait_for_function("() => document.getElementById('node-effect').textContent.includes('rather than')")
+    assert page.evaluate("() => changesIn(0)['0.mlp.post_act:588']") == "off"
+    page.go_back()
+    page.wait_for_function("() => Object.keys(changesIn(0)).length === 0")
+    assert page.evaluate("() => state.node") == "0.mlp.post_act:588"
+
+
+def test_a_nodes_own_edges_come_first_all_of_them(opened, own_page):
+    page = opened_with(opened, own_page[0], {}, more="&node=0.mlp.post_act:588")
+    own = page.evaluate(
+        "() => current().links.filter(link => link.kind === 'weight' && link.target === '0.mlp.post_act:588').length"
+    )
+    rows = page.locator("#node .reads tr")
+    assert own > 0
+    assert [rows.nth(i).locator(".cut").count() for i in range(own)] == [1] * own
+
+
+def test_the_prompts_graph_is_lit_and_switched_by_key(opened, own_page):
+    page = opened_with(opened, own_page[0], {}, more="&view=prompt")
+    dot = page.locator("#flow .node[tabindex]").first
+    dot.hover()
+    assert page.locator("#flow svg.lighting").count() == 1
+    assert 0 < page.locator("#flow .edge.lit").count() < page.locator("#flow .edge").count()
+    node = dot.get_attribute("data-id")
+    dot.focus()
+    page.keyboard.press("x")
+    page.wait_for_function("node => changesIn(0)[node] === 'off'", arg=node)
+
+
 def test_the_prompts_own_graph(opened, own_page):
     file, subject = own_page
     page = opened_with(opened, file, {}, more="&view=prompt")
@@ -263,6 +307,15 @@ def test_a_telephone_shows_it_without_sideways_scrolling(opened, own_page):
         page = opened_with(opened, own_page[0], {}, more=view)
         page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_paper_is_as_wide_as_the_page(opened, own_page):
+    for view in ("", "&view=prompt"):
+        page = opened_with(opened, own_page[0], {}, more=view)
+        page.set_viewport_size({"width": 794, "height": 1100})
+        page.emulate_media(media="print")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 794
+        assert not page.locator("#live-prompt").is_visible()
 
 
 def test_what_waits_is_overtaken_by_what_is_newer(opened, own_page):
