@@ -21,6 +21,8 @@ import yaml
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "circuits")]
 
+from foreign import make_gpt2, make_nanogpt, make_sparse_pretrain  # noqa: E402
+
 from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer  # noqa: E402
 from sparse_circuits.circuits.identity import tokenizer_sha256, weights_sha256  # noqa: E402
 from tiny import ROOT, tiny_ids, tiny_model  # noqa: E402
@@ -166,10 +168,10 @@ def make_release(folder: Path) -> None:
 
 
 def convert(folder: Path) -> str:
-    from sparse_circuits.convert import convert_openai_checkpoint
+    from sparse_circuits.convert import convert_checkpoint
 
     try:
-        return what_a_model_is(CSPForCausalLM.from_pretrained(convert_openai_checkpoint(folder, folder.parent / "converted")))
+        return what_a_model_is(CSPForCausalLM.from_pretrained(convert_checkpoint(folder, folder.parent / "converted")))
     finally:
         shutil.rmtree(folder.parent / "converted", ignore_errors=True)
 
@@ -447,6 +449,9 @@ DOORS = [
     Door("OpenAI's tokenizer", make_openai_tokenizer, lambda f: what_a_tokenizer_is(CSPTokenizer.from_folder(f)),
          {"vocab.bpe": "text", "encoder.json": "json"}),
     Door("convert a checkpoint", make_release, convert, {"beeg_config.json": "json", "final_model.pt": "zip"}, ("final_model.pt",)),
+    Door("convert a GPT-2", make_gpt2, convert, {"config.json": "json", "pytorch_model.bin": "zip"}, ("pytorch_model.bin",)),
+    Door("convert a nanoGPT", make_nanogpt, convert, {"ckpt.pt": "zip"}, ("ckpt.pt",)),
+    Door("convert a sparse_pretrain", make_sparse_pretrain, convert, {"config.json": "json", "pytorch_model.bin": "zip"}, ("pytorch_model.bin",)),
     Door("convert a circuit", make_viz, convert_circuit, {"viz_data.pt": "zip"}, ("viz_data.pt",)),
     Door("circuit", make_circuit, open_circuit, {"circuit.json": "json", "circuit.safetensors": "tensors"}, ("circuit.safetensors",), 2),
     Door("report", make_circuit, open_report, {"report.json": "json"}),
