@@ -72,7 +72,8 @@ class _Plain:
 
     def bent(self, kind, x):
         gelu = x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
-        return {"gelu": gelu, "relu": x.clamp(min=0)}.get(kind, x)
+        tanh = x * 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        return {"gelu": gelu, "gelu_tanh": tanh, "relu": x.clamp(min=0)}.get(kind, x)
 
     def logits(self, ids):
         c, w = self.c, self.w
