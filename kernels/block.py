@@ -17,6 +17,7 @@ _ERFC = (
     3.55300929e-01, 1.84011087e-01, 2.67807565e-01, 2.58701105e-01, 3.63145449e-05,
 )  # fmt: skip
 _E0, _E1, _E2, _E3, _E4, _E5, _E6, _E7, _E8, _E9 = (np.float32(value) for value in _ERFC)
+_TWICE, _CUBED = np.float32(1.5957691216057308), np.float32(0.044715)  # 2 sqrt(2 / pi)
 _SQRT_HALF, _BEND = np.float32(0.7071067811865476), np.float32(0.46)
 
 
@@ -30,6 +31,17 @@ def _gelu_row(row, width):
         p = ((((((((_E0 * t + _E1) * t + _E2) * t + _E3) * t + _E4) * t + _E5) * t + _E6) * t + _E7) * t + _E8) * t + _E9
         beyond = np.float32(0.5) * p * exp(-(z * z))  # the normal distribution's mass beyond |x|
         share = beyond if x < 0 else np.float32(1) - beyond
+        row[i] = x * share if share != 0 else np.float32(0)
+
+
+@compiled
+def _gelu_tanh_row(row, width):
+    """GELU by tanh, in place: x times the logistic function of twice tanh's argument."""
+    for i in range(width):
+        x = row[i]
+        twice = _TWICE * (x + _CUBED * x * x * x)
+        small = exp(-abs(twice))
+        share = (small if twice < 0 else np.float32(1)) / (np.float32(1) + small)
         row[i] = x * share if share != 0 else np.float32(0)
 
 
@@ -62,7 +74,7 @@ Norm = record("Norm", "kind eps_bits weight bias")
 
 N = positions(Norm, first=0)
 RMS_NORM, LAYER_NORM = 1, 2
-GELU, RELU = 1, 2
+GELU, RELU, GELU_TANH = 1, 2, 3
 
 
 @compiled
@@ -202,6 +214,8 @@ def after_attention_kernel(job):
                 _gelu_row(hidden[t], d_mlp)
             elif activation == RELU:
                 _relu_row(hidden[t], d_mlp)
+            elif activation == GELU_TANH:
+                _gelu_tanh_row(hidden[t], d_mlp)
             guesses[3] = top_k_in_place(hidden[t], d_mlp, kept[K.mlp_neuron], magnitudes, guesses[3])
         product_rows(hidden_at, count, d_mlp, a[P.mlp_proj :], d_model, deltas_at, d_model, lanes_at, LANES, sums_at)
         for t in range(count):

@@ -20,6 +20,7 @@ from ..wiring_csp import LOCATIONS
 from .attention import AttentionOfOneJob, attention_of_one_kernel
 from .block import (
     GELU,
+    GELU_TANH,
     LAYER_NORM,
     RELU,
     RMS_NORM,
@@ -37,7 +38,7 @@ from .run import LANES, run, serve
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MODULES = ("NodeSite", "CSPAttention", "CSPMLP", "SparseLinear", "SparseMatrix", "RMSNorm", "LayerNorm", "Dropout")
-_ACTIVATIONS = {"gelu": GELU, "relu": RELU}
+_ACTIVATIONS = {"gelu": GELU, "gelu_tanh": GELU_TANH, "relu": RELU}
 _Attend = Callable[..., tuple[torch.Tensor, Any]]
 
 
