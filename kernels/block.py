@@ -51,6 +51,19 @@ def _relu_row(row, width):
         row[i] = np.float32(0) if row[i] < 0 else row[i]
 
 
+GELU, RELU, GELU_TANH = 1, 2, 3
+
+
+@compiled
+def _activate_row(row, width, activation):
+    if activation == GELU:
+        _gelu_row(row, width)
+    elif activation == RELU:
+        _relu_row(row, width)
+    elif activation == GELU_TANH:
+        _gelu_tanh_row(row, width)
+
+
 @summing
 def _moments(x, width):
     total, squares = np.float32(0), np.float32(0)
@@ -74,7 +87,6 @@ Norm = record("Norm", "kind eps_bits weight bias")
 
 N = positions(Norm, first=0)
 RMS_NORM, LAYER_NORM = 1, 2
-GELU, RELU, GELU_TANH = 1, 2, 3
 
 
 @compiled
@@ -210,12 +222,7 @@ def after_attention_kernel(job):
             )  # fmt: skip
         product_rows(inputs.ctypes.data, count, wide, a[P.c_fc :], d_mlp, hidden_at, d_mlp, lanes_at, LANES, sums_at)
         for t in range(count):
-            if activation == GELU:
-                _gelu_row(hidden[t], d_mlp)
-            elif activation == RELU:
-                _relu_row(hidden[t], d_mlp)
-            elif activation == GELU_TANH:
-                _gelu_tanh_row(hidden[t], d_mlp)
+            _activate_row(hidden[t], d_mlp, activation)
             guesses[3] = top_k_in_place(hidden[t], d_mlp, kept[K.mlp_neuron], magnitudes, guesses[3])
         product_rows(hidden_at, count, d_mlp, a[P.mlp_proj :], d_model, deltas_at, d_model, lanes_at, LANES, sums_at)
         for t in range(count):
