@@ -35,5 +35,7 @@ function showSubtitle() {
     const [level, rest = ""] = text.split(/: (.*)/s), [word] = rest.split(/[;,]/);
     return html("li", { class: word.trim() === "yes" ? "reached" : "", title: text }, html("button", { class: "link", onclick: () => byId("report").scrollIntoView() }, `${level}: ${word}`));
   };
-  fill("levels", ...(circuit.report ? circuit.report.verdict.slice(0, 6).map(chip) : []));
+  const show = () => { byId("worst").open = true; byId("worst").scrollIntoView(); }, wrong = circuit.worst.some((each) => each.margin <= 0);
+  const where = circuit.worst.length ? html("li", { id: "to-worst" }, html("button", { class: "link", onclick: show }, wrong ? "where it fails ↓" : "where it is weakest ↓")) : null;
+  fill("levels", ...(circuit.report ? circuit.report.verdict.slice(0, 6).map(chip) : []), where);
 }

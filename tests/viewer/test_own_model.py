@@ -309,6 +309,14 @@ def test_a_telephone_shows_it_without_sideways_scrolling(opened, own_page):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_where_it_is_weakest_is_one_click_away(opened, own_page):
+    page = opened_with(opened, own_page[0], {})
+    assert not page.locator("#worst table").is_visible()
+    page.click("#to-worst button")
+    assert page.locator("#worst table").is_visible()
+    assert page.evaluate("document.getElementById('worst').getBoundingClientRect().top < innerHeight")
+
+
 def test_paper_is_as_wide_as_the_page(opened, own_page):
     for view in ("", "&view=prompt"):
         page = opened_with(opened, own_page[0], {}, more=view)
