@@ -30,6 +30,15 @@ def read_archive(path: Path, fix: str = "download it again", largest: int = 1 <<
         ) from None
 
 
+def require_state_dict(loaded: Any, name: str | Path) -> None:
+    """Raises ValueError, naming the file, if what it holds is no mapping from names to plain tensors."""
+    if not isinstance(loaded, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
+        for key, value in loaded.items()
+    ):
+        raise ValueError(f"{name} is no state dict: a mapping from names to tensors was expected.")
+
+
 def require_archive(path: Path, fix: str = "download it again", largest: int = 1 << 46) -> None:
     """Raises, as `read_archive`, if a file is no zip as torch writes it, or any part of it is not what its CRC-32 says."""
     if not path.is_file():

@@ -36,6 +36,11 @@ class Means:
     samples: dict[str, torch.Tensor] | None = None
 
 
+def corpus_sha256(blocks: torch.Tensor) -> str:
+    """sha256 of token ids [n, tokens]."""
+    return hashlib.sha256(blocks.cpu().to(torch.int32).contiguous().numpy().tobytes()).hexdigest()
+
+
 @contextmanager
 def telling(model: Any, take: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
     """While the block runs, `take` is called with each activation [batch, tokens, width] at every node site, and with y (`sites.y_name`), as the model
@@ -99,7 +104,7 @@ def mean_activations(model: Any, blocks: torch.Tensor, batch: int = 16, *, sampl
         for ids in tqdm(blocks.split(batch), desc="means", unit="batch", disable=None, delay=2):
             model(input_ids=ids.long().to(model.device), use_cache=False, logits_to_keep=1)
     count = blocks.numel()
-    corpus = hashlib.sha256(blocks.cpu().to(torch.int32).contiguous().numpy().tobytes()).hexdigest()
+    corpus = corpus_sha256(blocks)
     kept = sample_activations(model, blocks, samples, seed, batch) if samples else None
     return Means({name: (total / count).float() for name, total in sums.items()}, low, high, count, corpus, kept)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from ..circuits.identity import identify, tokenizer_sha256
-from ..circuits.means import telling
+from ..circuits.means import corpus_sha256, telling
 from ..circuits.sites import evaluating, require_csp
 from ..files import fresh_folder
 from ..hub import require
@@ -67,7 +66,7 @@ def save_activations(
         about = {
             "model": identify(model), "tokenizer": tokenizer_sha256(tokenizer), "sites": {site: known[site].width for site in sites},
             "dtype": dtype, "tokens": blocks.numel(), "block": blocks.shape[1],
-            "corpus_sha256": hashlib.sha256(blocks.cpu().to(torch.int32).contiguous().numpy().tobytes()).hexdigest(),
+            "corpus_sha256": corpus_sha256(blocks),
         }  # fmt: skip
         (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return Path(dest)
@@ -99,14 +98,12 @@ def _write(model: Any, tokenizer: Any, blocks: torch.Tensor, sites: list[str], f
             with parquet.ParquetWriter(path, features.arrow_schema, compression="zstd") as writer:
                 for ids in part.split(batch):
                     model(input_ids=ids.long().to(model.device), use_cache=False, logits_to_keep=1)
-                    writer.write_batch(_rows(ids, done, seen, texts, features, dtype))
+                    writer.write_batch(_rows(ids, done, [seen[site] for site in sites], texts, features, dtype))
                     done += len(ids)
                     bar.update(len(ids))
 
 
-def _rows(
-    ids: torch.Tensor, first: int, seen: dict[str, torch.Tensor], texts: dict[int, str], features: Any, dtype: str
-) -> Any:
+def _rows(ids: torch.Tensor, first: int, found: list[torch.Tensor], texts: dict[int, str], features: Any, dtype: str) -> Any:
     import pyarrow as pa
 
     count, length = ids.shape
@@ -115,16 +112,13 @@ def _rows(
         pa.array((first + torch.arange(count)).repeat_interleave(length).int().numpy()),
         pa.array(torch.arange(length).repeat(count).int().numpy()), pa.array(flat, pa.int32()), pa.array([texts[i] for i in flat], pa.string()),
     ]  # fmt: skip
-    for site, field in zip(_sites(features), list(features.arrow_schema)[4:]):
-        values = seen[site].float().flatten(0, 1).cpu()
+    for activations, field in zip(found, list(features.arrow_schema)[4:]):
+        values = activations.float().flatten(0, 1).cpu()
         if dtype == "float16":
             if bool((values.abs() > torch.finfo(torch.float16).max).any()):
-                raise ValueError(f"{site} has activations up to {float(values.abs().max()):.3g}, beyond float16; take float32.")
+                raise ValueError(
+                    f"{field.name} has activations up to {float(values.abs().max()):.3g}, beyond float16; take float32."
+                )
             values = values.half()
         columns.append(pa.FixedSizeListArray.from_arrays(pa.array(values.flatten().numpy()), field.type.list_size))
     return pa.record_batch(columns, schema=features.arrow_schema)
-
-
-def _sites(features: Any) -> list[str]:
-    """The sites of a file, in the order of its columns."""
-    return [name for name in features if name not in ("block", "position", "token", "text")]

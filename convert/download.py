@@ -50,6 +50,11 @@ def folder_name(url: str) -> str:
     return urllib.parse.urlsplit(url).path.rstrip("/").rpartition("/")[2] or "checkpoint"
 
 
+def kept_beside(dest: str | Path) -> Path:
+    """The folder beside `dest` in which downloads for it are kept until it is there."""
+    return Path(dest).absolute().with_name(f".{Path(dest).name}.download")
+
+
 def shown(url: str) -> str:
     """An address without user, password, query and fragment."""
     text = re.split(r"[?#]", str(url), maxsplit=1)[0]

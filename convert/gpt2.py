@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from ..checkpoints.archive import read_archive
+from ..checkpoints.archive import read_archive, require_state_dict
 from ..checkpoints.tensors import read_tensors
 from ..configuration_csp import CSPConfig
 from ..files import file_sha256, fresh_folder, read_json
 from ..training.card import write_card
-from .openai import loaded_model, refuse_mismatch
+from .openai import complete, loaded_model, refuse_mismatch
 from .sparse_pretrain import save_tokenizer
 
 CONFIG_FILE, NANOGPT_FILE, INDEX_FILE = "config.json", "ckpt.pt", "model.safetensors.index.json"
@@ -177,10 +177,7 @@ def _weights(folder: Path, largest: int) -> tuple[Path, dict[str, Any]]:
         raise FileNotFoundError(f"{folder} has neither {' nor '.join(WEIGHTS_FILES)}; download one of them.")
     if file.suffix == ".safetensors":
         return file, read_tensors(file, fix="download it again")[0]
-    loaded = read_archive(file, largest=largest)
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{file} is no state dict: a mapping from names to tensors was expected.")
-    return file, loaded
+    return file, read_archive(file, largest=largest)
 
 
 def _renamed(weights: dict[str, Any], config: CSPConfig, file: str, transposed: bool) -> dict[str, torch.Tensor]:
@@ -196,23 +193,15 @@ def _renamed(weights: dict[str, Any], config: CSPConfig, file: str, transposed: 
         for pattern, new in _NAMES:
             key = pattern.sub(new, key)
         tensors[key] = tensor.T.contiguous() if transposed and _MATRIX.search(key) and tensor.dim() == 2 else tensor
-    head, embedding = tensors.get("lm_head.weight"), tensors.get("transformer.wte.weight")
-    if config.tie_word_embeddings and head is not None:
-        if embedding is not None and not torch.equal(head, embedding):
-            raise ValueError(
-                f"{file}: lm_head.weight differs from the embedding, which is said to be the head too; set tie_word_embeddings to false."
-            )
-        del tensors["lm_head.weight"]
-    if embedding is not None:
-        tensors["final_logits_bias"] = torch.zeros(config.vocab_size, dtype=embedding.dtype)
+    complete(
+        config, tensors, f"{file}: lm_head.weight differs from the embedding, which is said to be the head too; set tie_word_embeddings to false."
+    )  # fmt: skip
     return tensors
 
 
 def _unmasked(weights: dict[str, Any], file: str) -> dict[str, torch.Tensor]:
     """`X_orig` times `X_mask`, as torch.nn.utils.prune leaves them, as X."""
-    for key, tensor in weights.items():
-        if not isinstance(key, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-            raise ValueError(f"{file} is no state dict: a mapping from names to tensors was expected.")
+    require_state_dict(weights, file)
     found = {}
     for key, tensor in weights.items():
         if key.endswith("_orig"):

@@ -46,11 +46,10 @@ def to_mib(circuit: Circuit, model: Any) -> dict[str, Any]:
     nodes: dict[str, dict[str, Any]] = {}
     for name in order:
         own = writes.get(name, torch.zeros(config.d_model))
-        nodes[name] = {"in_graph": name in leading, "score": float(own.sum())} | (
-            {"neurons": (own > 0).tolist(), "neurons_scores": own.tolist()}
-            if name in leading
-            else {"neurons": [False] * config.d_model, "neurons_scores": [0.0] * config.d_model}
-        )
+        kept = own if name in leading else torch.zeros_like(own)
+        nodes[name] = {
+            "in_graph": name in leading, "score": float(own.sum()), "neurons": (kept > 0).tolist(), "neurons_scores": kept.tolist(),
+        }  # fmt: skip
     nodes["logits"] = {"in_graph": True}
     cfg = {
         "n_layers": config.n_layer,

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from ..checkpoints.archive import read_archive
+from ..checkpoints.archive import read_archive, require_state_dict
 from ..configuration_csp import CSPConfig
 from ..files import file_sha256, fresh_folder, read_json
 from ..modeling_csp import CSPForCausalLM
 from ..tokenization_csp import CSPTokenizer
 from ..training.card import write_card
-from .download import download, file_url, folder_name, is_url
+from .download import download, file_url, folder_name, is_url, kept_beside
 
 logger = logging.get_logger(__name__)
 
@@ -184,7 +184,7 @@ def read_openai_checkpoint(
         del tensors["transformer.wpe.weight"]
         config.position_embedding_type = "none"
         config.provenance["zero_positions_dropped"] = True
-    _complete(config, tensors)
+    complete(config, tensors, "tied_unembed is true but lm_head.weight differs from transformer.wte.weight; set it to false.")
     refuse_mismatch(config, tensors)
     return config, tensors
 
@@ -200,10 +200,7 @@ def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; the source must be a folder with {CONFIG_FILE} and {WEIGHTS_FILE}.")
     loaded = read_archive(path)
-    if not isinstance(loaded, dict) or not all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) and v.layout == torch.strided for k, v in loaded.items()
-    ):
-        raise ValueError(f"{path} is no state dict: a mapping from names to tensors was expected.")
+    require_state_dict(loaded, path)
     bad = [key for key, value in loaded.items() if not value.is_floating_point()]
     if bad:
         raise ValueError(f"{path} holds {bad[0]!r:.80} with dtype {loaded[bad[0]].dtype}; weights must be floating point.")
@@ -215,15 +212,19 @@ def _largest_weights(config: CSPConfig) -> int:
     return 16 * config.parameter_count() + 8 * config.n_layer * min(config.block_size, 1 << 16) ** 2 + (1 << 26)
 
 
-def _complete(config: CSPConfig, tensors: dict[str, torch.Tensor]) -> None:
-    """Fills in what the release may leave out, and drops the second copy of tied weights."""
+def complete(config: CSPConfig, tensors: dict[str, torch.Tensor], fault: str) -> None:
+    """Fills in what a format may leave out, and drops the second copy of tied weights; fault: what is said if the copies differ.
+
+    Raises:
+        ValueError: if they do.
+    """
     wte = tensors.get("transformer.wte.weight")
     if wte is not None:
         tensors.setdefault("final_logits_bias", torch.zeros(config.vocab_size, dtype=wte.dtype))
     if config.tie_word_embeddings:
         head = tensors.pop("lm_head.weight", None)
         if head is not None and wte is not None and not torch.equal(head, wte):
-            raise ValueError("tied_unembed is true but lm_head.weight differs from transformer.wte.weight; set it to false.")
+            raise ValueError(fault)
 
 
 def refuse_mismatch(
@@ -262,7 +263,7 @@ def convert_openai_checkpoint(source: str | Path, dest: str | Path, *, tokenizer
     Returns:
         dest: config.json, weights as safetensors, the code files, tokenizer files if there were any, README.md.
     """
-    address, scratch = store_address(str(source), "models"), Path(dest).absolute().with_name(f".{Path(dest).name}.download")
+    address, scratch = store_address(str(source), "models"), kept_beside(dest)
     with fresh_folder(dest) as partial:
         if is_url(address):
             urls = {file: file_url(address, file) for file in (CONFIG_FILE, WEIGHTS_FILE)}

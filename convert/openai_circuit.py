@@ -17,7 +17,7 @@ from ..circuits.identity import identify, tokenizer_sha256, versions
 from ..circuits.means import Means
 from ..circuits.python_tasks import GENERATORS, published_form
 from ..circuits.sites import require_csp
-from .download import download
+from .download import download, kept_beside
 from .openai import store_address
 
 CIRCUIT_FILE, _LARGEST = "viz_data.pt", 1 << 32  # bytes
@@ -29,7 +29,7 @@ def from_store(source: str, dest: Path) -> Iterator[str | Path]:
     if not source.startswith("openai:"):
         yield source
         return
-    scratch = Path(dest).absolute().with_name(f".{Path(dest).name}.download")
+    scratch = kept_beside(dest)
     scratch.mkdir(parents=True, exist_ok=True)
     download(f"{store_address(source, 'viz')}/{CIRCUIT_FILE}", scratch / CIRCUIT_FILE, _LARGEST)
     yield scratch / CIRCUIT_FILE

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from ..checkpoints.archive import read_archive
+from ..checkpoints.archive import read_archive, require_state_dict
 from ..checkpoints.tensors import read_tensors
 from ..checkpoints.tokenizers import require_tokenizer_json
 from ..configuration_csp import CSPConfig
 from ..files import file_sha256, fresh_folder, read_json
 from ..training.card import write_card
 from ..wiring_csp import LOCATIONS, location_width
-from .openai import loaded_model, refuse_mismatch
+from .openai import complete, loaded_model, refuse_mismatch
 
 CONFIG_FILE, WEIGHTS_FILES = "config.json", ("pytorch_model.bin", "model.safetensors")
 _LARGEST_CONFIG = 1 << 20  # bytes
@@ -166,10 +166,7 @@ def _weights(path: Path, largest: int) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         return read_tensors(path, fix="download it again")[0]
     loaded = read_archive(path, largest=largest)
-    if not isinstance(loaded, dict) or not all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) and v.layout == torch.strided for k, v in loaded.items()
-    ):
-        raise ValueError(f"{path} is no state dict: a mapping from names to tensors was expected.")
+    require_state_dict(loaded, path)
     return loaded
 
 
@@ -186,13 +183,7 @@ def _renamed(weights: dict[str, torch.Tensor], config: CSPConfig) -> dict[str, t
         if not tensor.is_floating_point():
             raise ValueError(f"{key} has dtype {tensor.dtype}; weights must be floating point.")
         tensors[key] = tensor
-    head, embedding = tensors.get("lm_head.weight"), tensors.get("transformer.wte.weight")
-    if config.tie_word_embeddings and head is not None:
-        if embedding is not None and not torch.equal(head, embedding):
-            raise ValueError("tie_embeddings is true but lm_head.weight differs from wte.weight; set it to false.")
-        del tensors["lm_head.weight"]
-    if embedding is not None:
-        tensors["final_logits_bias"] = torch.zeros(config.vocab_size, dtype=embedding.dtype)
+    complete(config, tensors, "tie_embeddings is true but lm_head.weight differs from wte.weight; set it to false.")
     return tensors
 
 

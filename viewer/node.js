@@ -51,11 +51,11 @@ function nameField(node, kind) {
 function weightTable(title, name, largest, circuit) {
   const [here, there] = name === "reads" ? ["target", "source"] : ["source", "target"];
   const own = circuit.links.filter((link) => link.kind === "weight" && link[here] === state.node).map((link) => ({ node: link[there], weight: link.weight })).sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
-  const weights = [...own, ...largest.filter((each) => !own.some(({ node }) => node === each.node))];
+  const edges = new Set(own.map((each) => each.node)), weights = [...own, ...largest.filter((each) => !edges.has(each.node))];
   if (!weights.length) return null;
-  const inside = new Set(circuit.nodes.map((node) => node.id)), edges = new Set(circuit.links.map((link) => edgeKey(link.source, link.target)));
+  const inside = new Set(circuit.nodes.map((node) => node.id));
   const rows = weights.map(({ node, weight }) => {
-    const [source, target] = name === "reads" ? [node, state.node] : [state.node, node], drawn = edges.has(edgeKey(source, target));
+    const [source, target] = name === "reads" ? [node, state.node] : [state.node, node], drawn = edges.has(node);
     const row = html("tr", {}, html("td", { class: `number ${weight < 0 ? "minus" : "plus"}` }, shown(weight)), html("td", {}, inside.has(node) ? nodeButton(node) : html("span", { class: "soft" }, `${node} (outside)`), " ", drawn ? cutButton(source, target) : null));
     if (drawn) Object.assign(row.dataset, { source, target });
     return row;

@@ -22,8 +22,8 @@ function worstPrompts() {
 
 /** A certificate's circuit is a function of its prompt alone; where it was pruned with the model's own scales, what is run above has those. */
 function counted() {
-  const { norms, runtime } = current();
-  if (!norms || !runtime || !JSON.parse(runtime).frozen) return null;
+  const { norms } = current();
+  if (!norms || !runsHere(state.circuit) || !runtimeOf(state.circuit).frozen) return null;
   return ` Here, as in its program, the circuit's norms are ${norms === "own" ? "its own" : "held at their means over the corpus"}; where a prompt is tried above, they are the whole model's on that prompt, so its numbers are others.`;
 }
 
