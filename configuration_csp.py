@@ -121,7 +121,7 @@ class CSPConfig(PretrainedConfig):
         sinusoidal_positions (bool, default False): frozen sinusoids in place of a learned position table.
         sink (bool, default False): one learned logit per head for an always-visible key of zero value.
         afrac (dict[str, float], default {}): AbsTopK location -> fraction of its channels kept at each token, in [0, 1].
-            Locations: the rows of `wiring_csp.LOCATIONS`, attn_in to resid_post_mlp.
+            Locations: the rows of `wiring_csp.LOCATIONS`, resid_pre to resid_post_mlp.
             `k = int(fraction * width)`; q, k and v pool all heads. A location that is absent is left dense.
         enable_bigram_table (bool, default False): adds `table[current token]` to the logits (dense, vocab_size x vocab_size).
         learnable_bigram_table (bool, default True): whether the table is trained.

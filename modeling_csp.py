@@ -169,7 +169,7 @@ class CSPBlock(GradientCheckpointingLayer):
         super().__init__()
         self.residual_activation_type = config.residual_activation_type
         cat = config.position_embedding_type == "concatenated"
-        self.resid_in = NodeSite(config, None)  # resid_in and resid_mid are hook points, not nodes
+        self.resid_in = NodeSite(config, "resid_pre")  # resid_in, resid_mid and resid_post are hook points, not nodes
         self.attn_norm = make_norm(config, config.d_model)
         self.attn_pos_norm = make_norm(config, config.d_pos_emb) if cat else None
         self.attn = CSPAttention(config, layer_idx)

@@ -18,7 +18,7 @@ class Location(NamedTuple):
     Args:
         path: of the module within a block. title: what a page calls its row.
         width: how many channels there are: "wide" (residual stream and concatenated positions), "heads" (over all of them), "neurons", "stream".
-        node: whether its entries are nodes. The residual stream after a sublayer is none: what it holds is nodes of others, added up.
+        node: whether its entries are nodes. The residual stream, before a block or after a sublayer, is none: what it holds is nodes of others, added up.
         reads: whether its nodes are channels of the residual stream, read through a norm; writes: whether they are added to it.
     """
 
@@ -31,6 +31,7 @@ class Location(NamedTuple):
 
 
 LOCATIONS = {  # in forward order
+    "resid_pre": Location("resid_in", "stream", node=False),
     "attn_in": Location("attn.act_in", "wide", "attention reads", reads=True),
     "attn_q": Location("attn.q", "heads", "queries"),
     "attn_k": Location("attn.k", "heads", "keys"),

@@ -109,6 +109,14 @@ def tokenize_show(
         typer.echo(f"{token:6d}  {tokenizer.decode([token])!r}")
 
 
+Dense = Annotated[
+    str | None,
+    typer.Option(
+        help="For a sparse_pretrain model with bridges: folder or Hub id of its dense model; a bridged pair is written."
+    ),
+]
+
+
 def convert(
     source: Annotated[
         str,
@@ -117,7 +125,10 @@ def convert(
         ),
     ],
     dest: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
-    tokenizer: Annotated[Path | None, typer.Option(help="Folder with vocab.bpe and encoder.json, or tokenizer.json.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder with vocab.bpe and encoder.json, or tokenizer.json, or a Hub id.")
+    ] = None,
+    dense: Dense = None,
     model: Annotated[str | None, typer.Option(help="For a circuit: the converted model that it belongs to.")] = None,
     task: Annotated[str | None, typer.Option(help="For a circuit: its name.")] = None,
     form: Annotated[
@@ -148,7 +159,7 @@ def convert(
     if publish is not None:
         require_repo_id(publish)  # before the work, as the scanner
         require("detect_secrets", "published folders")
-    typer.echo(f"Wrote {convert_checkpoint(source, dest, tokenizer=tokenizer)}")
+    typer.echo(f"Wrote {convert_checkpoint(source, dest, tokenizer=tokenizer, dense=dense)}")
     if publish is not None:
         publish_folder(dest, publish)
 

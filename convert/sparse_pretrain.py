@@ -1,9 +1,12 @@
 """Reads models of the public `sparse_pretrain` project, the natural-language ones among them (Hub ids such as jacobcd52/ss_d128_f1): `config.json` with
 sections `model_config` and `sparsity_config`, and `pytorch_model.bin` (a state dict) or `model.safetensors`.
 
+Of a model that was trained with bridges there are `sparse_model.bin` and `training_config.yaml` instead; the bridges: `sparse_pretrain_pair.py`.
+
 Facts of the format, where they are not what a name says, from the project's `src/model.py` and `src/config.py`: without flash attention its sinks are made
-and never used; AbsTopK keeps at least one entry; its `resid_mid` is our `resid_post_attn`; its `resid_pre` acts on embeddings too and not before the last
-norm, which ours has no place for; heads are d_model / d_head; the bias of the logits does not exist.
+and never used; AbsTopK keeps at least one entry; its `resid_mid` is our `resid_post_attn`; heads are d_model / d_head; the bias of the logits does not exist.
+The `config.json` of bridged models leaves out where AbsTopK acts; `training_config.yaml` says it, and is believed, since it is what the model was trained with
+(the project's own pruning code reads `config.json` alone, and so runs another function where AbsTopK was on the residual stream too).
 """
 
 from __future__ import annotations
@@ -13,18 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from ..checkpoints.archive import read_archive, require_state_dict
 from ..checkpoints.tensors import read_tensors
 from ..checkpoints.tokenizers import require_tokenizer_json
 from ..configuration_csp import CSPConfig
-from ..files import file_sha256, fresh_folder, read_json
+from ..files import file_sha256, fresh_folder, parse_yaml, read_json, read_text
+from ..hub import HUB_ID
 from ..training.card import write_card
-from ..wiring_csp import LOCATIONS, location_width
+from ..wiring_csp import NODE_LOCATIONS, location_width
 from .openai import complete, loaded_model, refuse_mismatch
 
-CONFIG_FILE, WEIGHTS_FILES = "config.json", ("pytorch_model.bin", "model.safetensors")
+logger = logging.get_logger(__name__)
+
+CONFIG_FILE, TRAINED_FILE, BRIDGES_FILE = "config.json", "training_config.yaml", "bridges.bin"
+WEIGHTS_FILES = ("pytorch_model.bin", "model.safetensors", "sparse_model.bin")
 _LARGEST_CONFIG = 1 << 20  # bytes
+_PADDED = 128  # embeddings are often made larger than the tokenizer, up to a multiple of this
 _SIZES = ("n_layer", "d_model", "n_ctx", "d_head", "vocab_size")
 _FLAGS = {  # and their defaults
     "use_rms_norm": True, "tie_embeddings": False, "use_positional_embeddings": False, "use_bigram_table": True,
@@ -36,7 +45,7 @@ _SPARSITY = {
     "min_weights_per_neuron", "enable_activation_sparsity", "activation_topk_fraction", "activation_sparsity_locations",
 }  # fmt: skip
 _LOCATIONS = "attn_in,attn_out,mlp_in,mlp_out,mlp_neuron,attn_v,attn_k,attn_q"
-_OURS = {"resid_mid": "resid_post_attn"}
+_OURS = {**{name: name for name in NODE_LOCATIONS}, "resid_pre": "resid_pre", "resid_mid": "resid_post_attn"}
 _NAMES = (
     (re.compile(r"^_orig_mod\."), ""),
     (re.compile(r"^blocks\.(\d+)\.ln_1\."), r"transformer.h.\1.attn_norm."),
@@ -96,6 +105,41 @@ def config_from_sparse_pretrain(found: Any) -> CSPConfig:
     return config
 
 
+def read_settings(folder: Path) -> Any:
+    """What `config.json` says, and of its two sections what it leaves out and `training_config.yaml` says.
+
+    Raises:
+        ValueError: if they contradict each other, naming the setting.
+    """
+    found = read_json(folder / CONFIG_FILE, largest=_LARGEST_CONFIG, fix="download it again")
+    path = folder / TRAINED_FILE
+    if not path.is_file() or not isinstance(found, dict):
+        return found
+    fix = "download it again"
+    trained = parse_yaml(read_text(path, largest=_LARGEST_CONFIG, fix=fix), str(path), fix=fix)
+    for section, names, known in (
+        ("model_config", ("sparse_model", "model"), _MODEL),
+        ("sparsity_config", ("sparsity",), _SPARSITY),
+    ):
+        there = found.get(section)
+        more: Any = next((trained[name] for name in names if name in trained), {}) if isinstance(trained, dict) else None
+        if not isinstance(more, dict) or not isinstance(there, dict):
+            raise ValueError(f"{path} has no settings as sparse_pretrain writes them ({' or '.join(names)}); {fix}.")
+        for key in sorted(known & set(more)):
+            if there.setdefault(key, more[key]) != more[key] and more[key] is not None and there[key] is not None:
+                raise ValueError(
+                    f"{path} says {key}={more[key]!r:.80} and {CONFIG_FILE} {there[key]!r:.80}; they are not of one model."
+                )
+    return found
+
+
+def tokenizer_name(folder: str | Path) -> str | None:
+    """The Hub id of the tokenizer that a model was trained with, if its `config.json` names one."""
+    training = read_json(Path(folder) / CONFIG_FILE, largest=_LARGEST_CONFIG, fix="download it again").get("training_config")
+    name = training.get("tokenizer_name") if isinstance(training, dict) else None
+    return name if isinstance(name, str) and HUB_ID.fullmatch(name) else None
+
+
 def _sections(found: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     sections = []
     for name, known in (("model_config", _MODEL), ("sparsity_config", _SPARSITY)):
@@ -126,12 +170,8 @@ def _activation_sparsity(sparsity: dict[str, Any]) -> dict[str, float]:
         )
     locations = {}
     for name in said.split(","):  # as the project splits it: a blank belongs to the name, which then is none
-        if name == "resid_pre":
-            raise ValueError(
-                f"{CONFIG_FILE} has AbsTopK at resid_pre, which acts on embeddings and not before the last norm; our models have no such place; refused."
-            )
-        if _OURS.get(name, name) in LOCATIONS and name not in ("resid_post_attn", "resid_post_mlp"):
-            locations[_OURS.get(name, name)] = float(fraction)
+        if name in _OURS:
+            locations[_OURS[name]] = float(fraction)
     return locations
 
 
@@ -153,7 +193,7 @@ def read_sparse_pretrain(folder: str | Path) -> tuple[CSPConfig, dict[str, torch
         raise FileNotFoundError(
             f"{path} does not exist; the source must be a folder with {CONFIG_FILE} and {WEIGHTS_FILES[0]}."
         )
-    config = config_from_sparse_pretrain(read_json(path, largest=_LARGEST_CONFIG, fix="download it again"))
+    config = config_from_sparse_pretrain(read_settings(folder))
     file = next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
     if file is None:
         raise FileNotFoundError(f"{folder} has neither {' nor '.join(WEIGHTS_FILES)}; download one of them.")
@@ -195,12 +235,13 @@ def convert_sparse_pretrain(
     Args:
         source: its folder. name: default: the folder's.
         dest: folder to write; new or empty. It appears only when complete.
-        tokenizer: folder with tokenizer.json. These models keep theirs elsewhere (config.json names it: `training_config.tokenizer_name`); without one the
-            folder has no tokenizer.
+        tokenizer: folder with tokenizer.json. These models keep theirs elsewhere (`tokenizer_name`); without one the folder has no tokenizer.
     """
     with fresh_folder(dest) as partial:
         name = name or Path(source).resolve().name
         config, tensors, file = read_sparse_pretrain(source)
+        if (Path(source) / BRIDGES_FILE).is_file():
+            logger.warning(f"{name} has bridges, which are left out; name its dense model (--dense) to have the bridged pair.")
         config.provenance |= {"source": f"sparse_pretrain/{name}", "source_sha256": file_sha256(file), "source_file": file.name}
         if tokenizer is not None:
             save_tokenizer(Path(tokenizer), config, partial)
@@ -234,7 +275,7 @@ def save_tokenizer(folder: Path, config: CSPConfig, dest: Path) -> None:
         raise ValueError(
             f"{folder} holds no tokenizer that transformers reads ({type(error).__name__}); get it again."
         ) from None
-    if len(found) != config.vocab_size:
+    if not len(found) <= config.vocab_size < len(found) + _PADDED:
         raise ValueError(f"The tokenizer has {len(found)} tokens and the model {config.vocab_size}; give the right one.")
     end = found.eos_token or found.pad_token or found.unk_token
     if end is None:

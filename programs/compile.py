@@ -56,7 +56,7 @@ def _refuse(config: Any) -> None:
         "GELU by tanh": config.activation_type == "gelu_tanh",
         "an activation on the residual stream": config.residual_activation_type != "identity",
         "AbsTopK on the residual stream": any(
-            config.afrac.get(each, 1.0) < 1 for each in ("resid_post_attn", "resid_post_mlp")
+            config.afrac.get(each, 1.0) < 1 for each in ("resid_pre", "resid_post_attn", "resid_post_mlp")
         ),
     }
     named = [name for name, there in faults.items() if there]

@@ -43,9 +43,11 @@ FEATURES = {
         "position_embedding_type": "concatenated",
         "d_pos_emb": 6,
         "enable_bigram_table": True,
-        "afrac": {**dict.fromkeys(LOCATIONS, 0.75), **dict.fromkeys(ALL_SITES, 0.5)},
+        "afrac": {**dict.fromkeys([each for each in LOCATIONS if each != "resid_pre"], 0.75), **dict.fromkeys(ALL_SITES, 0.5)},
     },
 }
+# As sparse_pretrain has it; fused blocks do not know the first, and are tested without (test_fused.py).
+STREAM = {"afrac": {"resid_pre": 0.75, "resid_post_attn": 0.75, **dict.fromkeys(ALL_SITES, 0.5)}}
 
 
 def tiny_config(**overrides) -> CSPConfig:

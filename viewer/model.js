@@ -106,6 +106,7 @@ class Model {
     const held = name => (run.hold && run.hold.get(name)) || null;
     let n = 0;
     this.layers.forEach((layer, i) => {
+      x = this.kept(x, "resid_pre");
       const { sites, edges } = layer, reads = this.withPositions(norm(x, layer.attnNorm, n++), layer.attnPosNorm, positions);
       const a = this.site(sites.attnIn, "attn_in", reads, run);
       x = this.residual(x, this.attention(layer, i, a, cache, run), "resid_post_attn");
@@ -192,8 +193,13 @@ class Model {
   residual(x, delta, location) {
     const sum = this.fresh(x.length), kind = this.config.residual_activation_type;
     for (let c = 0; c < x.length; c++) sum[c] = activate(kind, x[c] + delta[c]);
+    return this.kept(sum, location);
+  }
+
+  // What AbsTopK leaves of the residual stream where it acts on it: x itself, or an array of its own.
+  kept(x, location) {
     const share = this.config.afrac[location];
-    return share === undefined ? sum : absTopK(sum, Math.trunc(share * sum.length), this.fresh(x.length));
+    return share === undefined ? x : absTopK(x, Math.trunc(share * x.length), this.fresh(x.length));
   }
 
   // Matrix times x, and the bias; x is what comes out of a site, hold is how the run holds that: then only what differs from it has to be summed.

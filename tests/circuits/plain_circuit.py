@@ -98,6 +98,7 @@ class _Plain:
 
     def block(self, i, at, x, places):
         c, width = self.c, self.c.n_head * self.c.d_head
+        x = self.site(None, "resid_pre", x)
         read = f"{i}.attn.act_in"
         a = self.site(read, "attn_in", self.read("attn", at, x, places))
         parts = [(f"{read}->{i}.attn.{which}", read, n * width) for n, which in enumerate("qkv")]

@@ -21,7 +21,7 @@ import yaml
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "circuits")]
 
-from foreign import make_gpt2, make_nanogpt, make_sparse_pretrain  # noqa: E402
+from foreign import make_bridged_sparse_pretrain, make_gpt2, make_nanogpt, make_sparse_pretrain  # noqa: E402
 
 from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer  # noqa: E402
 from sparse_circuits.circuits.identity import tokenizer_sha256, weights_sha256  # noqa: E402
@@ -172,6 +172,16 @@ def convert(folder: Path) -> str:
 
     try:
         return what_a_model_is(CSPForCausalLM.from_pretrained(convert_checkpoint(folder, folder.parent / "converted")))
+    finally:
+        shutil.rmtree(folder.parent / "converted", ignore_errors=True)
+
+
+def convert_pair(folder: Path) -> str:
+    from sparse_circuits.convert import convert_checkpoint
+
+    given = {"tokenizer": folder / "words", "dense": folder / "dense"}
+    try:
+        return open_pair(convert_checkpoint(folder, folder.parent / "converted", **given))
     finally:
         shutil.rmtree(folder.parent / "converted", ignore_errors=True)
 
@@ -452,6 +462,8 @@ DOORS = [
     Door("convert a GPT-2", make_gpt2, convert, {"config.json": "json", "pytorch_model.bin": "zip"}, ("pytorch_model.bin",)),
     Door("convert a nanoGPT", make_nanogpt, convert, {"ckpt.pt": "zip"}, ("ckpt.pt",)),
     Door("convert a sparse_pretrain", make_sparse_pretrain, convert, {"config.json": "json", "pytorch_model.bin": "zip"}, ("pytorch_model.bin",)),
+    Door("convert a bridged sparse_pretrain", make_bridged_sparse_pretrain, convert_pair, {"config.json": "json", "training_config.yaml": "yaml",
+         "sparse_model.bin": "zip", "bridges.bin": "zip", "words/tokenizer.json": "json"}, ("bridges.bin", "sparse_model.bin"), 0.5),
     Door("convert a circuit", make_viz, convert_circuit, {"viz_data.pt": "zip"}, ("viz_data.pt",)),
     Door("circuit", make_circuit, open_circuit, {"circuit.json": "json", "circuit.safetensors": "tensors"}, ("circuit.safetensors",), 2),
     Door("report", make_circuit, open_report, {"report.json": "json"}),

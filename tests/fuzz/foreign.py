@@ -49,3 +49,29 @@ def make_sparse_pretrain(folder: Path) -> None:
               "blocks.0.attn.c_proj.weight": (8, 8), "blocks.0.mlp.c_fc.weight": (16, 8), "blocks.0.mlp.c_proj.weight": (8, 16), "blocks.0.attn.attn_fn.sink_logit": (2,)}  # fmt: skip
     (folder / "config.json").write_text(json.dumps({"model_config": model, "sparsity_config": sparsity}))
     torch.save({name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}, folder / "pytorch_model.bin")
+
+
+def make_bridged_sparse_pretrain(folder: Path) -> None:
+    """A sparse model with bridges, its dense model and their tokenizer beside it."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    for name in ("dense", "words"):
+        (folder / name).mkdir()
+    for part in (folder, folder / "dense"):
+        make_sparse_pretrain(part)
+    (folder / "pytorch_model.bin").rename(folder / "sparse_model.bin")
+    found = json.loads((folder / "config.json").read_text())
+    sparsity = {"activation_sparsity_locations": found["sparsity_config"].pop("activation_sparsity_locations")}
+    found["bridges_config"] = {"encoder_afrac": 0.5, "d_dense": "of/dense"}
+    (folder / "config.json").write_text(json.dumps(found))
+    (folder / "training_config.yaml").write_text(json.dumps({"sparse_model": {"n_layer": 1}, "sparsity": sparsity}))
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"weight": (8, 8), "bias": (8,)}
+    names = [(i, part, kind) for i in range(3) for part in ("encoder", "decoder") for kind in shapes]
+    torch.save(
+        {f"bridges.{i}.{part}.linear.{kind}": torch.randn(shapes[kind], generator=generator) for i, part, kind in names},
+        folder / "bridges.bin",
+    )
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(96)} | {"[UNK]": 96}, unk_token="[UNK]"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]").save_pretrained(folder / "words")

@@ -88,6 +88,7 @@ def test_what_is_decided_for_an_alphabet_changes_nothing_on_it(seed, share, coun
         (FEATURES["added"], "positions"), (FEATURES["concatenated"], "positions"), ({"norm_type": "layer_norm"}, "LayerNorm"),
         ({"residual_activation_type": "relu"}, "an activation on the residual stream"),
         ({"afrac": {"resid_post_attn": 0.5}}, "AbsTopK on the residual stream"),
+        ({"afrac": {"resid_pre": 0.5}}, "AbsTopK on the residual stream"),
     ],
 )  # fmt: skip
 def test_what_no_program_can_have_is_named(features, named):
