@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from .edges import places as edge_places
 from .hooks import hooks
 from .masks import Nodes, PruneConfig, as_nodes, deciding_pairs, objective, opened, unpruned
 from .means import Means
+from .narrow import Narrow
 from .outcome import last_logits
 from .paths import on_path
 from .shrink import shrink, smallest_prefix
@@ -41,6 +42,7 @@ class Search:
             )
         self.model, self.task, self.means, self.config = model, task, means, config
         self._known: tuple[Nodes, dict[str, Edges]] | None = None
+        self._narrow: list[tuple[Fills, Narrow]] = []  # by fills, of dense models
         self.sites, self.barred = list(sites), barred or {}
         self.widths = {name: site.width for name, site in sites.items()}
         self.conditions = Conditions(means, config.ablation, config.draws, config.seed, model.device)
@@ -107,15 +109,27 @@ class Search:
 
     @torch.no_grad()
     def loss(self, nodes: Nodes, edges: Mapping[str, Edges] | None = None, *, whole: bool = False) -> float:
-        """The highest cost under all conditions; unless the `whole` is asked for, the first that exceeds the target will do."""
+        """The highest cost under all conditions; unless the `whole` is asked for, the first that exceeds the target will do, and dense models run by what the
+        candidate needs (`narrow.py`)."""
         removed, highest = self._removed(nodes, edges), float("-inf")
         for i, fills in enumerate(self.held):
-            with self._as(nodes, removed, fills):
+            narrow = nullcontext() if whole else self._narrowed(nodes, fills)
+            with self._as(nodes, removed, fills), narrow:
                 highest = max(highest, float(self.cost(last_logits(self.model, self.pairs, len(self.pairs)))))
             if highest > self.config.target_loss and not whole:
                 self.held.insert(0, self.held.pop(i))  # what fails one candidate tends to fail the next
                 break
         return highest
+
+    def _narrowed(self, nodes: Nodes, fills: Fills) -> AbstractContextManager[None]:
+        """The model by what a candidate needs, where it is dense and closed nodes stand at one value each."""
+        if self.model.is_sparse or self.model.device.type != "cpu" or any(each.dim() > 1 for each in fills.values()):
+            return nullcontext()
+        narrow = next((each for known, each in self._narrow if known is fills), None)
+        if narrow is None:
+            narrow = Narrow(self.model, fills)
+            self._narrow.append((fills, narrow))
+        return narrow.running(nodes, self.pairs.answers.unique() if self.model_logits is None else None)
 
     def broken(self, nodes: Nodes, edges: Mapping[str, Edges] | None) -> bool:
         """Whether fills can be found under which the circuit misses the target; they are a condition from then on."""

@@ -16,28 +16,13 @@ from .classes import SlotClasses, slot_classes, token_classes
 from .parts import Parts
 from .ranges import specialised
 from .run import State, begin, step
+from .symbols import alphabet
 from .tokens import Answer, Place, TokenTemplate
 
 CHUNK = 16_384  # prompts at a time
 WORST = 20
 DRAWN = 256  # prompts of each kind, right and not, that are kept for the whole model to see
 MARGIN = 1e-7  # nats: a smaller margin than this, either way, counts as not right; float64 rounding is far below
-
-
-def alphabet(templates: Sequence[TokenTemplate]) -> torch.Tensor:
-    """Every token that prompts of a language have, sorted."""
-    found = {unit for each in templates for unit in each.units if isinstance(unit, int)}
-    found |= {token for each in templates for slot in each.pieces for text in slot for piece in text for token in piece}
-    return torch.tensor(sorted(found))
-
-
-def endings(templates: Sequence[TokenTemplate]) -> torch.Tensor:
-    """Every token that a prompt of a language can end with, sorted."""
-    found = set()
-    for each in templates:
-        unit = each.units[-1]
-        found |= {unit} if isinstance(unit, int) else {text[unit.time][-1] for text in each.pieces[unit.slot]}
-    return torch.tensor(sorted(found))
 
 
 def answer_tokens(templates: Sequence[TokenTemplate]) -> list[int]:
@@ -72,9 +57,11 @@ class Tally:
 
 def runs(parts: Parts, templates: Sequence[TokenTemplate]) -> list[int]:
     """How many prompts `certify` runs for each template, about: an upper bound that forgets that texts of a group differ."""
-    small = specialised(parts, alphabet(templates))
+    small = specialised(parts, alphabet(templates, parts.symbols))
     middle, last = token_classes(small, last=False), token_classes(small, last=True)
-    return [math.prod(len(each.members) for each in slot_classes(template, middle, last)) for template in templates]
+    return [
+        math.prod(len(each.members) for each in slot_classes(template, middle, last, parts.symbols)) for template in templates
+    ]
 
 
 def certify(parts: Parts, templates: Sequence[TokenTemplate], tell: Callable[[int], None] = lambda count: None) -> list[Tally]:
@@ -83,10 +70,10 @@ def certify(parts: Parts, templates: Sequence[TokenTemplate], tell: Callable[[in
     Args:
         tell: called with how many prompts have been run since it was called last.
     """
-    small = specialised(parts, alphabet(templates))
+    small = specialised(parts, alphabet(templates, parts.symbols))
     middle, last = token_classes(small, last=False), token_classes(small, last=True)
     with torch.no_grad():
-        return [_Walk(small, each, slot_classes(each, middle, last), tell).tally() for each in templates]
+        return [_Walk(small, each, slot_classes(each, middle, last, parts.symbols), tell).tally() for each in templates]
 
 
 @dataclass

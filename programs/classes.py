@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from .parts import MLP, Attention, Parts, Read
-from .tokens import TokenTemplate
+from .symbols import Symbols, starts
+from .tokens import Place, TokenTemplate
 
 
 def token_classes(parts: Parts, last: bool) -> torch.Tensor:
@@ -67,16 +68,25 @@ class SlotClasses:
     members: tuple[tuple[int, ...], ...]
 
 
-def slot_classes(made: TokenTemplate, middle: torch.Tensor, last: torch.Tensor) -> list[SlotClasses]:
-    """For each slot of a template its classes; slots of a group have the same."""
+def slot_classes(
+    made: TokenTemplate, middle: torch.Tensor, last: torch.Tensor, symbols: Symbols | None = None
+) -> list[SlotClasses]:
+    """For each slot of a template its classes; slots of a group have the same.
+
+    Args:
+        middle, last: `token_classes`. symbols: of the parts that these are of.
+    """
     ending = made.units[-1]
+    begun = {(unit.slot, unit.time): sorted(first) for unit, first in zip(made.units, starts(made)) if isinstance(unit, Place)}
     keys: dict[int, list[tuple[object, ...]]] = {}
     for slot, each in enumerate(made.template.slots):
         for i in range(len(each.texts)):
             key: list[object] = [slot]
             for time, piece in enumerate(made.pieces[slot][i]):
                 ends = not isinstance(ending, int) and (ending.slot, ending.time) == (slot, time)
-                key.append(_told(piece, middle, last if ends else middle))
+                for first in begun[slot, time] if symbols is not None else (0,):
+                    rows = piece if symbols is None else [symbols.row(token, first + i) for i, token in enumerate(piece)]
+                    key.append(_told(rows, middle, last if ends else middle))
             key += [answer.by_text[i] for answer in (made.right, made.wrong) if answer.slot == slot]
             keys.setdefault(each.group, [() for _ in each.texts])[i] += tuple(key)
     found = {}

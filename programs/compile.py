@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,26 +16,36 @@ from ..circuits.sites import dense, edge_maps, norms, require_csp
 from ..modeling_csp import activate
 from ..wiring_csp import FINAL, site
 from .parts import MLP, Answers, Attention, Head, Linear, Parts, Read, Rivals
+from .symbols import Symbols
 
 _NONE = torch.zeros(0, dtype=torch.int64)
 
 
-def compile_circuit(model: Any, circuit: Circuit, answers: Sequence[int], scales: Sequence[float] | None = None) -> Parts:
+def compile_circuit(
+    model: Any,
+    circuit: Circuit,
+    answers: Sequence[int],
+    scales: Sequence[float] | None = None,
+    symbols: Symbols | None = None,
+) -> Parts:
     """The circuit as parts whose sum is its logits of `answers`.
+
+    LayerNorm takes the stream's mean away; that is one more channel, to which each write adds its part, and one more that each read has (`Parts.mean`).
 
     Args:
         scales: what norms multiply with, in forward order (`mean_scales`); None: each norm its own scale, as in a circuit that was pruned with free
             norms. The first norm sees embeddings alone, which no circuit changes, and has its own scale always.
+        symbols: for a model with added positions: what its language has at which place (`symbols_of`).
 
     Raises:
         ValueError: for another model than the circuit's, a circuit without edges, and features that no program can have yet, by name.
     """
     refuse_other_model(circuit, require_csp(model), force=False)
-    _refuse(model.config)
+    _refuse(model.config, scales is None, symbols is None)
     if circuit.edges is None:
         raise ValueError(f"The circuit for {circuit.task} has no edges of its own; prune it with edges.")
     with torch.no_grad():
-        return _Compiler(model, circuit, scales).parts(tuple(int(each) for each in answers))
+        return _Compiler(model, circuit, scales, symbols).parts(tuple(int(each) for each in answers))
 
 
 @torch.no_grad()
@@ -49,11 +60,15 @@ def mean_scales(model: Any, blocks: torch.Tensor, batch: int = 16) -> list[float
     return [total / blocks.numel() for total in sums]
 
 
-def _refuse(config: Any) -> None:
+def _refuse(config: Any, own_scales: bool, no_symbols: bool) -> None:
+    compared = sorted(
+        {"attn_in", "mlp_in", "attn_out", "mlp_out"} & {each for each, share in config.afrac.items() if share < 1}
+    )
     faults = {
-        "positions": config.position_embedding_type != "none",
-        "LayerNorm": config.norm_type != "rms_norm",
-        "GELU by tanh": config.activation_type == "gelu_tanh",
+        "concatenated positions": config.position_embedding_type == "concatenated",
+        "positions, and no language was given": config.position_embedding_type == "added" and no_symbols,
+        "LayerNorm with scales of its own (means are given with a corpus)": config.norm_type != "rms_norm" and own_scales,
+        f"LayerNorm with AbsTopK at {', '.join(compared)}": config.norm_type != "rms_norm" and bool(compared),
         "an activation on the residual stream": config.residual_activation_type != "identity",
         "AbsTopK on the residual stream": any(
             config.afrac.get(each, 1.0) < 1 for each in ("resid_pre", "resid_post_attn", "resid_post_mlp")
@@ -62,21 +77,38 @@ def _refuse(config: Any) -> None:
     named = [name for name, there in faults.items() if there]
     if named:
         raise ValueError(
-            f"The model has {', '.join(named)}, which programs cannot have yet; look at its circuits with csp view and csp verify."
+            f"The model has {'; '.join(named)}, which programs cannot have yet; look at its circuits with csp view and csp verify."
         )
 
 
 class _Compiler:
-    def __init__(self, model: Any, circuit: Circuit, scales: Sequence[float] | None):
-        self.model, self.circuit, self.config = model, circuit, model.config
+    def __init__(self, model: Any, circuit: Circuit, scales: Sequence[float] | None, symbols: Symbols | None):
+        self.model, self.circuit, self.config, self.symbols = model, circuit, model.config, symbols
         self.sites, self.maps = model.node_sites(), edge_maps(model)
         self.removed = removed_edges(model, circuit.nodes, circuit.edges or {})
         self.means = {name: mean.detach().cpu().double() for name, mean in circuit.means.items()}
-        self.embedding = _double(dense(model.transformer.wte.weight))
+        self.embedding = self.embedded()
         self.scales = [None, *list(scales)[1:]] if scales is not None else [None] * len(norms(model))
         writes = [circuit.nodes[name] for name in circuit.nodes if name.endswith("resid_delta")]
         self.channels = torch.cat(writes).unique() if writes else _NONE
-        self.held = torch.zeros(self.config.d_model, dtype=torch.float64)  # constants on the stream so far
+        self.mean = self.config.d_model if self.config.norm_type != "rms_norm" and writes else None
+        if self.mean is not None:
+            self.channels = torch.cat([self.channels, torch.tensor([self.mean])])
+        self.held = torch.zeros(self.embedding.shape[1], dtype=torch.float64)  # constants on the stream so far
+
+    def embedded(self) -> torch.Tensor:
+        """What embeddings put on the stream, [rows, d_model], and, for LayerNorm, its mean as one channel more."""
+        base = self.model.transformer
+        if self.symbols is None:
+            found = _double(dense(base.wte.weight))
+        else:
+            places, tokens = self.symbols.places, self.symbols.tokens
+            if int(places.max()) >= self.config.block_size:
+                raise ValueError(
+                    f"The language has prompts of {int(places.max()) + 1} tokens, and the model positions for {self.config.block_size}."
+                )
+            found = _double(dense(base.wte.weight)[tokens]) + _double(dense(base.wpe.weight)[places])
+        return found if self.config.norm_type == "rms_norm" else torch.cat([found, found.mean(1, keepdim=True)], 1)
 
     def kept(self, name: str) -> torch.Tensor:
         return self.circuit.nodes.get(name, _NONE)
@@ -90,20 +122,22 @@ class _Compiler:
                     sublayers.append(kind(layer, block))  # type: ignore[operator]
                 held = self.means[written].clone()
                 held[self.kept(written)] = 0
-                self.held += held
+                self.held += held if len(held) == len(self.held) else torch.cat([held, held.mean()[None]])
         return Parts(
-            self.config.vocab_size, self.channels, self.embedding[:, self.channels], tuple(sublayers), self.answers(answers),
-            "own" if len(self.scales) < 2 or self.scales[1] is None else "mean",
+            len(self.embedding), self.channels, self.embedding[:, self.channels], tuple(sublayers), self.answers(answers),
+            "own" if len(self.scales) < 2 or self.scales[1] is None else "mean", symbols=self.symbols, mean=self.mean,
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------------------ reads
 
     def read(self, name: str, norm: Any, scale: float | None) -> Read:
         nodes, gain = self.kept(name), _double(norm.weight)
+        if self.mean is not None and name != FINAL:
+            nodes, gain = torch.cat([nodes, torch.tensor([self.mean])]), torch.cat([gain, torch.ones(1, dtype=torch.float64)])
         written = _places(nodes, self.channels)
         stream = self.embedding + self.held  # [vocab, d_model]; right on unwritten channels
         own = torch.where(written < 0, stream[:, nodes], 0.0)
-        unwritten = torch.ones(self.config.d_model, dtype=torch.bool)
+        unwritten = torch.ones(stream.shape[1], dtype=torch.bool)
         unwritten[self.channels] = False
         square = stream[:, unwritten].square().sum(1) if scale is None else None
         k = self.sites[name].k
@@ -170,32 +204,56 @@ class _Compiler:
             at.index_add_(0, edges.target, edges.weight.double() * mean[edges.source])
         return mask, at
 
-    def mapped(self, source: str, target: str, activation: str = "") -> Linear:
-        """A map whose inputs are nodes: weights from kept ones, means of the others in the bias."""
+    def mapped(self, source: str, target: str, activation: str = "", norm: Any = None) -> Linear:
+        """A map whose inputs are nodes: weights from kept ones, means of the others in the bias. norm: of the read that they are."""
         part = self.maps[f"{source}->{target}"]
         weight, bias = _double(part.weight()), part.module.bias
         whole = torch.zeros(len(weight), dtype=torch.float64) if bias is None else _double(bias)[part.rows]
         nodes, fill = self.kept(source), self.means[source].clone()
         fill[nodes] = 0
         cut, at = self.cuts(source, target, len(weight))
-        return self.linear(
-            target, weight[:, nodes], whole + weight @ fill, cut, at, [f"{source}:{i}" for i in nodes.tolist()], activation
-        )
+        kept, bias, sources = weight[:, nodes], whole + weight @ fill, [f"{source}:{i}" for i in nodes.tolist()]
+        if norm is not None and self.config.norm_type != "rms_norm":
+            through = kept.masked_fill(
+                cut, 0.0
+            )  # of what the mean takes away from each node, and of what the norm's bias adds to it
+            bias = bias if norm.bias is None else bias + through @ _double(norm.bias)[nodes]
+            if self.mean is not None:
+                kept = torch.cat([kept, -(through @ _double(norm.weight)[nodes])[:, None]], 1)
+                cut = torch.cat([cut, torch.zeros(len(cut), 1, dtype=torch.bool)], 1)
+                sources.append(f"{source}:{self.mean}")
+        return self.linear(target, kept, bias, cut, at, sources, activation)
+
+    def written(self, map_: Linear) -> Linear:
+        """What is written, and its part of the stream's mean."""
+        if self.mean is None or not len(map_.nodes):
+            return map_
+        width = self.config.d_model
+        return dataclasses.replace(
+            map_, nodes=torch.cat([map_.nodes, torch.tensor([self.mean])]), weight=torch.cat([map_.weight, map_.weight.sum(0, keepdim=True) / width]),
+            bias=torch.cat([map_.bias, map_.bias.sum()[None] / width]),
+        )  # fmt: skip
+
+    def first(self, name: str, norm: Any) -> torch.Tensor:
+        """What the nodes of the first LayerNorm's read hold, [rows, nodes]: of embeddings alone."""
+        x, bias = self.embedding[:, : self.config.d_model], None if norm.bias is None else _double(norm.bias)
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], _double(norm.weight), bias, norm.eps)[:, self.kept(name)]
 
     # ------------------------------------------------------------------------------------------------------- sublayers
 
     def attention(self, layer: int, block: Any) -> Attention:
         names = {kind: site(layer, f"attn_{kind}") for kind in "qkv"}
         source, nodes = site(layer, "attn_in"), {kind: self.kept(name) for kind, name in names.items()}
-        read = self.read(source, block.attn_norm, self.scales[2 * layer])
-        maps = {kind: self.mapped(source, name) for kind, name in names.items()}
+        read, norm = self.read(source, block.attn_norm, self.scales[2 * layer]), block.attn_norm if layer else None
+        maps = {kind: self.mapped(source, name, norm=norm) for kind, name in names.items()}
         tables = None
         if layer == 0:
             from .run import linear, read_tokens
 
-            every = torch.arange(self.config.vocab_size)
-            stream = self.embedding[:, self.channels]
-            values = read_tokens(read, every, stream)
+            if self.config.norm_type == "rms_norm":
+                values = read_tokens(read, torch.arange(len(self.embedding)), self.embedding[:, self.channels])
+            else:
+                values = self.first(source, block.attn_norm)
             tables = {kind: linear(maps[kind], values) for kind in "qkv"}
         heads, write = self.heads(layer, block)
         return Attention(
@@ -232,7 +290,7 @@ class _Compiler:
             mine = ((values >= inside.start) & (values < inside.stop)).nonzero()[:, 0]
             if shared or len(mine):
                 heads.append(self.head(layer, h, None if sinks is None else float(sinks[h]), mine, shared))
-        return tuple(heads), self.linear(target, torch.cat(columns, 1), bias, torch.cat(removed, 1), at, sources)
+        return tuple(heads), self.written(self.linear(target, torch.cat(columns, 1), bias, torch.cat(removed, 1), at, sources))
 
     def head(self, layer: int, h: int, sink: float | None, values: torch.Tensor, shared: bool) -> Head:
         d_head = self.config.d_head
@@ -258,7 +316,8 @@ class _Compiler:
     def mlp(self, layer: int, block: Any) -> MLP:
         source, neurons, target = site(layer, "mlp_in"), site(layer, "mlp_neuron"), site(layer, "mlp_out")
         read = self.read(source, block.mlp_norm, self.scales[2 * layer + 1])
-        return MLP(layer, read, self.mapped(source, neurons, self.config.activation_type), self.mapped(neurons, target))
+        into = self.mapped(source, neurons, self.config.activation_type, block.mlp_norm)
+        return MLP(layer, read, into, self.written(self.mapped(neurons, target)))
 
     def answers(self, tokens: tuple[int, ...]) -> Answers:
         model, final = self.model, self.model.transformer.final_norm
@@ -267,11 +326,17 @@ class _Compiler:
         fill = self.means[FINAL].clone()
         fill[nodes] = 0
         rows = _double(dense(model.lm_head.weight))[list(tokens)]
-        table = None if model.bigram_table is None else _double(model.bigram_table.logit_bias)[:, list(tokens)]
-        return Answers(
-            tokens, read, rows[:, nodes] * gain[nodes], rows @ (gain * fill), float(fill.square().sum()),
-            _double(model.final_logits_bias)[list(tokens)], table,
-        )  # fmt: skip
+        bias = _double(model.final_logits_bias)[list(tokens)]
+        weight, held = rows[:, nodes] * gain[nodes], rows @ (gain * fill)
+        if self.config.norm_type != "rms_norm":
+            through = (rows @ gain)[:, None] / self.config.d_model  # of the mean of what is read and of what is held
+            weight, held = weight - through, held - through[:, 0] * fill.sum()
+            bias = bias if final.bias is None else bias + rows @ _double(final.bias)
+        table = None
+        if model.bigram_table is not None:
+            table = _double(model.bigram_table.logit_bias)[:, list(tokens)]
+            table = table if self.symbols is None else table[self.symbols.tokens]
+        return Answers(tokens, read, weight, held, float(fill.square().sum()), bias, table)
 
 
 def _double(x: Any) -> torch.Tensor:

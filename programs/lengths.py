@@ -65,6 +65,10 @@ def margins(parts: Parts, repeated: Repeated, low: int, high: float = _ENDLESS) 
     Raises:
         ValueError: for a circuit whose keys or values, beyond the first layer, depend on what came before.
     """
+    if parts.symbols is not None:
+        raise ValueError(
+            "The model has positions, so a part that is repeated is another one each time; bounds over lengths are for models without."
+        )
     for each in parts.sublayers:
         if isinstance(each, Attention) and each.tables is None and (len(each.nodes["k"]) or len(each.nodes["v"])):
             raise ValueError(

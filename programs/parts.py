@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .symbols import Symbols
+
 
 @dataclass(frozen=True)
 class Read:
@@ -69,7 +71,7 @@ class Linear:
         weight: [n + m, sources]; the last m rows are rivals that vary. bias: [n + m], with everything that is held at a constant in it.
         fixed: [f], sizes of rivals that are constant, descending.
         k: how many pass, or None where all do. ahead: [n], how many rivals that are not listed are always larger than a node.
-        activation: "gelu", "relu" or "".
+        activation: "gelu", "gelu_tanh", "relu" or "".
         least: in place of AbsTopK, the size below which a node is dropped; None: none is (`simplify.py`).
     """
 
@@ -165,6 +167,8 @@ class Parts:
         channels: [written]. stream: [vocab, written], what the embedding puts on them.
         sublayers: those that something kept is written by, in order.
         norms: "own", or "mean": scales held at their mean over a corpus.
+        symbols: where positions are added to embeddings: what the rows of tables are then, in place of tokens; `vocab` counts them.
+        mean: the written channel that is the mean of the stream, which LayerNorm takes away; None for RMSNorm.
     """
 
     vocab: int
@@ -174,3 +178,9 @@ class Parts:
     answers: Answers
     norms: str
     labels: dict[str, str] = field(default_factory=dict)
+    symbols: Symbols | None = None
+    mean: int | None = None
+
+    def rows(self, tokens: torch.Tensor, place: int) -> torch.Tensor:
+        """Rows of tables for tokens [n] that stand at a place."""
+        return tokens if self.symbols is None else self.symbols.rows(tokens, place)

@@ -28,6 +28,7 @@ from .parts import Parts
 from .ranges import specialised
 from .simplify import sample_prompts, simplified
 from .story import story_text
+from .symbols import symbols_of
 from .text import program_text
 from .tokens import TokenTemplate, tokenised
 
@@ -95,7 +96,7 @@ def prove(
     if circuit.settings.get("freeze_norms") and scales is None and not own_norms:
         scales = _scales(model, circuit, task, blocks, own_norms)
     templates, chosen, restricted = _within(model, tokenizer, circuit, task, scales, most, split)
-    parts = compile_circuit(model, circuit, answer_tokens(templates), scales)
+    parts = _compiled(model, circuit, templates, scales)
     document = Certificate(model, tokenizer, circuit, task, parts, scales).of(
         certify(parts, chosen, tell), templates, restricted
     )
@@ -109,6 +110,11 @@ def prove(
     return Proof(parts, program, document, simple)
 
 
+def _compiled(model: Any, circuit: Circuit, templates: Sequence[TokenTemplate], scales: Sequence[float] | None) -> Parts:
+    symbols = symbols_of(templates) if model.config.position_embedding_type == "added" else None
+    return compile_circuit(model, circuit, answer_tokens(templates), scales, symbols)
+
+
 def _scales(
     model: Any, circuit: Circuit, task: Task, blocks: torch.Tensor | None, own_norms: bool | None
 ) -> list[float] | None:
@@ -116,6 +122,8 @@ def _scales(
     if blocks is None:
         raise ValueError("The circuit was pruned with frozen norms; give text, for the mean scales that its program may have.")
     scales = mean_scales(model, blocks)
+    if model.config.norm_type != "rms_norm":  # LayerNorm's own scales no program can have
+        return scales
     better = own_norms is None and _loss(model, circuit, task, False) < _loss(model, circuit, task, held_scales(model, scales))
     return None if better else scales
 
@@ -141,7 +149,7 @@ def _simple(
 ) -> tuple[str, dict[str, Any]]:
     """A simplified program that keeps within the bound on every prompt of the certificate: on a sample first, and where that was too hopeful, again with
     half of the bound."""
-    sample = sample_prompts(templates, parts.answers.tokens)
+    sample = sample_prompts(templates, parts)
     for part in (1.0, 0.5, 0.25):
         small, steps = simplified(parts, sample, bound * part)
         tallies = certify(small, templates, tell)
@@ -175,7 +183,7 @@ def _within(
     least = 0
 
     def needs(templates: Sequence[TokenTemplate]) -> list[int]:
-        return runs(compile_circuit(model, circuit, answer_tokens(templates), scales), templates)
+        return runs(_compiled(model, circuit, templates, scales), templates)
 
     for values in dict.fromkeys((split, split or "test")):
         templates = list(

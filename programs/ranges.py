@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-import torch.nn.functional as F
 
+from ..modeling_csp import activate
 from .parts import MLP, Attention, Linear, Parts, Read, Rivals, without_rivals
 
 _SLACK = 1e-9  # relative and absolute, by which every bound is widened
 _GELU_LOWEST = -0.7517915246935645, -0.16997120747990369  # where GELU is smallest, and what it is there
+_TANH_LOWEST = -0.7524614220710162, -0.17004075057125405  # and its approximation by tanh
 Interval = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -201,10 +202,10 @@ def _compared(map_: Linear, box: Interval, found: Interval) -> tuple[torch.Tenso
 def _activated(low: torch.Tensor, high: torch.Tensor, kind: str) -> Interval:
     if kind == "relu":
         return low.clamp(min=0), high.clamp(min=0)
-    if kind != "gelu":
+    if kind not in ("gelu", "gelu_tanh"):
         return low, high
-    ends = F.gelu(low), F.gelu(high)
-    where, lowest = _GELU_LOWEST
+    ends = activate(kind, low), activate(kind, high)
+    where, lowest = _GELU_LOWEST if kind == "gelu" else _TANH_LOWEST
     over = (low <= where) & (high >= where)
     return wider((torch.where(over, lowest, torch.minimum(*ends)), torch.maximum(*ends)))
 

@@ -14,15 +14,17 @@ Seen = dict[str, list[torch.Tensor]]
 
 @dataclass
 class State:
-    """What is left of prompts [n] so far: keys and values of each attention, [n, tokens, ...], by layer."""
+    """What is left of prompts [n] of so many tokens: keys and values of each attention, [n, tokens, ...], by layer."""
 
     count: int
     keys: dict[int, torch.Tensor]
     values: dict[int, torch.Tensor]
+    tokens: int = 0
 
     def at(self, rows: torch.Tensor) -> State:
         """Those prompts, each as often as it is named."""
-        return State(len(rows), {i: x[rows] for i, x in self.keys.items()}, {i: x[rows] for i, x in self.values.items()})
+        keys, values = ({i: x[rows] for i, x in each.items()} for each in (self.keys, self.values))
+        return State(len(rows), keys, values, self.tokens)
 
 
 def begin(count: int = 1) -> State:
@@ -33,6 +35,7 @@ def step(
     parts: Parts, state: State, tokens: torch.Tensor, last: bool = False, seen: Seen | None = None
 ) -> tuple[State, torch.Tensor | None]:
     """Prompts with one token more, [n]; after the last the logits of the answers, [n, answers]."""
+    tokens = parts.rows(tokens, state.tokens)
     stream = parts.stream[tokens]
     deepest = max((each.layer for each in parts.sublayers if isinstance(each, Attention)), default=-1)
     keys, values = dict(state.keys), dict(state.values)
@@ -52,7 +55,7 @@ def step(
             active = linear(each.neurons, read_tokens(each.read, tokens, stream, seen), seen)
             written = linear(each.write, active, seen)
         stream = stream.index_add(1, _places(each, parts), written)
-    after = State(len(tokens), keys, values)
+    after = State(len(tokens), keys, values, state.tokens + 1)
     return after, answer(parts.answers, tokens, stream, seen) if last else None
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from ..circuits.outcome import losses
-from .certify import alphabet, endings
 from .fold import folded
 from .parts import MLP, Attention, Linear, Parts, Read, without_rivals
 from .run import Seen, linear, run
+from .symbols import alphabet, endings
 from .tidy import tidied
 from .tokens import TokenTemplate, random_assignment
 
@@ -27,7 +27,8 @@ _LEVELS = (1, 2, 3, 4, 6, 9, 9999)  # values that a table may have; the last: as
 
 @dataclass(frozen=True)
 class Sampled:
-    """Prompts of a language in groups of one length: (ids [n, tokens], columns of the right and the other answer [n, 2]); and all tokens of the language, and of its prompts' ends."""
+    """Prompts of a language in groups of one length: (ids [n, tokens], columns of the right and the other answer [n, 2]); and all tokens of the language, and of
+    its prompts' ends, as rows of the parts' tables."""
 
     groups: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     alphabet: torch.Tensor
@@ -40,15 +41,17 @@ class Sampled:
             total, count = total + float(losses(logits).sum()), count + len(ids)
         return total / count
 
-    def counts(self, vocab: int, last: bool = False) -> torch.Tensor:
-        """How often each token is there, [vocab], as the last one of a prompt, or in all; those of the language at least once."""
-        found = [ids[:, -1] if last else ids.flatten() for ids, _ in self.groups]
-        return torch.bincount(torch.cat([*found, self.endings if last else self.alphabet]), minlength=vocab).double()
+    def counts(self, parts: Parts, last: bool = False) -> torch.Tensor:
+        """How often each row of tables is there, [vocab], for the last token of a prompt, or for all; those of the language at least once."""
+        found = [
+            parts.rows(ids[:, i], i) for ids, _ in self.groups for i in range(ids.shape[1]) if not last or i == ids.shape[1] - 1
+        ]
+        return torch.bincount(torch.cat([*found, self.endings if last else self.alphabet]), minlength=parts.vocab).double()
 
 
-def sample_prompts(templates: Sequence[TokenTemplate], answers: Sequence[int], count: int = SAMPLE, seed: int = 0) -> Sampled:
+def sample_prompts(templates: Sequence[TokenTemplate], parts: Parts, count: int = SAMPLE, seed: int = 0) -> Sampled:
     """Random prompts, templates as often as they have prompts but each a few times; of each template those of its most common length."""
-    random, place = Random(seed), {token: i for i, token in enumerate(answers)}
+    random, place = Random(seed), {token: i for i, token in enumerate(parts.answers.tokens)}
     sizes = [each.template.count for each in templates]
     groups = []
     for each, size in zip(templates, sizes):
@@ -60,7 +63,7 @@ def sample_prompts(templates: Sequence[TokenTemplate], answers: Sequence[int], c
         rows = max(by_length.values(), key=len)[:wanted]
         ids = torch.tensor([each.ids(chosen) for chosen in rows])
         groups.append((ids, torch.tensor([[place[each.right.at(chosen)], place[each.wrong.at(chosen)]] for chosen in rows])))
-    return Sampled(tuple(groups), alphabet(templates), endings(templates))
+    return Sampled(tuple(groups), alphabet(templates, parts.symbols), endings(templates, parts.symbols))
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,7 @@ def _keyless(parts: Parts, i: int, h: int) -> Parts | None:
 
 def _hinges(parts: Parts, sample: Sampled) -> Iterator[Change]:
     for i, name, map_ in list(_maps(parts)):
-        if map_.activation == "gelu":
+        if map_.activation in ("gelu", "gelu_tanh"):
             yield lambda now, i=i, name=name: _set_map(now, i, name, dataclasses.replace(_map(now, i, name), activation="relu"))  # type: ignore[misc]
 
 
@@ -280,7 +283,7 @@ class _Table:
 
 def _tables(parts: Parts, sample: Sampled) -> Iterator[_Table]:
     deepest = max((each.layer for each in parts.sublayers if isinstance(each, Attention)), default=-1)
-    every, last = sample.counts(parts.vocab), sample.counts(parts.vocab, last=True)
+    every, last = sample.counts(parts), sample.counts(parts, last=True)
     for i, each in enumerate(parts.sublayers):
         if isinstance(each, Attention) and each.tables is not None:
             yield from _attention_tables(i, each, every, last if each.layer == deepest else every)

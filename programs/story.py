@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
 
 from ..circuits.circuit import Circuit
 from .parts import MLP, Attention, Head, Linear, Parts, Read
-from .text import comment, number
+from .text import comment, number, row_text, symbols_table
 
 _HELPERS = {
     "gelu(": "\n\ndef gelu(x):\n    return 0.5 * x * (1 + erf(x / sqrt(2)))",
+    "gelu_tanh(": "\n\ndef gelu_tanh(x):\n    return 0.0 if x < -15 else x / (1 + exp(-1.5957691216057308 * (x + 0.044715 * x**3)))",
     "keep(": "\n\ndef keep(x, least):\n    return x if abs(x) >= least else 0.0",
 }
 _LISTED = 10  # tokens of a set that its comment names
@@ -38,6 +40,8 @@ class _Story:
     def text(self, header: Sequence[str]) -> str:
         parts = self.parts
         self.looping = any(isinstance(each, Attention) and each.tables is None for each in parts.sublayers)
+        if parts.symbols is not None:
+            self.say("tokens = [SYMBOLS[token, place] for place, token in enumerate(tokens)]  # which token at which place")
         if self.looping:
             layers = [each.layer for each in parts.sublayers if isinstance(each, Attention) and each.tables is None]
             self.say("keys = {" + ", ".join(f"{layer}: []" for layer in layers) + "}")
@@ -64,10 +68,12 @@ class _Story:
         helpers = [text for call, text in _HELPERS.items() if call in body]
         used = [name for name in ("exp", "erf", "sqrt") if f"{name}(" in body + "".join(helpers)]
         sets = [
-            f"{name} = {{{', '.join(map(str, tokens))}}}  # {', '.join(repr(comment(self.token_text(t))) for t in tokens[:_LISTED])}"
+            f"{name} = {{{', '.join(map(str, tokens))}}}  # {', '.join(row_text(parts, t, self.token_text) for t in tokens[:_LISTED])}"
             + (f" and {len(tokens) - _LISTED} more" if len(tokens) > _LISTED else "")
             for tokens, name in self.sets.items()
         ]
+        if parts.symbols is not None:
+            sets.insert(0, symbols_table(parts.symbols))
         top = [f"# {comment(line)}" for line in header] + ([f"from math import {', '.join(used)}"] if used else [])
         return "\n".join([*top, *([""] if sets else []), *sets, *helpers, "", "", "def answer(tokens):", body]) + "\n"
 
@@ -79,7 +85,7 @@ class _Story:
     def table(self, values: torch.Tensor, token: str = "token") -> str:
         """A table over tokens as an expression: sets of tokens, and what all others have."""
         told = [number(x) for x in values.tolist()]
-        usual = max(set(told), key=told.count)
+        usual = Counter(told).most_common(1)[0][0]
         groups: dict[str, list[int]] = {}
         for i, x in enumerate(told):
             if x != usual:
@@ -109,7 +115,7 @@ class _Story:
     def activated(kind: str, text: str) -> str:
         if kind == "relu":
             return f"max(0.0, {text})"
-        return f"gelu({text})" if kind == "gelu" else text
+        return f"{kind}({text})" if kind in ("gelu", "gelu_tanh") else text
 
     @staticmethod
     def kept(map_: Linear, text: str) -> str:

@@ -10,6 +10,7 @@ import builtins
 import math
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 
 from ..circuits.circuit import Circuit
 from .parts import MLP, Answers, Attention, Head, Linear, Parts, Read
+from .symbols import Symbols
 
 _SHOWN = 4  # tokens that a comment names
 _LISTED = 40  # entries of a table that is written out
@@ -66,9 +68,18 @@ def gelu(x):
     return x * 0.5 * (1.0 + erf(x / sqrt(2.0)))
 '''
 
+_GELU_TANH = """
+
+def gelu_tanh(x):
+    y = 1.5957691216057308 * (x + 0.044715 * x * x * x)
+    return x / (1.0 + exp(-y)) if y > -600.0 else 0.0
+"""
+ACTIVATED = {"gelu": "gelu({})", "gelu_tanh": "gelu_tanh({})", "relu": "max({}, 0.0)"}
+
 
 def program_text(parts: Parts, circuit: Circuit, token_text: Callable[[int], str], header: Sequence[str] = ()) -> str:
-    """A module with one function, `answer(tokens) -> {answer: logit}`, over token ids, equal to the circuit for any prompt.
+    """A module with one function, `answer(tokens) -> {answer: logit}`, over token ids, equal to the circuit for any prompt; where the model has positions, for
+    any with what its language has at each place.
 
     Args:
         token_text: of a token id, for comments. header: lines of the first comment.
@@ -91,6 +102,19 @@ def comment(text: str) -> str:
     return ascii(text)[1:-1][:120]
 
 
+def symbols_table(symbols: Symbols) -> str:
+    """(token, place) -> row of the tables."""
+    entries = zip(symbols.tokens.tolist(), symbols.places.tolist())
+    return "SYMBOLS = {" + ", ".join(f"({token}, {place}): {i}" for i, (token, place) in enumerate(entries)) + "}"
+
+
+def row_text(parts: Parts, row: int, token_text: Callable[[int], str]) -> str:
+    """What a row of tables is of, for comments."""
+    if parts.symbols is None:
+        return repr(comment(token_text(row)))
+    return f"{comment(token_text(int(parts.symbols.tokens[row])))!r} at {int(parts.symbols.places[row])}"
+
+
 class _Writer:
     def __init__(self, parts: Parts, circuit: Circuit, token_text: Callable[[int], str]):
         self.parts, self.circuit, self.token_text = parts, circuit, token_text
@@ -105,6 +129,11 @@ class _Writer:
             looks.append(self.look(f"EMBEDDING_{int(parts.channels[c])}", parts.stream[:, c]))
         self.say("keys_and_values = {}", 1)
         self.say("for place, token in enumerate(tokens):", 1)
+        if parts.symbols is not None:
+            self.tables.append(symbols_table(parts.symbols))
+            self.say("token = SYMBOLS[token, place]  # from here on: which token at which place")
+        if parts.mean is not None:
+            self.say(f"# stream_{parts.mean} is the mean over the stream's channels, which LayerNorm takes away.")
         for channel, look in zip(parts.channels.tolist(), looks):
             self.say(f"stream_{channel} = {look}")
         for each in parts.sublayers:
@@ -115,7 +144,7 @@ class _Writer:
         answers = ", ".join(f"{token}" for token in parts.answers.tokens)
         body = "\n".join(self.lines)
         return (
-            "\n".join([*names, "", "from base64 import b85decode\nfrom math import erf, exp, sqrt\nfrom struct import iter_unpack\nfrom zlib import decompress"]) + "\n" + _HELPERS + "\n\n" + "\n".join(self.tables)
+            "\n".join([*names, "", "from base64 import b85decode\nfrom math import erf, exp, sqrt\nfrom struct import iter_unpack\nfrom zlib import decompress"]) + "\n" + _HELPERS + (_GELU_TANH if "gelu_tanh(" in body else "") + "\n\n" + "\n".join(self.tables)
             + f'\n\n\ndef answer(tokens):\n    """Logits of the answers ({answers}) after a prompt, a list of token ids."""\n{body}\n'
         )  # fmt: skip
 
@@ -134,7 +163,7 @@ class _Writer:
     def look(self, name: str, values: torch.Tensor) -> str:
         """A table with a number for each token, and how it is looked up: listed, where few are not as usual, or packed."""
         told = [number(x) for x in values.tolist()]
-        usual = max(set(told), key=told.count)
+        usual = Counter(told).most_common(1)[0][0]
         entries = [f"None: {usual}"] + [f"{token}: {text}" for token, text in enumerate(told) if text != usual]
         if len(entries) > _LISTED:
             self.tables.append(f'{name} = column("{self.compressed(values)}")' + self.shown(values))
@@ -163,7 +192,11 @@ class _Writer:
         usual = values.median()
         far = (values - usual).abs()
         order = [int(i) for i in far.topk(min(_SHOWN, len(far))).indices if float(far[i]) > 0]
-        return "  # " + ", ".join(f"{comment(self.token_text(i))!r} {float(values[i]):.2f}" for i in order) if order else ""
+        return (
+            "  # " + ", ".join(f"{row_text(self.parts, i, self.token_text)} {float(values[i]):.2f}" for i in order)
+            if order
+            else ""
+        )
 
     def rows(self, name: str, map_: Linear) -> None:
         told = [
@@ -190,11 +223,11 @@ class _Writer:
         targets = [f"{prefix}_{node}" for node in map_.nodes.tolist()]
         self.say(f"values = sums({name}, {given})")
         if map_.activation:
-            self.say(f"values = [{'gelu(value)' if map_.activation == 'gelu' else 'max(value, 0.0)'} for value in values]")
+            self.say(f"values = [{ACTIVATED[map_.activation].format('value')} for value in values]")
         if map_.k is not None:
             rivals = f"sums({name}_RIVALS, {given})"
             if map_.activation:
-                rivals = f"[{'gelu(value)' if map_.activation == 'gelu' else 'max(value, 0.0)'} for value in {rivals}]"
+                rivals = f"[{ACTIVATED[map_.activation].format('value')} for value in {rivals}]"
             ahead = [0] * len(targets) if map_.ahead is None else map_.ahead.tolist()
             self.say(f"values = strongest(values, {rivals}, {name}_FIXED[0], {map_.k}, {ahead})")
         for i, target in enumerate(targets):

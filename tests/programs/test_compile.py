@@ -8,9 +8,12 @@ from random_circuits import model_with, random_circuit
 
 from sparse_circuits.circuits.sites import norms
 from sparse_circuits.programs.compile import compile_circuit, mean_scales
+from sparse_circuits.programs.fold import folded
 from sparse_circuits.programs.ranges import specialised
 from sparse_circuits.programs.run import run
+from sparse_circuits.programs.symbols import Symbols
 from sparse_circuits.programs.text import load_program, program_text
+from sparse_circuits.programs.tidy import tidied
 from sparse_circuits.wiring_csp import NODE_LOCATIONS
 from tiny import FEATURES, tiny_ids, tiny_model
 
@@ -58,6 +61,42 @@ def test_parts_and_programs_are_the_circuit(case, share, mode):
         assert (run(small, within) - through_model(model, circuit, within, scales)).abs().max() < 1e-9
 
 
+TOPK_WITHIN = {"afrac": dict.fromkeys(("attn_q", "attn_k", "attn_v", "mlp_neuron"), 0.25)}
+STREAMED = {
+    "gpt2": {**FEATURES["gpt2"], "n_layer": 3}, "layer norm": {"norm_type": "layer_norm", "sink": True, **TOPK_WITHIN},
+    "no bias": {"norm_type": "layer_norm", "ln_bias": False, "bias": False}, "positions": {"position_embedding_type": "added", "enable_bigram_table": True, **TOPK},
+    "positions and layer norm": {**FEATURES["gpt2"], "activation_type": "gelu", "sink": True, "n_layer": 3, **TOPK_WITHIN},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.parametrize("case", STREAMED)
+def test_positions_and_layer_norm_are_told_too(case, share):
+    model = tiny_model(**STREAMED[case])
+    circuit = random_circuit(model, share=share, seed=len(case))
+    scales = mean_scales(model, tiny_ids(8, 16, seed=3))
+    prompts = [tiny_ids(40, 11, seed=7), tiny_ids(5, 1, seed=8), tiny_ids(5, 16, seed=9)]
+    positions = model.config.position_embedding_type == "added"
+    symbols = Symbols.of({(i, int(t)) for ids in prompts for row in ids for i, t in enumerate(row)}) if positions else None
+    parts = compile_circuit(model, circuit, ANSWERS, scales, symbols)
+    model = model.double()
+    every = specialised(parts, torch.arange(parts.vocab))
+    program = load_program(program_text(every, circuit, str))
+    for ids in prompts:
+        expected = through_model(model, circuit, ids, scales)
+        assert (run(parts, ids) - expected).abs().max() < 1e-9
+        assert (run(every, ids) - expected).abs().max() < 1e-9
+        found = torch.tensor([list(program(row).values()) for row in ids.tolist()], dtype=torch.float64)
+        assert (found - expected).abs().max() < 1e-6
+        small = tidied(folded(tidied(every)))  # what simplification begins with
+        assert (run(small, ids) - expected).abs().max() < 1e-8
+    if positions:
+        moved = run(parts, prompts[0][:1].expand(2, -1))
+        assert torch.equal(moved[0], moved[1])
+        with pytest.raises(ValueError, match="no such token at place 16"):
+            run(parts, torch.cat([prompts[2], prompts[2][:, :1]], 1))
+
+
 def test_removed_edges_and_held_nodes_matter_here():
     model = model_with(sink=True, **TOPK)
     circuit = random_circuit(model, seed=1)
@@ -85,7 +124,9 @@ def test_what_is_decided_for_an_alphabet_changes_nothing_on_it(seed, share, coun
 @pytest.mark.parametrize(
     ("features", "named"),
     [
-        (FEATURES["added"], "positions"), (FEATURES["concatenated"], "positions"), ({"norm_type": "layer_norm"}, "LayerNorm"),
+        (FEATURES["added"], "positions, and no language"), (FEATURES["concatenated"], "concatenated positions"),
+        ({"norm_type": "layer_norm"}, "LayerNorm with scales of its own"),
+        ({"norm_type": "layer_norm", "afrac": {"mlp_in": 0.5}}, "LayerNorm with AbsTopK at mlp_in"),
         ({"residual_activation_type": "relu"}, "an activation on the residual stream"),
         ({"afrac": {"resid_post_attn": 0.5}}, "AbsTopK on the residual stream"),
         ({"afrac": {"resid_pre": 0.5}}, "AbsTopK on the residual stream"),

@@ -290,7 +290,7 @@ def test_a_program_can_do_nothing_but_compute(case, tokenizer):
     circuit = random_circuit(model, task="with_open", share=0.1, tokenizer=tokenizer_sha256(tokenizer))
     circuit.labels = {f"{site}:{int(i)}": hostile for site, nodes in circuit.nodes.items() for i in nodes}
     parts = compile_circuit(model, circuit, answer_tokens(templates))
-    short, _ = simplified(parts, sample_prompts(templates, parts.answers.tokens, 64), 10.0)
+    short, _ = simplified(parts, sample_prompts(templates, parts, 64), 10.0)
     require_arithmetic(story_text(short, circuit, lambda token: hostile, [hostile]))
     with pytest.raises(ImportError, match="may use base64, math, struct, zlib, not os"):
         load_program("import os\n")

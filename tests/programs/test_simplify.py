@@ -65,7 +65,7 @@ def test_a_simplified_program_is_its_parts_and_loses_what_it_says(layers, mode, 
     templates = [tokenised(each, tokenizer) for each in language(load_task("with_open", tokenizer), "test")]
     scales = [1.0] * (2 * layers + 1) if mode == "mean" else None
     parts = compile_circuit(model, circuit, answer_tokens(templates), scales)
-    sample = sample_prompts(templates, parts.answers.tokens)
+    sample = sample_prompts(templates, parts)
     exact = sample.loss(parts)
     bound = 0.3
     small, steps = simplified(parts, sample, bound)

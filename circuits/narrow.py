@@ -1,0 +1,112 @@
+"""Candidate circuits of dense models, run by what they need: where a map's closed inputs stand at constants, only its open ones are multiplied, and only
+for outputs that somebody sees. Equal to the whole computation but for the order of sums; what decides in the end is run whole (`candidates.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..wiring_csp import MATRICES, site
+
+_NONE = torch.zeros(0, dtype=torch.int64)
+
+
+class Narrow:
+    """The dense maps of a model as they are while closed nodes stand at one value each.
+
+    Args:
+        fills: site -> what closed nodes are held at, [width].
+    """
+
+    def __init__(self, model: Any, fills: Mapping[str, torch.Tensor]):
+        self.model, self.sites = model, model.node_sites()
+        self.parts: list[_Part] = []
+        for layer, block in enumerate(model.transformer.h):
+            for matrix in MATRICES:
+                module, source = block.get_submodule(matrix.path), site(layer, matrix.reads)
+                if type(module) is not nn.Linear:
+                    continue
+                # What attention makes of held values is these values, unless a sink takes a share of them.
+                constant = not matrix.inputs or block.attn.sink_bias is None
+                held = fills[source].to(module.weight) if constant else None
+                targets = [site(layer, location) for location in matrix.writes]
+                self.parts.append(_Part(module, source, targets, held, None if held is None else module(held)))
+
+    @contextmanager
+    def running(self, nodes: Mapping[str, torch.Tensor], answers: torch.Tensor | None = None) -> Iterator[None]:
+        """While the block runs, the model computes what these nodes need; for the rest the caller's hooks have to hold the fills (and scales of frozen norms have to
+        be given, since the whole model does not run in the block).
+
+        Args:
+            answers: tokens whose logits alone are needed; those of the others are not to be used. None: all.
+        """
+        changed: list[nn.Module] = []
+        try:
+            for part in self.parts:
+                forward = part.forward(nodes, self.sites)
+                if forward is not None:
+                    part.module.forward = forward
+                    changed.append(part.module)
+            head = self.model.lm_head
+            if answers is not None and type(head) is nn.Linear:
+                head.forward = _rows_alone(head, answers)
+                changed.append(head)
+            yield
+        finally:
+            for module in changed:
+                del module.forward
+
+
+class _Part:
+    """One map: its sources' site, its targets' sites in the order of its rows, the constants that sources are held at, and what comes out of these alone."""
+
+    def __init__(
+        self, module: nn.Linear, source: str, targets: list[str], held: torch.Tensor | None, base: torch.Tensor | None
+    ):
+        self.module, self.source, self.targets = module, source, targets
+        self.held, self.base = held, None if base is None else base.detach()
+
+    def rows(self, nodes: Mapping[str, torch.Tensor], sites: Mapping[str, Any]) -> torch.Tensor | None:
+        """Rows that are seen: of open nodes, and all where AbsTopK compares them; None: all."""
+        found, first, some = [], 0, False
+        for name in self.targets:
+            width = sites[name].width
+            if sites[name].k >= width:
+                some = True
+                found.append(nodes.get(name, _NONE) + first)
+            else:
+                found.append(torch.arange(first, first + width))
+            first += width
+        return torch.cat(found) if some else None
+
+    def forward(self, nodes: Mapping[str, torch.Tensor], sites: Mapping[str, Any]) -> Any:
+        """In place of the module's; None where there is nothing to be saved."""
+        rows, module = self.rows(nodes, sites), self.module
+        if self.held is None:
+            return None if rows is None else _rows_alone(module, rows)
+        columns = nodes.get(self.source, _NONE)
+        weight = (module.weight if rows is None else module.weight[rows])[:, columns]
+        held, base, width = self.held[columns], self.base, module.out_features
+        if rows is not None:
+            base = base[rows]  # type: ignore[index]
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            out = F.linear(x[..., columns] - held, weight, base)
+            return out if rows is None else out.new_zeros(*x.shape[:-1], width).index_copy_(-1, rows, out)
+
+        return forward
+
+
+def _rows_alone(module: nn.Linear, rows: torch.Tensor) -> Any:
+    """The map's output at some rows, and zeros elsewhere."""
+    weight, bias = module.weight[rows], None if module.bias is None else module.bias[rows]
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return x.new_zeros(*x.shape[:-1], module.out_features).index_copy_(-1, rows, F.linear(x, weight, bias))
+
+    return forward

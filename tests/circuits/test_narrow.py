@@ -1,0 +1,76 @@
+"""Candidates run by what they need are the candidates run whole, and save what they are there to save."""
+
+import pytest
+import torch
+from torch import nn
+
+from sparse_circuits.circuits import PruneConfig, ablated, edges_in, mean_activations
+from sparse_circuits.circuits.ablation import recorded_scales
+from sparse_circuits.circuits.candidates import Search
+from sparse_circuits.circuits.edges import Edges
+from sparse_circuits.circuits.masks import opened
+from sparse_circuits.circuits.narrow import Narrow
+from tiny import STREAM, tiny_ids, tiny_model
+from toy import NODES, toy_blocks, toy_model, toy_task
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("edges", [False, True])
+def test_what_is_needed_gives_what_the_whole_gives(features, edges, seed):
+    equal(features, edges, seed)
+
+
+def test_also_with_abstopk_on_the_stream():
+    equal(STREAM, True, 0)
+
+
+def equal(features, edges, seed):
+    model = tiny_model(**features).double()
+    means = mean_activations(model, tiny_ids(8, 16, seed=3))
+    generator = torch.Generator().manual_seed(seed)
+    nodes = {}
+    for name, site in model.node_sites().items():
+        open_ = (torch.rand(site.width, generator=generator) < (0.0, 0.3, 0.9)[seed]).nonzero()[:, 0]
+        if len(open_):
+            nodes[name] = open_
+    removed = {name: Edges(*(part[::3] for part in each)) for name, each in edges_in(model, nodes).items()} if edges else None
+    fills = {name: means.values[name] for name in model.node_sites()}
+    ids, answers = tiny_ids(3, 11, seed=7), torch.tensor([4, 9, 50])
+    narrow = Narrow(model, fills)
+    with torch.no_grad(), recorded_scales(model) as scales:
+        model(ids, use_cache=False)
+    freeze = False if seed == 1 else scales
+    with torch.no_grad(), ablated(model, opened(nodes, fills), removed=removed, means=means.values, freeze_norms=freeze):
+        whole = model(ids, use_cache=False).logits
+        with narrow.running(nodes):
+            found = model(ids, use_cache=False).logits
+        with narrow.running(nodes, answers):
+            few = model(ids, use_cache=False).logits
+        again = model(ids, use_cache=False).logits
+    assert (found - whole).abs().max() < 1e-9
+    assert (few - whole)[..., answers].abs().max() < 1e-9
+    assert torch.equal(again, whole)  # nothing of it stays
+
+
+def test_it_multiplies_what_is_open_and_no_more(monkeypatch):
+    model = tiny_model()
+    means = mean_activations(model, tiny_ids(8, 16, seed=3))
+    fills = {name: means.values[name] for name in model.node_sites()}
+    nodes = {"0.mlp.act_in": torch.tensor([1, 2]), "0.mlp.post_act": torch.tensor([3]), "0.mlp.resid_delta": torch.tensor([0])}
+    narrow, done = Narrow(model, fills), []
+    linear = nn.functional.linear
+    monkeypatch.setattr(nn.functional, "linear", lambda x, w, b=None: done.append(w.numel()) or linear(x, w, b))
+    with torch.no_grad(), ablated(model, opened(nodes, fills)), narrow.running(nodes, torch.tensor([5])):
+        model(tiny_ids(2, 5), use_cache=False)
+    assert sum(done) == 2 * 1 + 1 * 1 + model.config.d_model  # c_fc, c_proj, one answer
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_search_decides_by_it_and_counts_by_the_whole(sparse):
+    model = toy_model()
+    means = mean_activations(model, toy_blocks())
+    model = model.to_sparse(max_density=1.0) if sparse else model
+    search = Search(model, toy_task(), means, PruneConfig(steps=1, eval_pairs=8))
+    nodes = {name: torch.tensor(each) for name, each in NODES.items()}
+    assert search.loss(nodes) == pytest.approx(search.loss(nodes, whole=True), abs=1e-5)
+    assert len(search._narrow) == (0 if sparse else 1)
