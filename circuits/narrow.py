@@ -45,17 +45,17 @@ class Narrow:
         Args:
             answers: tokens whose logits alone are needed; those of the others are not to be used. None: all.
         """
-        changed: list[nn.Module] = []
+        changed: list[Any] = []
         try:
             for part in self.parts:
                 forward = part.forward(nodes, self.sites)
                 if forward is not None:
-                    part.module.forward = forward
                     changed.append(part.module)
+                    changed[-1].forward = forward
             head = self.model.lm_head
             if answers is not None and type(head) is nn.Linear:
-                head.forward = _rows_alone(head, answers)
                 changed.append(head)
+                changed[-1].forward = _rows_alone(head, answers)
             yield
         finally:
             for module in changed:
