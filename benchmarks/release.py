@@ -4,7 +4,6 @@ served on this machine; every command timed, with its peak memory.
     python benchmarks/release.py --shape small      # in half a minute, for the tests
     python benchmarks/release.py                    # csp_yolo2: 419 million parameters, 1.7 GB
     python benchmarks/release.py --shape dense1_4x  # another model of the release
-    python benchmarks/release.py --shape gpt2       # no model of the release: transformers' GPT-2, 12 layers of 768, vocabulary 2,048, random weights
 
 The store's stand-in has models/NAME/beeg_config.json and final_model.pt, and viz/NAME/TASK/SWEEP/K/viz_data.pt, as docs/method.md#openais-formats says. Prints a table.
 """
@@ -28,7 +27,6 @@ from typing import Any
 import torch
 from side_by_side import machine
 from sparse import random_model
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from sparse_circuits import CSPTokenizer
 from sparse_circuits.circuits.known import plant
@@ -68,19 +66,9 @@ def release(shape: str, store: Path) -> None:
     torch.save(state, folder / "final_model.pt")
 
 
-def gpt2(folder: Path) -> None:
-    """A dense GPT-2 of the small one's shape, but for the vocabulary, which is our tokenizer's."""
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=2048, bos_token_id=2047, eos_token_id=2047))
-    model.save_pretrained(folder)
-    CSPTokenizer.from_folder(ROOT).save_pretrained(folder)
-
-
-def commands_of(shape: str, name: str, place: Path, prune: bool) -> list[list[str]]:
+def commands_of(name: str, place: Path, prune: bool) -> list[list[str]]:
     store, model, circuit = place / "store", str(place / name), str(place / "quotes")
     corpus = ["--corpus", str(place / "corpus.py"), "--tokens", "4096"]
-    if shape == "gpt2":
-        return [["convert", str(store / "gpt2"), model], ["info", model]]
     found = [["convert", f"openai:{name}", model, "--tokenizer", str(TOKENIZER)], ["info", model]]
     if not (task := store / "quotes.jsonl").is_file():
         return found
@@ -131,7 +119,7 @@ def timed(words: list[str], store: str) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--shape", default="csp_yolo2", choices=["small", "gpt2", *sorted(path.stem for path in CONFIGS.glob("*.json"))]
+        "--shape", default="csp_yolo2", choices=["small", *sorted(path.stem for path in CONFIGS.glob("*.json"))]
     )
     parser.add_argument("--prune", action="store_true", help="Find the circuit anew too (minutes at csp_yolo2's shape).")
     parser.add_argument(
@@ -141,17 +129,17 @@ def main() -> None:
     )
     given = parser.parse_args()
     if given.write is not None:
-        gpt2(given.write / "gpt2") if given.shape == "gpt2" else release(given.shape, given.write)
+        release(given.shape, given.write)
         return
     print(machine(f"shape {given.shape}"))
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         subprocess.run([sys.executable, __file__, "--shape", given.shape, "--write", str(place / "store")], check=True)
-        name = "gpt2" if given.shape == "gpt2" else next(each.name for each in (place / "store" / "models").iterdir())
+        name = next(each.name for each in (place / "store" / "models").iterdir())
         url = served(place / "store")
         (place / "corpus.py").write_text("".join(f"def f{i}(x):\n    return 'a{i}' + \"b\"\n\n" for i in range(2000)))
         print("\n| command | seconds | peak GB |\n|---|---|---|")
-        for words in commands_of(given.shape, name, place, given.prune):
+        for words in commands_of(name, place, given.prune):
             seconds, peak = timed(words, url)
             said = " ".join(words).replace(str(place) + "/", "").replace(str(TOKENIZER), "tinypython_2k")
             print(f"| `csp {said}` | {seconds:.0f} | {peak:.2f} |", flush=True)

@@ -50,7 +50,7 @@ def removed_edges(
 
 def places(edges: Mapping[str, Edges]) -> list[tuple[str, int, int]]:
     """(map, source node, target node) of each edge, in order."""
-    return [(name, int(s), int(t)) for name, each in edges.items() for s, t in zip(each.source, each.target)]
+    return [(name, s, t) for name, each in edges.items() for s, t in zip(each.source.tolist(), each.target.tolist())]
 
 
 def within(edges: Mapping[str, Edges], nodes: Mapping[str, torch.Tensor]) -> dict[str, Edges]:

@@ -147,6 +147,9 @@ def circuits_of(model: str) -> list[Path]:
     return folders
 
 
+_BLOCK = 128  # tokens of a block of a corpus
+
+
 def corpus_blocks(model: str, corpus: str | None, tokenizer: Any, tokens: int) -> Any:
     """Token ids [blocks, tokens] of training text: the model's own training blocks, or a corpus."""
     from ..corpora.blocks import sample_blocks, saved_blocks
@@ -159,7 +162,8 @@ def corpus_blocks(model: str, corpus: str | None, tokenizer: Any, tokens: int) -
         return own[: max(1, tokens // own.shape[1])]
     from ..corpora.mixture import load_corpus
 
-    return sample_blocks(load_corpus(corpus or "stdlib"), tokenizer, 128, tokens)
+    longest = min(_BLOCK, tokenizer.model_max_length)  # which models with few positions say
+    return sample_blocks(load_corpus(corpus or "stdlib"), tokenizer, longest, tokens)
 
 
 def read_settings(kind: Any, settings: list[str], what: str) -> dict[str, Any]:

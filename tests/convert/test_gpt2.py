@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig
 from typer.testing import CliRunner
 
 from sparse_circuits import CSPForCausalLM, CSPTokenizer
-from sparse_circuits.circuits import PruneConfig, load_task, mean_activations
-from sparse_circuits.circuits import prune as prune_circuit
+from sparse_circuits.circuits import Circuit, load_task
 from sparse_circuits.cli.app import app
 from sparse_circuits.convert import config_from_gpt2, config_from_nanogpt, convert_gpt2, read_gpt2
+from sparse_circuits.programs.certificate import held_scales
+from sparse_circuits.programs.prove import read_certificate
+from sparse_circuits.programs.text import load_program
 from tiny import ROOT
 
 SMALL = {"n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 24, "vocab_size": 60}
@@ -170,19 +173,33 @@ def test_a_checkpoint_of_nanogpt(bias, compiled, tmp_path):
     assert ours.config.provenance["source"] == "nanoGPT/source"
 
 
-def test_the_command_takes_its_tokenizer_along_and_a_circuit_is_found(tmp_path):
-    source, ours = tmp_path / "source", tmp_path / "ours"
-    gpt2(vocab_size=2048, n_positions=256, n_embd=16, n_head=2).save_pretrained(source)
-    CSPTokenizer.from_folder(ROOT).save_pretrained(source)
-    said = CliRunner().invoke(app, ["convert", str(source), str(ours)])
-    assert said.exit_code == 0, said.output
-    model, tokenizer = CSPForCausalLM.from_pretrained(ours), CSPTokenizer.from_pretrained(ours)
-    means = mean_activations(model, torch.randint(0, 2048, (4, 32), generator=torch.Generator().manual_seed(0)))
-    config = PruneConfig(steps=2, pairs=16, eval_pairs=8)
-    found = prune_circuit(
-        model, tokenizer, load_task("single_double_quote", tokenizer), means, config, target_loss=100.0, force=True
-    )
-    assert found.num_nodes >= 0  # of random weights: that it runs
+@pytest.mark.slow
+def test_from_its_files_to_a_circuit_with_its_program(tmp_path):
+    """What benchmarks/gpt2.py times, at small size: positions, LayerNorm, tied embeddings, GELU by tanh."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import gpt2 as benchmark
+    finally:
+        sys.path.pop(0)
+    benchmark.write("small", tmp_path / "gpt2")
+    (tmp_path / "corpus.py").write_text("def f(x):\n    return 'a' + \"b\"\n" * 400)
+    for words in benchmark.commands("small", tmp_path):
+        said = CliRunner().invoke(app, words)
+        assert said.exit_code == 0, said.output
+    circuit = Circuit.from_pretrained(tmp_path / "quotes")
+    assert 0 < circuit.num_nodes < 200
+    certificate = read_certificate(tmp_path / "quotes" / "certificate.json")
+    assert certificate["prompts"] > 1000
+    assert certificate["right"] > 0.6 * certificate["prompts"]  # each prompt by brute force: tests/programs/test_positions.py
+    model, tokenizer = CSPForCausalLM.from_pretrained(tmp_path / "model"), CSPTokenizer.from_pretrained(tmp_path / "model")
+    answer = load_program((tmp_path / "quotes" / "program.py").read_text())
+    pairs = load_task("single_double_quote", tokenizer).pairs(8, "test", fewer=True)
+    held = held_scales(model, certificate["scales"])
+    with torch.no_grad(), circuit.running(model, freeze_norms=held):
+        for ids, answers in zip(pairs.prompts(), pairs.answers.tolist()):
+            logits = model(torch.tensor([ids]), use_cache=False, logits_to_keep=1).logits[0, -1]
+            assert all(answer(list(ids))[each] == pytest.approx(float(logits[each]), abs=1e-4) for each in answers)
+    assert "<script" in (tmp_path / "page.html").read_text()
 
 
 NEOX = "gpt_neox model, which has rotary positions"
