@@ -4,7 +4,7 @@
     python benchmarks/gpt2.py                 # 12 layers of 768, vocabulary 50,257: 124 million parameters, all of them nonzero
 
 There is no trained GPT-2 on a machine without network. So weights are random (writes of sublayers scaled by 0.05, so that they do not drown what is learned), and one
-head of the last layer is trained to close quotes, through 16 channels; the tokenizer is trained on the standard library. Where a circuit is known to be small the
+head of the last layer is trained to close quotes, through 32 channels; the tokenizer is trained on the standard library. Where a circuit is known to be small the
 times are those of the tools, not of what a GPT-2 that learned from text would need: dense models have far larger circuits (docs/results.md). Prints a table.
 """
 
@@ -32,7 +32,7 @@ SHAPES = {
     "small": {"n_layer": 2, "n_embd": 64, "n_head": 4, "n_positions": 64},
     "gpt2": {"n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024},
 }
-CHANNELS, STEPS, QUIET = 16, 300, 0.05
+CHANNELS, STEPS, QUIET = 32, 150, 0.05
 SEARCH = ["steps=300", "pairs=8", "eval_pairs=16", "k_coef=1e-4"]  # a price for 102,144 nodes
 
 
