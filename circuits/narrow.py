@@ -35,7 +35,8 @@ class Narrow:
                 constant = not matrix.inputs or block.attn.sink_bias is None
                 held = fills[source].to(module.weight) if constant else None
                 targets = [site(layer, location) for location in matrix.writes]
-                self.parts.append(_Part(module, source, targets, held, None if held is None else module(held)))
+                base = None if held is None else F.linear(held, module.weight, module.bias)
+                self.parts.append(_Part(module, source, targets, held, base))
 
     @contextmanager
     def running(self, nodes: Mapping[str, torch.Tensor], answers: torch.Tensor | None = None) -> Iterator[None]:

@@ -154,6 +154,8 @@ def convert(
             raise ValueError("--publish is for checkpoints; put the circuit under circuits/ of its model and publish that.")
         if model is None or task is None:
             raise ValueError("A circuit belongs to a model and a task; name them with --model (converted before) and --task.")
+        if dense is not None or tokenizer is not None:
+            raise ValueError("--dense and --tokenizer are for checkpoints; a circuit has its model's tokenizer.")
         typer.echo(f"Wrote {import_circuit(source, dest, model, task, corpus, tokens, form)}")
         return
     if publish is not None:

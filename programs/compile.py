@@ -14,6 +14,7 @@ from ..circuits.edges import removed_edges
 from ..circuits.identity import refuse_other_model
 from ..circuits.sites import dense, edge_maps, norms, require_csp
 from ..modeling_csp import activate
+from ..topk_csp import abs_topk
 from ..wiring_csp import FINAL, site
 from .parts import MLP, Answers, Attention, Head, Linear, Parts, Read, Rivals
 from .symbols import Symbols
@@ -61,12 +62,15 @@ def mean_scales(model: Any, blocks: torch.Tensor, batch: int = 16) -> list[float
 
 
 def _refuse(config: Any, own_scales: bool, no_symbols: bool) -> None:
+    concatenated = config.position_embedding_type == "concatenated"
     compared = sorted(
         {"attn_in", "mlp_in", "attn_out", "mlp_out"} & {each for each, share in config.afrac.items() if share < 1}
     )
     faults = {
-        "concatenated positions": config.position_embedding_type == "concatenated",
-        "positions, and no language was given": config.position_embedding_type == "added" and no_symbols,
+        "positions, and no language was given": config.position_embedding_type != "none" and no_symbols,
+        "concatenated positions beside norms with scales of their own (means are given with a corpus)": concatenated
+        and own_scales,
+        "concatenated positions and LayerNorm": concatenated and config.norm_type != "rms_norm",
         "LayerNorm with scales of its own (means are given with a corpus)": config.norm_type != "rms_norm" and own_scales,
         f"LayerNorm with AbsTopK at {', '.join(compared)}": config.norm_type != "rms_norm" and bool(compared),
         "an activation on the residual stream": config.residual_activation_type != "identity",
@@ -107,7 +111,9 @@ class _Compiler:
                 raise ValueError(
                     f"The language has prompts of {int(places.max()) + 1} tokens, and the model positions for {self.config.block_size}."
                 )
-            found = _double(dense(base.wte.weight)[tokens]) + _double(dense(base.wpe.weight)[places])
+            found = _double(dense(base.wte.weight)[tokens])
+            if self.config.position_embedding_type == "added":
+                found = found + _double(dense(base.wpe.weight)[places])
         return found if self.config.norm_type == "rms_norm" else torch.cat([found, found.mean(1, keepdim=True)], 1)
 
     def kept(self, name: str) -> torch.Tensor:
@@ -130,12 +136,23 @@ class _Compiler:
 
     # ------------------------------------------------------------------------------------------------------------ reads
 
-    def read(self, name: str, norm: Any, scale: float | None) -> Read:
-        nodes, gain = self.kept(name), _double(norm.weight)
+    def beside(self, norm: Any) -> torch.Tensor | None:
+        """What concatenated positions put beside the stream, [rows, d_pos_emb], by their own norm; None without them."""
+        if norm is None:
+            return None
+        assert self.symbols is not None
+        x = _double(dense(self.model.transformer.wpe.weight)[self.symbols.places])
+        return x * (x.square().mean(1, keepdim=True) + norm.eps).rsqrt() * _double(norm.weight)
+
+    def read(self, name: str, norm: Any, scale: float | None, position_norm: Any = None) -> Read:
+        nodes, gain, beside = self.kept(name), _double(norm.weight), self.beside(position_norm)
         if self.mean is not None and name != FINAL:
             nodes, gain = torch.cat([nodes, torch.tensor([self.mean])]), torch.cat([gain, torch.ones(1, dtype=torch.float64)])
         written = _places(nodes, self.channels)
         stream = self.embedding + self.held  # [vocab, d_model]; right on unwritten channels
+        if beside is not None:  # which no scale of the stream's norm acts on
+            stream = torch.cat([stream, beside / (scale or 1.0)], 1)
+            gain = torch.cat([gain, torch.ones(beside.shape[1], dtype=torch.float64)])
         own = torch.where(written < 0, stream[:, nodes], 0.0)
         unwritten = torch.ones(stream.shape[1], dtype=torch.bool)
         unwritten[self.channels] = False
@@ -234,26 +251,34 @@ class _Compiler:
             bias=torch.cat([map_.bias, map_.bias.sum()[None] / width]),
         )  # fmt: skip
 
-    def first(self, name: str, norm: Any) -> torch.Tensor:
-        """What the nodes of the first LayerNorm's read hold, [rows, nodes]: of embeddings alone."""
-        x, bias = self.embedding[:, : self.config.d_model], None if norm.bias is None else _double(norm.bias)
-        return torch.nn.functional.layer_norm(x, x.shape[-1:], _double(norm.weight), bias, norm.eps)[:, self.kept(name)]
+    def first(self, name: str, norm: Any, position_norm: Any) -> torch.Tensor:
+        """What the nodes of the first read hold, [rows, nodes]: of embeddings alone."""
+        x = self.embedding[:, : self.config.d_model]
+        if self.config.norm_type == "rms_norm":
+            found = x * (x.square().mean(1, keepdim=True) + norm.eps).rsqrt() * _double(norm.weight)
+        else:
+            bias = None if norm.bias is None else _double(norm.bias)
+            found = torch.nn.functional.layer_norm(x, x.shape[-1:], _double(norm.weight), bias, norm.eps)
+        beside, k = self.beside(position_norm), self.sites[name].k
+        found = found if beside is None else torch.cat([found, beside], 1)
+        return (abs_topk(found, k) if k < found.shape[1] else found)[:, self.kept(name)]
 
     # ------------------------------------------------------------------------------------------------------- sublayers
 
     def attention(self, layer: int, block: Any) -> Attention:
         names = {kind: site(layer, f"attn_{kind}") for kind in "qkv"}
         source, nodes = site(layer, "attn_in"), {kind: self.kept(name) for kind, name in names.items()}
-        read, norm = self.read(source, block.attn_norm, self.scales[2 * layer]), block.attn_norm if layer else None
+        read = self.read(source, block.attn_norm, self.scales[2 * layer], block.attn_pos_norm)
+        norm = block.attn_norm if layer else None
         maps = {kind: self.mapped(source, name, norm=norm) for kind, name in names.items()}
         tables = None
         if layer == 0:
             from .run import linear, read_tokens
 
-            if self.config.norm_type == "rms_norm":
+            if self.config.norm_type == "rms_norm" and block.attn_pos_norm is None:
                 values = read_tokens(read, torch.arange(len(self.embedding)), self.embedding[:, self.channels])
             else:
-                values = self.first(source, block.attn_norm)
+                values = self.first(source, block.attn_norm, block.attn_pos_norm)
             tables = {kind: linear(maps[kind], values) for kind in "qkv"}
         heads, write = self.heads(layer, block)
         return Attention(
@@ -315,7 +340,7 @@ class _Compiler:
 
     def mlp(self, layer: int, block: Any) -> MLP:
         source, neurons, target = site(layer, "mlp_in"), site(layer, "mlp_neuron"), site(layer, "mlp_out")
-        read = self.read(source, block.mlp_norm, self.scales[2 * layer + 1])
+        read = self.read(source, block.mlp_norm, self.scales[2 * layer + 1], block.mlp_pos_norm)
         into = self.mapped(source, neurons, self.config.activation_type, block.mlp_norm)
         return MLP(layer, read, into, self.written(self.mapped(neurons, target)))
 

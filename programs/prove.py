@@ -111,7 +111,7 @@ def prove(
 
 
 def _compiled(model: Any, circuit: Circuit, templates: Sequence[TokenTemplate], scales: Sequence[float] | None) -> Parts:
-    symbols = symbols_of(templates) if model.config.position_embedding_type == "added" else None
+    symbols = None if model.config.position_embedding_type == "none" else symbols_of(templates)
     return compile_circuit(model, circuit, answer_tokens(templates), scales, symbols)
 
 
@@ -122,7 +122,9 @@ def _scales(
     if blocks is None:
         raise ValueError("The circuit was pruned with frozen norms; give text, for the mean scales that its program may have.")
     scales = mean_scales(model, blocks)
-    if model.config.norm_type != "rms_norm":  # LayerNorm's own scales no program can have
+    if (
+        model.config.norm_type != "rms_norm" or model.config.position_embedding_type == "concatenated"
+    ):  # no program can have their own
         return scales
     better = own_norms is None and _loss(model, circuit, task, False) < _loss(model, circuit, task, held_scales(model, scales))
     return None if better else scales

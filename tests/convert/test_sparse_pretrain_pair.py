@@ -174,6 +174,9 @@ def test_pairs_that_cannot_be_are_refused(tmp_path):
     )
     assert done.exit_code == 2
     assert "bridges.bin" in done.output
+    done = CliRunner().invoke(app, ["convert", "viz_data.pt", "out", "--model", ".", "--task", "t", "--dense", "dense"])
+    assert done.exit_code == 2
+    assert "--dense and --tokenizer are for checkpoints" in done.output
     assert not (tmp_path / "ours").exists()
 
 

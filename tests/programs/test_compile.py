@@ -65,6 +65,7 @@ TOPK_WITHIN = {"afrac": dict.fromkeys(("attn_q", "attn_k", "attn_v", "mlp_neuron
 STREAMED = {
     "gpt2": {**FEATURES["gpt2"], "n_layer": 3}, "layer norm": {"norm_type": "layer_norm", "sink": True, **TOPK_WITHIN},
     "no bias": {"norm_type": "layer_norm", "ln_bias": False, "bias": False}, "positions": {"position_embedding_type": "added", "enable_bigram_table": True, **TOPK},
+    "concatenated": {**FEATURES["concatenated"], "n_layer": 3, "sink": True, **TOPK}, "concatenated, no topk": {**FEATURES["concatenated"], "sink": True},
     "positions and layer norm": {**FEATURES["gpt2"], "activation_type": "gelu", "sink": True, "n_layer": 3, **TOPK_WITHIN},
 }  # fmt: skip
 
@@ -76,7 +77,7 @@ def test_positions_and_layer_norm_are_told_too(case, share):
     circuit = random_circuit(model, share=share, seed=len(case))
     scales = mean_scales(model, tiny_ids(8, 16, seed=3))
     prompts = [tiny_ids(40, 11, seed=7), tiny_ids(5, 1, seed=8), tiny_ids(5, 16, seed=9)]
-    positions = model.config.position_embedding_type == "added"
+    positions = model.config.position_embedding_type != "none"
     symbols = Symbols.of({(i, int(t)) for ids in prompts for row in ids for i, t in enumerate(row)}) if positions else None
     parts = compile_circuit(model, circuit, ANSWERS, scales, symbols)
     model = model.double()
@@ -124,7 +125,7 @@ def test_what_is_decided_for_an_alphabet_changes_nothing_on_it(seed, share, coun
 @pytest.mark.parametrize(
     ("features", "named"),
     [
-        (FEATURES["added"], "positions, and no language"), (FEATURES["concatenated"], "concatenated positions"),
+        (FEATURES["added"], "positions, and no language"), (FEATURES["concatenated"], "positions, and no language"),
         ({"norm_type": "layer_norm"}, "LayerNorm with scales of its own"),
         ({"norm_type": "layer_norm", "afrac": {"mlp_in": 0.5}}, "LayerNorm with AbsTopK at mlp_in"),
         ({"residual_activation_type": "relu"}, "an activation on the residual stream"),

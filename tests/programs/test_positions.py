@@ -17,9 +17,12 @@ from sparse_circuits.programs.prove import CERTIFICATE, PROGRAM, check, prove
 from sparse_circuits.programs.symbols import Symbols, alphabet, spots, starts, symbols_of
 from sparse_circuits.programs.text import load_program
 from sparse_circuits.programs.tokens import tokenised
+from sparse_circuits.wiring_csp import NODE_LOCATIONS
 from tiny import FEATURES, ROOT, tiny_ids, tiny_model
 
-SHAPE = {**FEATURES["gpt2"], "vocab_size": 2048, "d_model": 16, "d_mlp": 24, "n_head": 2, "block_size": 32}
+SIZE = {"vocab_size": 2048, "d_model": 16, "d_mlp": 24, "n_head": 2, "block_size": 32}
+SHAPE = {**FEATURES["gpt2"], **SIZE}
+BESIDE = {**FEATURES["concatenated"], **SIZE, "afrac": dict.fromkeys(NODE_LOCATIONS, 0.5)}
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +30,12 @@ def tokenizer():
     return CSPTokenizer.from_folder(ROOT)
 
 
-@pytest.fixture(scope="module", params=["with_open", "with_as"])
+@pytest.fixture(scope="module", params=[("with_open", SHAPE), ("with_as", BESIDE)], ids=["added", "beside the stream"])
 def case(request, tokenizer):
-    model = tiny_model(**SHAPE)
-    circuit = random_circuit(model, task=request.param, tokenizer=tokenizer_sha256(tokenizer), share=0.15, frozen=True)
-    templates = [tokenised(each, tokenizer) for each in language(load_task(request.param, tokenizer), "test")]
+    task, shape = request.param
+    model = tiny_model(**shape)
+    circuit = random_circuit(model, task=task, tokenizer=tokenizer_sha256(tokenizer), share=0.15, frozen=True)
+    templates = [tokenised(each, tokenizer) for each in language(load_task(task, tokenizer), "test")]
     return model, circuit, templates, mean_scales(model, tiny_ids(8, 16, vocab=2048, seed=3))
 
 
