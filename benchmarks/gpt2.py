@@ -33,7 +33,7 @@ SHAPES = {
     "gpt2": {"n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024},
 }
 CHANNELS, STEPS, QUIET = 32, 150, 0.05
-SEARCH = ["steps=300", "pairs=8", "eval_pairs=16", "k_coef=1e-4"]  # a price for 102,144 nodes
+SEARCH = ["steps=200", "pairs=8", "eval_pairs=16", "k_coef=1e-4"]  # a price for 102,144 nodes
 
 
 def tokenizer_of(shape: str) -> CSPTokenizer:

@@ -1,5 +1,5 @@
-"""Candidate circuits of dense models, run by what they need: where a map's closed inputs stand at constants, only its open ones are multiplied, and only
-for outputs that somebody sees. Equal to the whole computation but for the order of sums; what decides in the end is run whole (`candidates.py`)."""
+"""Candidate circuits of dense models, run by what they need: where a map's closed inputs stand at constants, only its open ones are multiplied, only
+for outputs that somebody sees, and a sublayer none of whose writes is open is not run. Equal to the whole computation but for the order of sums; what decides in the end is run whole (`candidates.py`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..wiring_csp import MATRICES, site
+from ..wiring_csp import LOCATIONS, MATRICES, site
 
 _NONE = torch.zeros(0, dtype=torch.int64)
 
@@ -26,7 +26,13 @@ class Narrow:
     def __init__(self, model: Any, fills: Mapping[str, torch.Tensor]):
         self.model, self.sites = model, model.node_sites()
         self.parts: list[_Part] = []
+        self.writers: list[
+            tuple[Any, str, torch.Tensor]
+        ] = []  # sublayers, where they write, and what is written where no node does
         for layer, block in enumerate(model.transformer.h):
+            for sublayer, location in ((block.attn, "attn_out"), (block.mlp, "mlp_out")):
+                written = site(layer, location)
+                self.writers.append((sublayer, written, fills[written]))
             for matrix in MATRICES:
                 module, source = block.get_submodule(matrix.path), site(layer, matrix.reads)
                 if type(module) is not nn.Linear:
@@ -48,6 +54,10 @@ class Narrow:
         """
         changed: list[Any] = []
         try:
+            for sublayer, written, fill in self.writers:
+                if not len(nodes.get(written, _NONE)):
+                    changed.append(sublayer)
+                    changed[-1].forward = _attending(fill) if written.endswith(LOCATIONS["attn_out"].path) else _writing(fill)
             for part in self.parts:
                 forward = part.forward(nodes, self.sites)
                 if forward is not None:
@@ -101,6 +111,17 @@ class _Part:
             return out if rows is None else out.new_zeros(*x.shape[:-1], width).index_copy_(-1, rows, out)
 
         return forward
+
+
+def _writing(fill: torch.Tensor) -> Any:
+    """In place of an MLP none of whose writes is open."""
+    return lambda x, *rest, **more: fill.to(x).expand(x.shape[:-1] + fill.shape)
+
+
+def _attending(fill: torch.Tensor) -> Any:
+    """In place of an attention none of whose writes is open: what is written, and no weights."""
+    write = _writing(fill)
+    return lambda x, *rest, **more: (write(x), None)
 
 
 def _rows_alone(module: nn.Linear, rows: torch.Tensor) -> Any:
