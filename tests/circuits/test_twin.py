@@ -9,7 +9,7 @@ from sparse_circuits.circuits.ablation import recorded_scales
 from sparse_circuits.circuits.conditions import drawn
 from sparse_circuits.circuits.edges import Edges
 from sparse_circuits.circuits.masks import opened
-from tiny import tiny_ids, tiny_model
+from tiny import STREAM, tiny_ids, tiny_model
 
 
 @pytest.fixture
@@ -49,6 +49,15 @@ def test_a_circuit_is_what_the_method_says(case, kind, frozen):
             assert (found - expected[mode]).abs().max() < 1e-6, mode
     assert (expected["nodes"] - expected["edges"]).abs().max() > 1e-3
     assert (whole - expected["nodes"]).abs().max() > 1e-3
+
+
+def test_also_with_abstopk_on_the_stream():
+    model, ids = tiny_model(**STREAM).double(), tiny_ids(3, 11, seed=7)
+    with torch.no_grad():
+        found = model(ids).logits
+        assert (found - plain_logits(model, ids)).abs().max() < 1e-10
+        less = {name: share for name, share in STREAM["afrac"].items() if name != "resid_pre"}
+        assert (found - tiny_model(afrac=less).double()(ids).logits).abs().max() > 1e-3
 
 
 def test_the_plain_model_is_the_model(case):

@@ -16,7 +16,7 @@ from sparse_circuits.circuits.means import watching
 from sparse_circuits.corpora.idioms import programs
 from sparse_circuits.viewer.contract import HERE
 from sparse_circuits.viewer.weights import pack_model, pack_tokenizer
-from tiny import ROOT, sparse_pair, tiny_ids, tiny_model
+from tiny import ROOT, STREAM, sparse_pair, tiny_ids, tiny_model
 
 RUN = """async ([packed, prompts, frozen, circuit]) => {
   window.model = new Model(packed.config, await unpacked(packed));
@@ -86,6 +86,10 @@ def compared(page, model, ids, circuit=None, frozen=False, limit=1e-6):
 def test_every_feature_is_computed_as_in_pytorch(runtime, features):
     """On a thousand prompts, every token of which is looked at: so on all their beginnings too."""
     compared(runtime, tiny_model(**features), tiny_ids(1000, 8))
+
+
+def test_abstopk_on_the_stream_too(runtime):
+    compared(runtime, tiny_model(**STREAM), tiny_ids(300, 8))
 
 
 @pytest.mark.parametrize("frozen", [False, True])
