@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..wiring_csp import LOCATIONS, MATRICES, site
+from ..wiring_csp import MATRICES, site
 
 _NONE = torch.zeros(0, dtype=torch.int64)
 
@@ -27,12 +27,12 @@ class Narrow:
         self.model, self.sites = model, model.node_sites()
         self.parts: list[_Part] = []
         self.writers: list[
-            tuple[Any, str, torch.Tensor]
-        ] = []  # sublayers, where they write, and what is written where no node does
+            tuple[Any, str, Any]
+        ] = []  # sublayers, where they write, and what stands in for them where no node does
         for layer, block in enumerate(model.transformer.h):
-            for sublayer, location in ((block.attn, "attn_out"), (block.mlp, "mlp_out")):
-                written = site(layer, location)
-                self.writers.append((sublayer, written, fills[written]))
+            attn_out, mlp_out = site(layer, "attn_out"), site(layer, "mlp_out")
+            self.writers.append((block.attn, attn_out, _attending(fills[attn_out])))
+            self.writers.append((block.mlp, mlp_out, _writing(fills[mlp_out])))
             for matrix in MATRICES:
                 module, source = block.get_submodule(matrix.path), site(layer, matrix.reads)
                 if type(module) is not nn.Linear:
@@ -54,10 +54,10 @@ class Narrow:
         """
         changed: list[Any] = []
         try:
-            for sublayer, written, fill in self.writers:
+            for sublayer, written, silent in self.writers:
                 if not len(nodes.get(written, _NONE)):
                     changed.append(sublayer)
-                    changed[-1].forward = _attending(fill) if written.endswith(LOCATIONS["attn_out"].path) else _writing(fill)
+                    changed[-1].forward = silent
             for part in self.parts:
                 forward = part.forward(nodes, self.sites)
                 if forward is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from ..circuits.ablation import recorded_scales
 from ..circuits.circuit import Circuit
@@ -141,8 +142,7 @@ class _Compiler:
         if norm is None:
             return None
         assert self.symbols is not None
-        x = _double(dense(self.model.transformer.wpe.weight)[self.symbols.places])
-        return x * (x.square().mean(1, keepdim=True) + norm.eps).rsqrt() * _double(norm.weight)
+        return _normed(_double(dense(self.model.transformer.wpe.weight)[self.symbols.places]), norm)
 
     def read(self, name: str, norm: Any, scale: float | None, position_norm: Any = None) -> Read:
         nodes, gain, beside = self.kept(name), _double(norm.weight), self.beside(position_norm)
@@ -253,12 +253,7 @@ class _Compiler:
 
     def first(self, name: str, norm: Any, position_norm: Any) -> torch.Tensor:
         """What the nodes of the first read hold, [rows, nodes]: of embeddings alone."""
-        x = self.embedding[:, : self.config.d_model]
-        if self.config.norm_type == "rms_norm":
-            found = x * (x.square().mean(1, keepdim=True) + norm.eps).rsqrt() * _double(norm.weight)
-        else:
-            bias = None if norm.bias is None else _double(norm.bias)
-            found = torch.nn.functional.layer_norm(x, x.shape[-1:], _double(norm.weight), bias, norm.eps)
+        found = _normed(self.embedding[:, : self.config.d_model], norm)
         beside, k = self.beside(position_norm), self.sites[name].k
         found = found if beside is None else torch.cat([found, beside], 1)
         return (abs_topk(found, k) if k < found.shape[1] else found)[:, self.kept(name)]
@@ -366,6 +361,14 @@ class _Compiler:
 
 def _double(x: Any) -> torch.Tensor:
     return x.detach().cpu().double()
+
+
+def _normed(x: torch.Tensor, norm: Any) -> torch.Tensor:
+    """A norm's output for rows [n, width], in float64."""
+    weight = _double(norm.weight)
+    if isinstance(norm, torch.nn.RMSNorm):
+        return F.rms_norm(x, x.shape[-1:], weight, norm.eps)
+    return F.layer_norm(x, x.shape[-1:], weight, None if norm.bias is None else _double(norm.bias), norm.eps)
 
 
 def _places(wanted: torch.Tensor, among: torch.Tensor) -> torch.Tensor:
