@@ -13,10 +13,10 @@ from .ablation import Scales, ablated
 from .conditions import Conditions, Fills
 from .edges import Edges, edges_in, removed_edges, within
 from .edges import places as edge_places
-from .hooks import hooks
+from .hooks import frozen, hooks
 from .masks import Nodes, PruneConfig, as_nodes, deciding_pairs, objective, opened, unpruned
 from .means import Means
-from .narrow import Narrow
+from .narrow import Narrow, can_narrow, narrowed
 from .outcome import last_logits
 from .paths import on_path
 from .shrink import shrink, smallest_prefix
@@ -123,7 +123,7 @@ class Search:
 
     def _narrowed(self, nodes: Nodes, fills: Fills) -> AbstractContextManager[None]:
         """The model by what a candidate needs, where it is dense and closed nodes stand at one value each."""
-        if self.model.is_sparse or self.model.device.type != "cpu" or any(each.dim() > 1 for each in fills.values()):
+        if not can_narrow(self.model, fills):
             return nullcontext()
         narrow = next((each for known, each in self._narrow if known is fills), None)
         if narrow is None:
@@ -136,10 +136,12 @@ class Search:
         removed = self._removed(nodes, edges)
 
         def cost(fills: Fills) -> torch.Tensor:
-            with self._as(nodes, removed, fills):
+            seen = self.pairs.answers if self.model_logits is None else None
+            with self._as(nodes, removed, fills), narrowed(self.model, nodes, fills, seen):
                 return self.cost(last_logits(self.model, self.pairs, len(self.pairs)))
 
-        fills = self.conditions.worse(cost)
+        with frozen(self.model):
+            fills = self.conditions.worse(cost)
         self.held.insert(0, fills)
         with torch.no_grad():
             return float(cost(fills)) > self.config.target_loss

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
-from .ablation import ablated, holding
+from .ablation import Scales, ablated, holding, recorded_scales
 from .calibration import apply_calibration
 from .circuit import Circuit
 from .conditions import SAMPLED, Fills, drawn, worst_fills
 from .edges import Edges, edges_in, removed_edges
+from .hooks import frozen
 from .masks import PruneConfig, as_nodes, deciding_pairs, opened, ranked, training_pairs
 from .means import Means, watching
+from .narrow import narrowed
 from .outcome import correlation, figures, last_logits, losses, summary
 from .paths import on_path
 from .scoring import Score
@@ -39,6 +42,7 @@ class Examination:
         self.means = self._means()
         self.removed = None if circuit.edges is None else removed_edges(model, circuit.nodes, circuit.edges)
         self.left_out: list[str] = []
+        self._known_scales: list[tuple[Pairs, Scales]] = []
         seen = self._seen_in_pruning()
         self.sets: dict[str, Pairs] = {"validation": deciding_pairs(task, self.config, pairs)}
         for family in task.families:
@@ -77,13 +81,31 @@ class Examination:
         """Logits of the whole model, [prompts, vocabulary]."""
         return last_logits(self.model, pairs).cpu()
 
-    def masked(self, pairs: Pairs, *, freeze: bool | None = None, fills: Fills | None = None) -> torch.Tensor:
-        """Those of the circuit; with `fills`, everything outside, removed edges too, is held at them instead of the means."""
+    def masked(
+        self, pairs: Pairs, *, freeze: bool | None = None, fills: Fills | None = None, narrow: bool = False
+    ) -> torch.Tensor:
+        """Those of the circuit; with `fills`, everything outside, removed edges too, is held at them instead of the means. If `narrow`, those of the answers alone
+        count, and a dense model is run by what they need (`narrow.py`)."""
         freeze = self.config.freeze_norms if freeze is None else freeze
         fills = self.circuit.means if fills is None else fills
         nodes_at = {name: fills[name] for name in self.circuit.widths}
-        with ablated(self.model, opened(self.circuit.nodes, nodes_at), removed=self.removed, means=fills, freeze_norms=freeze):
+        scales = self._scales(pairs) if freeze else False
+        lean = narrowed(self.model, self.circuit.nodes, nodes_at, pairs.answers) if narrow else nullcontext()
+        with (
+            ablated(self.model, opened(self.circuit.nodes, nodes_at), removed=self.removed, means=fills, freeze_norms=scales),
+            lean,
+        ):
             return last_logits(self.model, pairs, len(pairs))
+
+    @torch.no_grad()
+    def _scales(self, pairs: Pairs) -> Scales:
+        """Those of the whole model's norms on pairs, as one batch; computed once, since a circuit is run on them under many fills."""
+        known = next((scales for of, scales in self._known_scales if of is pairs), None)
+        if known is None:
+            with recorded_scales(self.model) as known:
+                last_logits(self.model, pairs, len(pairs))
+            self._known_scales.append((pairs, known))
+        return known
 
     @torch.no_grad()
     def nothing(self, pairs: Pairs) -> torch.Tensor:
@@ -235,12 +257,11 @@ class Examination:
             found |= {kind: statistics.mean(runs), f"{kind}_most": max(runs)}
 
         def loss(fills: Fills) -> torch.Tensor:
-            return losses(self.masked(pairs, fills=fills).gather(1, pairs.answers)).mean()
+            return losses(self.masked(pairs, fills=fills, narrow=True).gather(1, pairs.answers)).mean()
 
-        found["worst_case"] = worst_fills(
-            loss, self.circuit.means, self.means, steps=ASCENT, restarts=RESTARTS, seed=self.seed
-        )[1]
-        return found
+        with frozen(self.model):
+            worst = worst_fills(loss, self.circuit.means, self.means, steps=ASCENT, restarts=RESTARTS, seed=self.seed)
+        return found | {"worst_case": worst[1]}
 
     def cross_tasks(self, others: Iterable[Task], pairs: int) -> dict[str, dict[str, float]]:
         """Other task -> pairwise loss of the model on it, and without this circuit's nodes."""
@@ -262,7 +283,7 @@ class Examination:
         """
         pairs = self.sets["test"]
         real = pairs.attention_mask.bool().cpu()
-        freeze = self.config.freeze_norms
+        freeze = self._scales(pairs) if self.config.freeze_norms else False
         with watching(self.model) as seen:
             last_logits(self.model, pairs, len(pairs))
             full = {name: seen[name].clone() for name in self.circuit.nodes}

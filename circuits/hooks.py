@@ -27,6 +27,18 @@ def hooks() -> Iterator[list[Any]]:
 
 
 @contextlib.contextmanager
+def frozen(model: torch.nn.Module) -> Iterator[None]:
+    """While the block runs, no parameter wants a gradient: where activations are what is differentiated, weights' gradients are not computed in vain."""
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        model.requires_grad_(False)
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
 def eagerly() -> Iterator[None]:
     """While the block runs, whatever has been compiled runs eagerly."""
     if "torch._dynamo" not in sys.modules:  # then nothing is compiled, and asking would import it, which takes seconds

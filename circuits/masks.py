@@ -14,6 +14,7 @@ from ..configuration_csp import require_positive_int
 from ..wiring_csp import located, site
 from .ablation import Change, Scales, ablated, gated, holding, recorded_scales, surrogate
 from .conditions import ABLATIONS, Conditions
+from .hooks import frozen
 from .outcome import last_logits, losses, vocabulary_kl
 from .sites import require_csp
 from .tasks import Pairs, Task
@@ -196,30 +197,26 @@ def train_masks(
     pool = training_pairs(task, config).to(model.device)
     history = []
     bar = tqdm(range(config.steps), desc=f"pruning {task.name}", unit="step", disable=None, delay=2)
-    requires = {name: p.requires_grad for name, p in model.named_parameters()}
     try:
-        model.requires_grad_(False)
-        batches = _Batches(model, pool, config)
-        for step in bar:
-            loss = _step(masks, batches, step, conditions)
-            count = masks.open_count()
-            optimizer.zero_grad()
-            (loss + config.k_coef * count).backward()
-            if conditions is not None:
-                conditions.ascend()
-            torch.nn.utils.clip_grad_norm_(masks.parameters(), config.clip)
-            optimizer.step()
-            schedule.step()
-            masks.clamp()
-            history.append((step, loss.item(), int(count.item())))
-            bar.set_postfix(loss=f"{history[-1][1]:.3f}", nodes=history[-1][2])
-            if report is not None:
-                report(*history[-1])
+        with frozen(model):
+            batches = _Batches(model, pool, config)
+            for step in bar:
+                loss = _step(masks, batches, step, conditions)
+                count = masks.open_count()
+                optimizer.zero_grad()
+                (loss + config.k_coef * count).backward()
+                if conditions is not None:
+                    conditions.ascend()
+                torch.nn.utils.clip_grad_norm_(masks.parameters(), config.clip)
+                optimizer.step()
+                schedule.step()
+                masks.clamp()
+                history.append((step, loss.item(), int(count.item())))
+                bar.set_postfix(loss=f"{history[-1][1]:.3f}", nodes=history[-1][2])
+                if report is not None:
+                    report(*history[-1])
     except KeyboardInterrupt:
         bar.write(f"Stopped after {len(history)} of {config.steps} steps; going on with the masks as they are.")
-    finally:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(requires[name])
     return history
 
 

@@ -4,7 +4,7 @@ for outputs that somebody sees, and a sublayer none of whose writes is open is n
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -73,6 +73,20 @@ class Narrow:
                 del module.forward
 
 
+def narrowed(
+    model: Any, nodes: Mapping[str, torch.Tensor], fills: Mapping[str, torch.Tensor], answers: torch.Tensor | None
+) -> AbstractContextManager[None]:
+    """`Narrow(model, fills).running(nodes, answers)` where it is of use: the model is dense, on CPU, and closed nodes stand at one value each."""
+    if not can_narrow(model, fills):
+        return nullcontext()
+    return Narrow(model, fills).running(nodes, None if answers is None else answers.unique())
+
+
+def can_narrow(model: Any, fills: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a model under these fills can be run by what a candidate needs."""
+    return not model.is_sparse and model.device.type == "cpu" and all(each.dim() == 1 for each in fills.values())
+
+
 class _Part:
     """One map: its sources' site, its targets' sites in the order of its rows, the constants that sources are held at, and what comes out of these alone."""
 
@@ -80,7 +94,9 @@ class _Part:
         self, module: nn.Linear, source: str, targets: list[str], held: torch.Tensor | None, base: torch.Tensor | None
     ):
         self.module, self.source, self.targets = module, source, targets
-        self.held, self.base = held, None if base is None else base.detach()
+        self.held = held
+        # Of fills that are being searched for, what they lead to is differentiated; of a model whose weights are, nothing is.
+        self.base = base if base is None or (held is not None and held.requires_grad) else base.detach()
 
     def rows(self, nodes: Mapping[str, torch.Tensor], sites: Mapping[str, Any]) -> torch.Tensor | None:
         """Rows that are seen: of open nodes, and all where AbsTopK compares them; None: all."""

@@ -8,10 +8,13 @@ from sparse_circuits.circuits import PruneConfig, ablated, edges_in, mean_activa
 from sparse_circuits.circuits.ablation import recorded_scales
 from sparse_circuits.circuits.candidates import Search
 from sparse_circuits.circuits.edges import Edges
+from sparse_circuits.circuits.examination import Examination
+from sparse_circuits.circuits.hooks import frozen
 from sparse_circuits.circuits.masks import opened
 from sparse_circuits.circuits.narrow import Narrow
+from sparse_circuits.circuits.outcome import losses
 from tiny import STREAM, tiny_ids, tiny_model
-from toy import NODES, toy_blocks, toy_model, toy_task
+from toy import NODES, toy_blocks, toy_circuit, toy_model, toy_task
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -76,3 +79,33 @@ def test_a_search_decides_by_it_and_counts_by_the_whole(sparse):
     nodes = {name: torch.tensor(each) for name, each in NODES.items()}
     assert search.loss(nodes) == pytest.approx(search.loss(nodes, whole=True), abs=1e-5)
     assert len(search._narrow) == (0 if sparse else 1)
+
+
+@pytest.mark.parametrize("frozen_norms", [False, True])
+def test_the_search_for_the_worst_fills_goes_the_same_way(frozen_norms, monkeypatch):
+    """Gradients to what closed nodes are held at are those of the whole model, and none is computed for a weight."""
+    import sparse_circuits.circuits.narrow as lean
+
+    model = toy_model("distractor").double()
+    means = mean_activations(model, toy_blocks())
+    circuit = toy_circuit(model, means)
+    circuit.settings = {**circuit.settings, "eval_pairs": 8, "freeze_norms": frozen_norms}
+    found = []
+    for can in (True, False):
+        monkeypatch.setattr(lean, "can_narrow", lambda model, fills, can=can: can)
+        look = Examination(circuit, model, toy_task(), 8, 0, means)
+        pairs, draw = look.sets["test"], torch.Generator().manual_seed(1)
+        fills = {
+            n: (each + torch.rand(each.shape, generator=draw)).double().requires_grad_() for n, each in means.values.items()
+        }
+        wanted = [p.requires_grad for p in model.parameters()]
+        with frozen(model):
+            loss = losses(look.masked(pairs, fills=fills, narrow=True).gather(1, pairs.answers)).mean()
+            assert not any(p.requires_grad for p in model.parameters())
+            grads = torch.autograd.grad(loss, list(fills.values()), allow_unused=True)
+        assert [p.requires_grad for p in model.parameters()] == wanted
+        found.append((loss.item(), [torch.zeros_like(f) if g is None else g for f, g in zip(fills.values(), grads)]))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-9)
+    for one, other in zip(found[0][1], found[1][1]):
+        assert (one - other).abs().max() < 1e-9
+    assert max(float(g.abs().max()) for g in found[0][1]) > 1e-3
