@@ -66,11 +66,13 @@ def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
         return x
     if k == 0:
         return torch.where(torch.zeros_like(x, dtype=torch.bool), x, 0)
-    if x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cpu" and not torch.compiler.is_compiling():
-        return abs_topk(x.float(), k).to(x.dtype)  # the same selection: widening keeps order and ties
     fast = kernels()
     out = None if fast is None else fast.abs_topk(x, k)
-    return torch.where(abs_topk_mask(x.detach(), k), x, 0) if out is None else out
+    if out is not None:
+        return out
+    if x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        return abs_topk(x.float(), k).to(x.dtype)  # the same selection: widening keeps order and ties
+    return torch.where(abs_topk_mask(x.detach(), k), x, 0)
 
 
 def abs_topk_mask(x: torch.Tensor, k: int) -> torch.Tensor:

@@ -39,6 +39,7 @@ def _cast(name: str, source: Any, target: Any, operation: str) -> Any:
 _f32_at = _cast("f32_at", types.int64, types.CPointer(types.float32), "inttoptr")
 _i32_at = _cast("i32_at", types.int64, types.CPointer(types.int32), "inttoptr")
 _i64_at = _cast("i64_at", types.int64, types.CPointer(types.int64), "inttoptr")
+_u16_at = _cast("u16_at", types.int64, types.CPointer(types.uint16), "inttoptr")
 _u8_at = _cast("u8_at", types.int64, types.CPointer(types.uint8), "inttoptr")
 bits_of = _cast("bits_of", types.float32, types.int32, "bitcast")
 float_of = _cast("float_of", types.int32, types.float32, "bitcast")
@@ -74,7 +75,8 @@ def _array_of(pointer: Any) -> Any:
     return array
 
 
-floats, ints, longs, flags = _array_of(_f32_at), _array_of(_i32_at), _array_of(_i64_at), _array_of(_u8_at)
+floats, ints, longs = _array_of(_f32_at), _array_of(_i32_at), _array_of(_i64_at)
+halves, flags = _array_of(_u16_at), _array_of(_u8_at)
 
 
 # ------------------------------------------------------------------------------------------------------------- vectors

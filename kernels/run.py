@@ -35,10 +35,15 @@ def available() -> bool:
     return True
 
 
-def serve(*tensors: torch.Tensor) -> bool:
-    """Whether the CPU kernels can take these tensors: float32 on CPU, plain, not empty. (Nothing may be traced meanwhile: who calls looks.)"""
+def serve(*tensors: torch.Tensor, halves: bool = False) -> bool:
+    """Whether the CPU kernels can take these tensors: float32 (if `halves`, bfloat16 and float16 too) on CPU, plain, not empty. (Nothing may be traced
+    meanwhile: who calls looks.)"""
     for x in tensors:
-        if x.dtype != torch.float32 or x.device.type != "cpu" or x.numel() == 0:
+        if (
+            not (x.dtype == torch.float32 or (halves and x.dtype in (torch.bfloat16, torch.float16)))
+            or x.device.type != "cpu"
+            or x.numel() == 0
+        ):
             return False
         if type(x) is not torch.Tensor and type(x) is not nn.Parameter:
             return False

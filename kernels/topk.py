@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from .jit import bits_of, compiled, draw, flags, floats, summing, words
+from .jit import bits_of, compiled, draw, flags, floats, halves, summing, words
 from .jobs import CHUNKS, positions, record
 from .run import run, serve
 
 ENTRIES_PER_CHUNK = 1 << 16
 MAX_BITS = 0x7FFFFFFF
-NO_GUESS = -1
+NO_GUESS, HALF_GUESS = -1, 0x3F800000
+HALVES = (torch.bfloat16, torch.float16)
 
 # The k-th largest magnitude of a row is searched over the bits of the floats, which order as integers: each step counts the entries
 # at or above a candidate in one vectorised pass that writes nothing. Steps interpolate between the counts known so far, with a
@@ -75,15 +76,13 @@ def _threshold(magnitudes, width, k, guess):
 
 
 @compiled
-def _select(row, width, k, magnitudes, guess):
+def _select(row, width, k, magnitudes, guess, zero):
     """AbsTopK of one row in place, given its magnitudes; 0 < k < width. Returns the threshold, the next row's guess."""
-    if guess < 0:
-        guess = _first_guess(row, width, k)
     guess, count = _threshold(magnitudes, width, k, guess)
     t = np.int32(guess)
     if count == k:
         for i in range(width):
-            row[i] = row[i] if magnitudes[i] >= t else np.float32(0)
+            row[i] = row[i] if magnitudes[i] >= t else zero
         return guess
     room = np.int64(k)  # for entries tied at the threshold, from the left
     for i in range(width):
@@ -91,7 +90,7 @@ def _select(row, width, k, magnitudes, guess):
     for i in range(width):
         tied = magnitudes[i] == t and room > 0
         room -= np.int64(tied)
-        row[i] = row[i] if tied or magnitudes[i] > t else np.float32(0)
+        row[i] = row[i] if tied or magnitudes[i] > t else zero
     return guess
 
 
@@ -106,10 +105,10 @@ def top_k_in_place(row, width, k, magnitudes, guess):
         return guess
     for i in range(width):
         magnitudes[i] = bits_of(row[i]) & np.int32(MAX_BITS)
-    return _select(row, width, k, magnitudes, guess)
+    return _select(row, width, k, magnitudes, _first_guess(row, width, k) if guess < 0 else guess, np.float32(0))
 
 
-# x, out [rows, width]; kept: bool [rows, width], or 0 where it is not wanted; 0 < k < width.
+# x, out [rows, width], float32, or bfloat16 or float16 for the kernel of halves; kept: bool [rows, width], or 0 where it is not wanted; 0 < k < width.
 AbsTopKJob = record("AbsTopKJob", "x out kept rows width k rows_per_chunk")
 
 
@@ -131,7 +130,29 @@ def abs_topk_kernel(job):
             for i in range(width):
                 row[i] = source[i]
                 magnitudes[i] = bits_of(source[i]) & np.int32(MAX_BITS)
-            guess = _select(row, width, k, magnitudes, guess)
+            guess = _first_guess(row, width, k) if guess < 0 else guess
+            guess = _select(row, width, k, magnitudes, guess, np.float32(0))
+            if wanted:
+                _mark_kept(magnitudes, width, k, guess, kept[r * width :])
+
+
+def abs_topk_halves_kernel(job):
+    """The same for numbers of 16 bits, whose bits order as those of float32 do."""
+    a = words(job)
+    x, out, wanted, kept = halves(a[ABS_TOPK.x]), halves(a[ABS_TOPK.out]), a[ABS_TOPK.kept] != 0, flags(a[ABS_TOPK.kept])
+    rows, width, k, per_chunk = a[ABS_TOPK.rows], a[ABS_TOPK.width], a[ABS_TOPK.k], a[ABS_TOPK.rows_per_chunk]
+    magnitudes = np.empty(width, np.int32)
+    while True:
+        chunk = draw(job)
+        if chunk >= a[CHUNKS]:
+            return
+        guess = np.int64(HALF_GUESS)
+        for r in range(chunk * per_chunk, min(rows, (chunk + 1) * per_chunk)):
+            source, row = x[r * width :], out[r * width :]
+            for i in range(width):
+                row[i] = source[i]
+                magnitudes[i] = (np.int32(source[i]) << np.int32(16)) & np.int32(MAX_BITS)
+            guess = _select(row, width, k, magnitudes, guess, np.uint16(0))
             if wanted:
                 _mark_kept(magnitudes, width, k, guess, kept[r * width :])
 
@@ -172,8 +193,19 @@ def masked_kernel(job):
             out[i] = x[i] if kept[i] != 0 else np.float32(0)
 
 
+def masked_halves_kernel(job):
+    a = words(job)
+    x, kept, out, per_chunk = halves(a[MASKED.x]), flags(a[MASKED.kept]), halves(a[MASKED.out]), a[MASKED.per_chunk]
+    while True:
+        chunk = draw(job)
+        if chunk >= a[CHUNKS]:
+            return
+        for i in range(chunk * per_chunk, min(a[MASKED.entries], (chunk + 1) * per_chunk)):
+            out[i] = x[i] if kept[i] != 0 else np.uint16(0)
+
+
 def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
-    """AbsTopK over the last dimension; x as `serve` takes it, 0 < k < width."""
+    """AbsTopK over the last dimension; x as `serve` takes it, or bfloat16 or float16, 0 < k < width."""
     if x.requires_grad and torch.is_grad_enabled():
         return _AbsTopK.apply(x, k)
     return _selected(x, k, None)
@@ -184,7 +216,7 @@ def _selected(x: torch.Tensor, k: int, kept: torch.Tensor | None) -> torch.Tenso
     out, rows = torch.empty_like(x), x.numel() // x.shape[-1]
     per_chunk = max(1, ENTRIES_PER_CHUNK // width)
     job = AbsTopKJob(x.data_ptr(), out.data_ptr(), 0 if kept is None else kept.data_ptr(), rows, width, k, per_chunk)
-    run(abs_topk_kernel, -(-rows // per_chunk), job)
+    run(abs_topk_halves_kernel if x.dtype in HALVES else abs_topk_kernel, -(-rows // per_chunk), job)
     return out
 
 
@@ -203,10 +235,10 @@ class _AbsTopK(torch.autograd.Function):
 
 def masked(gradient: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """The gradient where a bool mask of its shape is set, else 0."""
-    if torch.is_grad_enabled() or not serve(gradient):  # a second derivative is wanted, or it is no plain tensor
+    if torch.is_grad_enabled() or not serve(gradient, halves=True):  # a second derivative is wanted, or it is no plain tensor
         return torch.where(kept, gradient, 0)
     gradient, count = gradient.contiguous(), gradient.numel()
     out = torch.empty_like(gradient)
     job = MaskedJob(gradient.data_ptr(), kept.data_ptr(), out.data_ptr(), count, ENTRIES_PER_CHUNK)
-    run(masked_kernel, -(-count // ENTRIES_PER_CHUNK), job)
+    run(masked_halves_kernel if gradient.dtype in HALVES else masked_kernel, -(-count // ENTRIES_PER_CHUNK), job)
     return out

@@ -56,6 +56,27 @@ def test_values_and_gradients(batch, heads, tokens, d_head, share, with_sink):
         assert (ours.double() - expected).abs().max() <= 2e-5 * max(1.0, expected.abs().max().item())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_summed_in_float32(dtype, monkeypatch):
+    """bfloat16 under autocast takes the kernel too, and comes out no further from the truth than the rounding of what comes out."""
+    used, real = [], kernel.attention
+    monkeypatch.setattr(kernel, "attention", lambda *a: (used.append(1), real(*a))[1])
+    generator = torch.Generator().manual_seed(0)
+    leaves = [random((2, 2, 70, 16), 0.5, generator).to(dtype).requires_grad_() for _ in range(3)]
+    sink, upstream = torch.randn(2, generator=generator), torch.randn(2, 70, 2, 16, generator=generator).to(dtype)
+    out, _ = sdpa_attention_forward(Module, *leaves, None, scaling=0.25, s_aux=sink)
+    assert used
+    assert out.dtype == dtype
+    expected = reference(*leaves, sink, 0.25)
+    step = torch.finfo(dtype).eps
+    assert ((out.double() - expected).abs() <= step * expected.abs() + 1e-5).all()
+    for one, other in zip(
+        torch.autograd.grad((out * upstream).sum(), leaves), torch.autograd.grad((expected * upstream.double()).sum(), leaves)
+    ):
+        assert one.dtype == dtype
+        assert (one.double() - other.double()).abs().max() <= 2 * step * other.abs().max()
+
+
 def test_keys_and_values_of_any_stride():
     generator = torch.Generator().manual_seed(0)
     q, k, v = (random((2, 3, 70, 16), 0.3, generator) for _ in range(3))
