@@ -10,7 +10,7 @@ import typer
 from .circuits import prune_task
 from .given import without_options
 
-DEMO_TASK = "single_double_quote"
+DEMO_TASK, DEMO_SEARCH = "single_double_quote", ["steps=200"]
 
 
 def train(
@@ -57,7 +57,7 @@ def demo(
     run_demo(out, make_recipe("demo", settings=given), say=typer.echo)
     typer.echo(f"\nA circuit for {DEMO_TASK}:")
     try:
-        prune_task(str(out), DEMO_TASK, out / "circuits" / DEMO_TASK, setting=["steps=200"])
+        prune_task(str(out), DEMO_TASK, out / "circuits" / DEMO_TASK, setting=DEMO_SEARCH)
     except CannotDo as error:
         typer.echo(without_options(str(error)))
         if steps is None:  # trained in full, it closes strings

@@ -5,6 +5,28 @@ finds these functions. Each gives None where it cannot serve (no Numba, another 
 pay, and else the result of the PyTorch path, up to the order of float32 sums.
 """
 
-from .dispatch import abs_topk, causal_attention, embedding, fused_block, pays, product, value_gradient
+from .dispatch import (
+    abs_topk,
+    active_product,
+    causal_attention,
+    embedding,
+    fused_block,
+    pays,
+    pays_in_training,
+    product,
+    trains_sparse,
+    value_gradient,
+)
 
-__all__ = ["abs_topk", "causal_attention", "embedding", "fused_block", "pays", "product", "value_gradient"]
+__all__ = [
+    "abs_topk",
+    "active_product",
+    "causal_attention",
+    "embedding",
+    "fused_block",
+    "pays",
+    "pays_in_training",
+    "product",
+    "trains_sparse",
+    "value_gradient",
+]

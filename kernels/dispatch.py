@@ -10,9 +10,21 @@ from typing import Any
 
 import torch
 
-from .run import available, serve
+from .run import LANES, available, serve
 
-__all__ = ["abs_topk", "causal_attention", "embedding", "fused_block", "gpu", "pays", "product", "value_gradient"]
+__all__ = [
+    "abs_topk",
+    "active_product",
+    "causal_attention",
+    "embedding",
+    "fused_block",
+    "gpu",
+    "pays",
+    "pays_in_training",
+    "product",
+    "trains_sparse",
+    "value_gradient",
+]
 
 # Up to how many nonzero channels of a head's keys and values, on average, attention here beats PyTorch's: measured, `benchmarks/sparse.py`.
 ATTENTION_CHANNELS = 24
@@ -20,6 +32,9 @@ ATTENTION_QUERIES = 16  # and from how many queries on
 # Up to which density, or, for one matrix, up to how many nonzeros, whose time is less than what a fused block saves, products here beat
 # dense ones: by `benchmarks/sparse.py` on 2 cores (AVX-512).
 PRODUCT_DENSITY, PRODUCT_NONZEROS = 1 / 16, 1 << 14
+# The same where a weight is a dense parameter in training, whose nonzeros are listed anew for each product; from how many tokens on; and up
+# to which share of nonzeros in the outputs' gradient that of the weight is faster over these. All by `benchmarks/training.py --products`.
+TRAINING_DENSITY, TRAINING_TOKENS, ACTIVE_SHARE = 1 / 8, 512, 0.3
 
 
 @functools.cache
@@ -29,7 +44,7 @@ def _module(name: str) -> Any:
 
 def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor | None:
     """AbsTopK over the last dimension, 0 < k < width."""
-    if serve(x):
+    if serve(x, halves=True):
         return _module("topk").abs_topk(x, k)
     triton = gpu(x)
     return None if triton is None or x.shape[-1] > triton.MAX_WIDTH else triton.abs_topk(x, k)
@@ -54,6 +69,31 @@ def value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Any) -> torch.Ten
     return None if triton is None else triton.value_gradient(dy, x, support.row_of, support.columns)
 
 
+def active_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor | None:
+    """left.T @ right, [rows, columns], of left [inner, rows] that is mostly zeros and right [inner, columns]."""
+    if not serve(left, right) or not wide_vectors() or min(left.shape) < LANES or mostly(left) > ACTIVE_SHARE:
+        return None
+    return _module("active").active_product(left, right, transposed=True)
+
+
+def mostly(x: torch.Tensor) -> float:
+    """The share of the entries of a matrix that are no zeros, by a few of its rows."""
+    some = x[:: max(1, x.shape[0] // 64)]
+    return int(some.count_nonzero()) / some.numel()
+
+
+def trains_sparse(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether a linear map's training may skip zeros here: enough tokens, and tensors that kernels take."""
+    if x.numel() < TRAINING_TOKENS * x.shape[-1] or min(weight.shape) < LANES or torch.is_autocast_enabled("cpu"):
+        return False
+    return serve(x, weight)
+
+
+def pays_in_training(weight: torch.Tensor) -> bool:
+    """Whether products with a matrix are faster by its nonzeros, which are listed anew each time."""
+    return int(weight.count_nonzero()) <= TRAINING_DENSITY * weight.numel()
+
+
 def embedding(ids: torch.Tensor, values: torch.Tensor, support: Any) -> torch.Tensor | None:
     """Rows [tokens, width] of a matrix by its nonzeros; ids [tokens], all of them in range."""
     return _module("products").embedding(ids, values, support) if ids.numel() and serve(values) else None
@@ -67,12 +107,14 @@ def causal_attention(
     Args:
         kept: the share of the channels of keys and values that AbsTopK leaves.
     """
-    queries = query.shape[2]
+    queries, dtype = query.shape[2], query.dtype
     if queries < ATTENTION_QUERIES or key.shape[1] != query.shape[1] or kept * query.shape[-1] > ATTENTION_CHANNELS:
         return None
-    if not serve(query, key, value):
+    if not serve(query, key, value, halves=True):
         return None
-    return _module("attention").attention(query, key[:, :, :queries], value[:, :, :queries], sink, scaling)
+    # Sums are float32 whatever comes in.
+    query, key, value = query.float(), key[:, :, :queries].float(), value[:, :, :queries].float()
+    return _module("attention").attention(query, key, value, sink, scaling).to(dtype)
 
 
 def fused_block(block: Any, x: torch.Tensor, *rest: Any) -> torch.Tensor | None:
@@ -83,6 +125,12 @@ def fused_block(block: Any, x: torch.Tensor, *rest: Any) -> torch.Tensor | None:
 def pays(entries: int, count: int) -> bool:
     """Whether a matrix of so many entries, `count` of them nonzeros, is faster as nonzeros on CPU."""
     return available() and (count <= PRODUCT_DENSITY * entries or (count <= PRODUCT_NONZEROS and count <= entries / 4))
+
+
+@functools.cache
+def wide_vectors() -> bool:
+    """Whether the CPU has vectors of 16 floats, for which `active.py` is written."""
+    return any(name in torch.backends.cpu.get_cpu_capability() for name in ("AVX512", "AMX"))
 
 
 def gpu(x: torch.Tensor) -> Any:

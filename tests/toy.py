@@ -108,4 +108,4 @@ def toy_circuit(model, means: Means, nodes=None, task="quotes") -> Circuit:
 
 
 # Enough to find the circuit that toy models were built around.
-CONFIG = PruneConfig(steps=150, pairs=8, eval_pairs=32)
+CONFIG = PruneConfig(steps=30, pairs=8, eval_pairs=32)

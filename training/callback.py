@@ -20,6 +20,7 @@ from .guards import (
     require_as_projected,
     require_unchanged,
 )
+from .products import attach, detach
 from .projection import Projected, Rule, nonzero_count, project_tensors_, refuse_impossible, sparse_tensors
 from .schedules import SparsityConfig
 
@@ -37,6 +38,8 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
     Inside each optimizer step: gradients are normalised to RMS 1, the optimizer steps, every sparse tensor is projected to the
     density of that step. The Trainer's own learning-rate schedule is multiplied by the density factor. Everything follows from
     `state.global_step`, so a resumed run continues exactly; the settings are saved with each checkpoint and must not change.
+
+    On CPU in float32, linear maps skip multiplications by zeros while they train (`products.py`).
 
     Logged with the loss: `density_asked/*`, `density/*` (measured), `l0` (nonzeros under the projection), `gradient_rms`. Trackers of
     `report_to` run before added callbacks; call `lead(trainer)` to let them see these figures too.
@@ -83,6 +86,7 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
             self._follow_density(lr_scheduler, state.max_steps)
         # Before the first step: the density of step 0. After a resume: that of the last step, which changes nothing.
         self._project(max(state.global_step - 1, 0), state.max_steps)
+        attach(model)
 
     def _anneals(self, total: int) -> bool:
         return self.config.densities_at(0, total) != self.config.targets()
@@ -149,8 +153,9 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
     def on_save(self, args, state, control, **kwargs):
         self._require_as_projected(state, "in the checkpoint that was just saved")
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, args, state, control, model=None, **kwargs):
         self._before = None
+        detach(model)
         self._require_as_projected(state, "at the end of training")
         density, target = (
             self.config.densities_at(max(state.global_step - 1, 0), state.max_steps)["weights"],

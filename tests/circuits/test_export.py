@@ -23,7 +23,7 @@ PROMPT = "(' w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w1 w2 w3 w4 w5 w6 w7 w8"
 def found():
     model = toy_model()
     circuit = prune(
-        model, ToyTokenizer(), toy_task(), mean_activations(model, toy_blocks()), PruneConfig(steps=150, pairs=8, eval_pairs=32)
+        model, ToyTokenizer(), toy_task(), mean_activations(model, toy_blocks()), PruneConfig(steps=30, pairs=8, eval_pairs=32)
     )
     circuit.labels = {"0.mlp.post_act:1": "quote type <&>"}
     return model, circuit

@@ -27,7 +27,7 @@ from sparse_circuits.circuits.shrink import shrink, smallest_prefix
 from tiny import tiny_model
 from toy import CONFIG, EDGES, NODES, WORDS, ToyTokenizer, toy_blocks, toy_model, toy_task
 
-QUICK = {"steps": 150, "pairs": 8, "eval_pairs": 32}
+QUICK = {"steps": 30, "pairs": 8, "eval_pairs": 32}
 
 
 def found(kind, **settings):

@@ -87,11 +87,11 @@ def test_a_circuit_is_pruned_and_verified_from_the_command_line(model_folder, tm
         "--target",
         0.4,
         "--set",
-        "steps=60",
+        "steps=20",
         "--set",
         "pairs=8",
         "--set",
-        "eval_pairs=16",
+        "eval_pairs=8",
     )
     assert done.exit_code == 0, done.output
     circuit = Circuit.from_pretrained(tmp_path / "c")

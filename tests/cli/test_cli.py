@@ -175,6 +175,7 @@ def test_the_demo_ends_with_a_circuit_or_says_why_not(tmp_path, monkeypatch):
     assert "force=True" not in done.stdout
     assert not (tmp_path / "short" / "circuits").exists()
 
+    import sparse_circuits.cli.training as training
     import sparse_circuits.training.demo as demo
 
     def stand_in(out, recipe, say):
@@ -182,6 +183,7 @@ def test_the_demo_ends_with_a_circuit_or_says_why_not(tmp_path, monkeypatch):
         return {"finished": True}
 
     monkeypatch.setattr(demo, "run_demo", stand_in)
+    monkeypatch.setattr(training, "DEMO_SEARCH", ["steps=20", "pairs=4", "eval_pairs=8"])
     done = csp("demo", "--out", tmp_path / "full", "--steps", 10)
     assert done.exit_code == 0, done.output
     page = tmp_path / "full" / "circuits" / "single_double_quote" / "page.html"

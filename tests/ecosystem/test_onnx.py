@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sparse_circuits.topk_csp import abs_topk
-from tiny import tiny_ids, tiny_model
+from tiny import FEATURES, tiny_ids, tiny_model
 
 
 class Logits(torch.nn.Module):
@@ -23,8 +23,11 @@ def session(module, example, shapes):
     return onnxruntime.InferenceSession(program.model_proto.SerializeToString())
 
 
-def test_a_model_of_every_feature(features):
-    model = tiny_model(**features)
+@pytest.mark.parametrize(
+    "name", ["plain", "layer_norm_relu", "added", "everything"]
+)  # an export takes ten seconds; the last has the rest
+def test_a_model_of_every_feature(name):
+    model = tiny_model(**FEATURES[name])
     runs = session(Logits(model), tiny_ids(2, 12), {"ids": {0: "batch", 1: "tokens"}})
     for batch, tokens in ((2, 12), (1, 5), (3, 30), (1, 1)):
         ids = tiny_ids(batch, tokens, seed=tokens)

@@ -233,14 +233,14 @@ def test_frozen_norms_need_text_and_become_what_loses_less(case, tokenizer, tmp_
         prove(model, tokenizer, circuit, task)
     text, loss = tiny_ids(4, 32), {}
     for own in (True, False):
-        proof = prove(model, tokenizer, circuit, task, text, own_norms=own)
+        proof = prove(model, tokenizer, circuit, task, text, own_norms=own, most=2_000)
         assert proof.certificate["norms"] == ("own" if own else "mean")
         assert (proof.certificate["scales"] is None) == own
         with circuit.running(model, freeze_norms=False if own else held_scales(model, proof.certificate["scales"])):
             loss[own] = score(model, task.pairs(64, "validation", fewer=True)).loss
         proof.save(tmp_path / str(own))
         assert check(model, tokenizer, circuit, task, tmp_path / str(own)) == []
-    chosen = prove(model, tokenizer, circuit, task, text).certificate
+    chosen = prove(model, tokenizer, circuit, task, text, most=2_000).certificate
     assert chosen["norms"] == ("own" if loss[True] < loss[False] else "mean")
     assert chosen["scales"] is None or len(chosen["scales"]) == 5
 

@@ -1,0 +1,120 @@
+"""Training over nonzeros gives the gradients of dense products, and leaves nothing behind."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import sparse_circuits.kernels.dispatch as dispatch
+import sparse_circuits.training.products as products
+from sparse_circuits import SparsityConfig, WeightSparsityCallback
+from sparse_circuits.training import project_, sparse_products
+from sparse_circuits.training.products import attach, detach
+from tiny import FEATURES, tiny_ids, tiny_model
+
+WIDE = {"d_model": 32, "d_mlp": 64, "n_head": 2, "d_head": 16}
+
+
+@pytest.fixture(autouse=True)
+def everywhere(monkeypatch):
+    """However few tokens there are, and whatever the machine's vectors."""
+    monkeypatch.setattr(dispatch, "TRAINING_TOKENS", 1)
+    monkeypatch.setattr(dispatch, "wide_vectors", lambda: True)
+
+
+def gradients(model, ids):
+    model.zero_grad()
+    loss = model(ids, labels=ids).loss
+    loss.backward()
+    return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("density", [1.0, 0.25, 1 / 16])
+@pytest.mark.parametrize("name", ["abs_topk", "everything", "plain"])
+def test_gradients_are_those_of_dense_products(name, density, monkeypatch):
+    used = []
+    for each in ("sparse_product", "active_product"):
+        real = getattr(products, each)
+        monkeypatch.setattr(
+            products,
+            each,
+            lambda *a, each=each, real=real: (lambda out: (used.append(each) if out is not None else None, out)[1])(real(*a)),
+        )
+    model = tiny_model(**{**FEATURES[name], **WIDE, "d_pos_emb": 16 if "d_pos_emb" in FEATURES[name] else None}).train()
+    project_(model, density, min_alive=1)
+    ids = tiny_ids(3, 40)
+    loss, wanted = gradients(model, ids)
+    assert not used
+    with sparse_products(model):
+        found_loss, found = gradients(model, ids)
+    assert found_loss == pytest.approx(loss, rel=1e-6)
+    assert found.keys() == wanted.keys()
+    for key, grad in wanted.items():
+        assert (found[key] - grad).abs().max() <= 1e-5 * grad.abs().max(), key
+    assert ("sparse_product" in used) == (density <= dispatch.TRAINING_DENSITY)
+    assert ("active_product" in used) == (name == "abs_topk")  # the others keep more than pays
+
+
+def test_float64_autocast_and_no_gradients_go_the_dense_way():
+    model, ids = tiny_model(**WIDE), tiny_ids(2, 30)
+    project_(model, 1 / 16, min_alive=1)
+    double = copy.deepcopy(model).double()
+    wanted = gradients(double, ids)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = gradients(model, ids)
+    with torch.no_grad():
+        logits = model(ids).logits
+    for each in (model, double):
+        attach(each)
+    found = gradients(double, ids)
+    assert found[0] == wanted[0]
+    assert all(torch.equal(found[1][name], grad) for name, grad in wanted[1].items())
+    with torch.autocast("cpu", torch.bfloat16):
+        again = gradients(model, ids)
+    assert again[0] == half[0]
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, logits)
+
+
+@pytest.mark.parametrize("density", [1.0, 1 / 16])
+def test_second_derivatives(density):
+    torch.manual_seed(0)
+    layer = nn.Linear(32, 48).double()  # by numbers in float32 nothing would be seen
+    with torch.no_grad():
+        layer.weight.mul_(torch.rand_like(layer.weight) <= density)
+    x = torch.randn(20, 32, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x, w: products._Product.apply(x, w, None).square(), (x, layer.weight))
+
+
+def test_nothing_stays_and_a_copy_is_its_own():
+    model, ids = tiny_model(**WIDE), tiny_ids(2, 30)
+    attach(model)
+    attach(model)  # twice is once
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.zero_()
+    assert float(other(ids).logits.detach().abs().max()) == 0
+    assert float(model(ids).logits.detach().abs().max()) > 0
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    assert all("forward" in vars(module) for module in linear)
+    detach(model)
+    assert not any("forward" in vars(module) for module in linear)
+    assert not [name for name in model.state_dict() if "forward" in name]
+
+
+def test_the_callback_trains_so(tmp_path, monkeypatch):
+    from transformers import Trainer, TrainingArguments
+
+    seen, real = [], products.sparse_product
+    monkeypatch.setattr(products, "sparse_product", lambda *a: (seen.append(1), real(*a))[1])
+    model = tiny_model(**WIDE)
+    rows = [{"input_ids": ids, "labels": ids} for ids in tiny_ids(8, 24)]
+    args = TrainingArguments(
+        str(tmp_path), max_steps=3, per_device_train_batch_size=4, report_to=[], save_strategy="no", disable_tqdm=True
+    )
+    callback = WeightSparsityCallback(SparsityConfig(density=1 / 16, anneal_stop=0.3, min_alive=1))
+    Trainer(model=model, args=args, train_dataset=rows, callbacks=[callback]).train()
+    assert seen
+    assert not any("forward" in vars(module) for module in model.modules())
