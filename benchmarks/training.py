@@ -1,7 +1,9 @@
-"""Tokens per second of a training step: ours, and a plain loop with the same model, batch, optimizer and schedule, side by side.
+"""A training step: ours, skipping zeros or not, in float32 or bfloat16, and a plain loop with the same model, batch, optimizer and schedule, side by side.
 
-    python benchmarks/training.py                # the `small` preset; some three minutes on 2 cores
+    python benchmarks/training.py                              # the `small` preset, halfway down and at its density; some five minutes on 2 cores
     python benchmarks/training.py --preset tiny --rounds 2
+    python benchmarks/training.py --width 1024 --density 0.00390625 --tokens 2048
+    python benchmarks/training.py --products                   # single products by shape and density: where `kernels/dispatch.py` has its crossovers from
 
 "plain" differs in what released code does: projection through `torch.topk`, AbsTopK through `torch.topk` + scatter, and attention with
 its sink through a materialised mask.
@@ -10,71 +12,159 @@ its sink through a materialised mask.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import time
+from typing import Any
 
 import torch
 from plain import plain_abs_topk, plain_attention
 from projection import by_topk
-from side_by_side import machine, ratio
+from side_by_side import in_turns, machine, ratio
+from torch.nn import functional as F
 
 import sparse_circuits.attention_csp as attention_csp
 import sparse_circuits.topk_csp as topk_csp
 from sparse_circuits import CSPConfig, CSPForCausalLM, SparsityConfig
-from sparse_circuits.training import normalize_gradients_, project_tensors_, sparse_tensors
+from sparse_circuits.kernels.active import active_product
+from sparse_circuits.nonzeros_csp import Support, nonzeros, sparse_product
+from sparse_circuits.training import normalize_gradients_, project_tensors_, sparse_products, sparse_tensors
 from sparse_circuits.training.recipes import make_recipe
+
+WAYS = ("skipping zeros", "dense products", "skipping zeros, bfloat16", "dense products, bfloat16", "plain")
 
 
 class Run:
-    """A model and its optimizer, some way into annealing."""
+    """A model and its optimizer at some step of annealing."""
 
-    def __init__(self, recipe, plain: bool):
+    def __init__(self, model: dict[str, Any], sparsity: SparsityConfig, percent: int, way: str):
         torch.manual_seed(0)
-        self.plain, self.model = plain, CSPForCausalLM(CSPConfig(**recipe.model))
+        self.way, self.model = way, CSPForCausalLM(CSPConfig(**model))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01, betas=(0.9, 0.95), eps=0.1, weight_decay=0.1)
         self.tensors = sparse_tensors(self.model)
-        self.densities = SparsityConfig(**recipe.sparsity).densities_at(25, 100)
+        self.densities = sparsity.densities_at(percent, 100)
+        project_tensors_(self.tensors, self.densities, 4)
 
     def step(self, batch: torch.Tensor) -> float:
-        ours = topk_csp.abs_topk, attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"]
-        if self.plain:
+        ours, plain = (topk_csp.abs_topk, attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"]), self.way == "plain"
+        if plain:
             topk_csp.abs_topk = plain_abs_topk
             attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"] = plain_attention
+        skipping = sparse_products(self.model) if self.way.startswith("skipping") else contextlib.nullcontext()
         try:
             begun = time.perf_counter()
-            loss = self.model(batch, labels=batch, use_cache=False).loss
-            loss.backward()
+            with skipping:
+                with torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in self.way):
+                    loss = self.model(batch, labels=batch, use_cache=False).loss
+                loss.backward()
             normalize_gradients_(self.model.parameters())
             self.optimizer.step()
             self.optimizer.zero_grad()
-            (by_topk if self.plain else project_tensors_)(self.tensors, self.densities, 4)
+            (by_topk if plain else project_tensors_)(self.tensors, self.densities, 4)
             self.loss = loss.item()
             return time.perf_counter() - begun
         finally:
             topk_csp.abs_topk, attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"] = ours
 
 
+def steps(model: dict[str, Any], sparsity: SparsityConfig, percent: int, batches: tuple[int, int], rounds: int) -> None:
+    """A table of the ways at one step of annealing."""
+    runs = {way: Run(model, sparsity, percent, way) for way in WAYS}
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    for turn in range(rounds + 1):
+        batch = torch.randint(0, 2048, batches, generator=torch.Generator().manual_seed(turn))
+        for way, run in runs.items():
+            took = run.step(batch)
+            if turn:
+                times[way].append(took)
+    density = runs["plain"].densities["weights"]
+    print(
+        f"\n| {percent} % into the run, density {density:.4g} | ms a step | tokens a second | times plain | last loss |\n|---|---|---|---|---|"
+    )
+    for way, run in runs.items():
+        median = statistics.median(times[way])
+        each = f"{median * 1e3:,.0f} | {batches[0] * batches[1] / median:,.0f} | {ratio(times['plain'], times[way], 2)}"
+        print(f"| {way} | {each} | {run.loss:.4f} |", flush=True)
+
+
+SHAPES = ((576, 224), (192, 768), (768, 192), (3072, 1024), (1024, 4096))  # of `small`, and of width 1,024: outputs, inputs
+
+
+def listed(matrix: torch.Tensor) -> tuple[torch.Tensor, Support]:
+    values, starts, columns = nonzeros(matrix, matrix != 0)
+    return values, Support(starts, columns, matrix.shape[1])
+
+
+def by_weights(x: torch.Tensor, dy: torch.Tensor, weight: torch.Tensor, rounds: int) -> list[str]:
+    """Output and input gradient."""
+    out = {"dense": lambda: F.linear(x, weight), "ours": lambda: sparse_product(x, *listed(weight))}
+    back = {"dense": lambda: dy @ weight, "ours": lambda: sparse_product(dy, *listed(weight.t().contiguous()))}
+    times = [in_turns(paths, rounds) for paths in (out, back)]
+    return [ratio(each["dense"], each["ours"]) for each in times]
+
+
+def by_gradients(x: torch.Tensor, dy: torch.Tensor, rounds: int) -> str:
+    times = in_turns({"dense": lambda: dy.t() @ x, "ours": lambda: active_product(dy, x, transposed=True)}, rounds)
+    return ratio(times["dense"], times["ours"])
+
+
+def products(tokens: int, rounds: int) -> None:
+    """Outputs and input gradients over the nonzeros of weights, listed anew each time; weight gradients over those of a quarter of the outputs' gradients."""
+    print(
+        f"\nTimes as fast as a dense product, {tokens} tokens\n\n| matrix | density | output | input gradient | weight gradient at 1/4 |"
+    )
+    print("|---|---|---|---|---|")
+    for rows, width in SHAPES:
+        x, dy = torch.randn(tokens, width), torch.randn(tokens, rows)
+        gradient = by_gradients(x, topk_csp.abs_topk(dy, rows // 4), rounds)
+        for density in (1 / 4, 1 / 8, 1 / 16, 1 / 64, 1 / 256):
+            weight = torch.randn(rows, width) * (torch.rand(rows, width) < density)
+            cells = " | ".join([*by_weights(x, dy, weight, rounds), gradient])
+            print(f"| {rows} x {width} | 1/{round(1 / density)} | {cells} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--preset", default="small")
+    parser.add_argument("--width", type=int, help="instead of a preset: 4 layers of this width")
+    parser.add_argument(
+        "--density",
+        type=float,
+        default=1 / 256,
+        help="with --width: of its matrices at the end; embeddings have sixteen times as much",
+    )
+    parser.add_argument("--tokens", type=int, default=8192, help="with --width: a step's; with --products: a product's")
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--products", action="store_true")
     options = parser.parse_args()
-    recipe = make_recipe(options.preset)
-    batch_size = recipe.arguments["per_device_train_batch_size"]
-    shape = f"preset {options.preset}, {batch_size} x {recipe.block} tokens a step, density a quarter into the run"
-    print(machine(shape, f"seed 0, {options.rounds} rounds"))
-    runs = {"ours": Run(recipe, plain=False), "plain": Run(recipe, plain=True)}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(options.rounds + 1):
-        batch = torch.randint(0, 2048, (batch_size, recipe.block), generator=torch.Generator().manual_seed(turn))
-        for name, run in runs.items():
-            took = run.step(batch)
-            if turn:
-                times[name].append(took)
-    tokens = batch_size * recipe.block
-    for name, run in runs.items():
-        print(f"{name:<6} {tokens / statistics.median(times[name]):9,.0f} tokens per second, last loss {run.loss:.4f}")
-    print(f"ours / plain {ratio(times['plain'], times['ours'], 2)}")
+    if options.products:
+        print(machine(f"{options.rounds} rounds"))
+        with torch.no_grad():
+            products(options.tokens, options.rounds)
+        return
+    if options.width:
+        width = options.width
+        model = {
+            **make_recipe("small").model,
+            "d_model": width,
+            "d_mlp": 4 * width,
+            "n_head": width // 16,
+            "d_head": 16,
+            "n_layer": 4,
+        }
+        sparsity = SparsityConfig(density=options.density, embedding_density=min(1.0, 16 * options.density))
+        batches, name = (options.tokens // 256, 256), f"4 layers of width {width}"
+    else:
+        recipe = make_recipe(options.preset)
+        model, sparsity, name = recipe.model, SparsityConfig(**recipe.sparsity), f"preset {options.preset}"
+        batches = recipe.arguments["per_device_train_batch_size"], recipe.block
+    print(
+        machine(
+            f"{name}, {batches[0]} x {batches[1]} tokens a step, seed 0, {options.rounds} rounds, times plain: median (range)"
+        )
+    )
+    for percent in (25, 75):
+        steps(model, sparsity, percent, batches, options.rounds)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Documents: every link leads somewhere, every citation of the method is there, every command and every piece of code runs alone."""
 
-import functools
+import hashlib
+import os
 import re
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tiny import ROOT
 
@@ -100,15 +102,21 @@ READS = (("csp verify", "csp prune"), ("bridge steer", "bridge train"), ("bridge
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory):
-    """Runs a command line in a folder of its own, with what lines before it wrote; once, however many ask: (the folder, what it said)."""
+    """Runs a command line in a folder of its own, with what lines before it wrote; once, however many ask, in whatever worker: (the folder, what it said)."""
+    common = tmp_path_factory.getbasetemp()
+    common = common.parent if "PYTEST_XDIST_WORKER" in os.environ else common
 
-    @functools.cache
     def ran(line):
-        place = tmp_path_factory.mktemp("run")
-        for needs, writes in READS:
-            if needs in line and writes not in line:
-                shutil.copytree(ran(next(other for other in COMMANDS if writes in other))[0], place, dirs_exist_ok=True)
-        return place, run(line, place).stdout
+        place = common / f"run-{hashlib.sha256(line.encode()).hexdigest()[:16]}"
+        said = place.with_suffix(".said")
+        with FileLock(place.with_suffix(".lock")):
+            if not said.is_file():
+                place.mkdir()
+                for needs, writes in READS:
+                    if needs in line and writes not in line:
+                        shutil.copytree(ran(next(other for other in COMMANDS if writes in other))[0], place, dirs_exist_ok=True)
+                said.write_text(run(line, place).stdout)
+        return place, said.read_text()
 
     return ran
 

@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     blocks = torch.randint(0, len(tokenizer), (8, 64), generator=torch.Generator().manual_seed(0))
     means = mean_activations(model, blocks)
     task = load_task(TASK, tokenizer)
-    config = PruneConfig(steps=60, pairs=8, eval_pairs=8, target_loss=0.4)
+    config = PruneConfig(steps=20, pairs=8, eval_pairs=8, target_loss=0.4)
     circuit = prune(model, tokenizer, task, means, config, out=folder / "circuits" / TASK)
     verify(circuit, model, tokenizer, task, pairs=8, controls=False, seeds=1).save(folder / "circuits" / TASK)
     save_file({"train": blocks.int()}, folder / "blocks.safetensors")
