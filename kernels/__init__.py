@@ -7,7 +7,6 @@ pay, and else the result of the PyTorch path, up to the order of float32 sums.
 
 from .dispatch import (
     abs_topk,
-    active_product,
     causal_attention,
     embedding,
     fused_block,
@@ -20,7 +19,6 @@ from .dispatch import (
 
 __all__ = [
     "abs_topk",
-    "active_product",
     "causal_attention",
     "embedding",
     "fused_block",

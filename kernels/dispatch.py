@@ -14,7 +14,6 @@ from .run import LANES, available, serve
 
 __all__ = [
     "abs_topk",
-    "active_product",
     "causal_attention",
     "embedding",
     "fused_block",
@@ -32,9 +31,9 @@ ATTENTION_QUERIES = 16  # and from how many queries on
 # Up to which density, or, for one matrix, up to how many nonzeros, whose time is less than what a fused block saves, products here beat
 # dense ones: by `benchmarks/sparse.py` on 2 cores (AVX-512).
 PRODUCT_DENSITY, PRODUCT_NONZEROS = 1 / 16, 1 << 14
-# The same where a weight is a dense parameter in training, whose nonzeros are listed anew for each product; from how many tokens on; and up
-# to which share of nonzeros in the outputs' gradient that of the weight is faster over these. All by `benchmarks/training.py --products`.
-TRAINING_DENSITY, TRAINING_TOKENS, ACTIVE_SHARE = 1 / 8, 512, 0.3
+# The same where a weight is a dense parameter in training, whose nonzeros are listed anew for each product, and from how many tokens on: by
+# `benchmarks/training.py --products`.
+TRAINING_DENSITY, TRAINING_TOKENS = 1 / 8, 512
 
 
 @functools.cache
@@ -67,19 +66,6 @@ def value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Any) -> torch.Ten
         return _module("products").value_gradient(dy, x, support)
     triton = gpu(x) if support.columns.numel() and x.dtype == dy.dtype == torch.float32 else None
     return None if triton is None else triton.value_gradient(dy, x, support.row_of, support.columns)
-
-
-def active_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor | None:
-    """left.T @ right, [rows, columns], of left [inner, rows] that is mostly zeros and right [inner, columns]."""
-    if not serve(left, right) or not wide_vectors() or min(left.shape) < LANES or mostly(left) > ACTIVE_SHARE:
-        return None
-    return _module("active").active_product(left, right, transposed=True)
-
-
-def mostly(x: torch.Tensor) -> float:
-    """The share of the entries of a matrix that are no zeros, by a few of its rows."""
-    some = x[:: max(1, x.shape[0] // 64)]
-    return int(some.count_nonzero()) / some.numel()
 
 
 def trains_sparse(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -125,12 +111,6 @@ def fused_block(block: Any, x: torch.Tensor, *rest: Any) -> torch.Tensor | None:
 def pays(entries: int, count: int) -> bool:
     """Whether a matrix of so many entries, `count` of them nonzeros, is faster as nonzeros on CPU."""
     return available() and (count <= PRODUCT_DENSITY * entries or (count <= PRODUCT_NONZEROS and count <= entries / 4))
-
-
-@functools.cache
-def wide_vectors() -> bool:
-    """Whether the CPU has vectors of 16 floats, for which `active.py` is written."""
-    return any(name in torch.backends.cpu.get_cpu_capability() for name in ("AVX512", "AMX"))
 
 
 def gpu(x: torch.Tensor) -> Any:

@@ -1,8 +1,7 @@
-"""Linear maps that train over nonzeros: of their weights, where a projection left few, and of their outputs' gradients, where AbsTopK did.
+"""Linear maps that train over the nonzeros of their weights, where a projection left few: outputs, and the gradients of inputs.
 
-Weights stay dense parameters, since any entry may come back; what is skipped is multiplication by zeros. The gradient of the weights is
-exact and whole. Results differ from dense products by the order of float32 sums, and in that an infinite or NaN activation reaches the
-outputs that it is connected to, and no others.
+Weights stay dense parameters, since any entry may come back, and their gradient is exact and whole, by a dense product. Results differ from dense
+ones by the order of float32 sums, and in that an infinite or NaN activation reaches the outputs that it is connected to, and no others.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..kernels import active_product, pays_in_training, trains_sparse
+from ..kernels import pays_in_training, trains_sparse
 from ..nonzeros_csp import Support, nonzeros, sparse_product
 from ..topk_csp import kernels
 
@@ -49,16 +48,11 @@ def sparse_products(model: nn.Module) -> Iterator[None]:
 
 def _forward(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     weight = self.weight
-    if not (torch.is_grad_enabled() and weight.requires_grad and kernels() and trains_sparse(x, weight)):
+    learns = torch.is_grad_enabled() and weight.requires_grad and kernels() is not None
+    if not (learns and trains_sparse(x, weight) and pays_in_training(weight)):
         return F.linear(x, weight, self.bias)
     out = _Product.apply(x.reshape(-1, x.shape[-1]), weight, self.bias)
     return out.view(*x.shape[:-1], weight.shape[0])
-
-
-def _listed(weight: torch.Tensor) -> tuple[torch.Tensor, Support]:
-    """Values and support of a matrix' nonzeros."""
-    values, starts, columns = nonzeros(weight, weight != 0)
-    return values, Support(starts, columns, weight.shape[1])
 
 
 class _Product(torch.autograd.Function):
@@ -67,20 +61,18 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.skips = pays_in_training(weight)
-        return sparse_product(x, *_listed(weight), bias) if ctx.skips else F.linear(x, weight, bias)
+        values, starts, columns = nonzeros(weight, weight != 0)
+        ctx.values, ctx.support = values, Support(starts, columns, weight.shape[1])
+        return sparse_product(x, values, ctx.support, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (dy,), (x, weight) = gradients, ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        dx = dweight = None
-        if torch.is_grad_enabled():  # a second derivative is wanted
-            dx, dweight = (dy @ weight if needs_x else None), (dy.t() @ x if needs_weight else None)
-        else:
-            if needs_x:
-                dx = sparse_product(dy, *_listed(weight.t().contiguous())) if ctx.skips else dy @ weight
-            if needs_weight:
-                dweight = active_product(dy, x)
-                dweight = dy.t() @ x if dweight is None else dweight
-        return dx, dweight, dy.sum(0) if needs_bias else None
+        dx = None
+        if needs_x and torch.is_grad_enabled():  # a second derivative is wanted
+            dx = dy @ weight
+        elif needs_x:
+            support, order = ctx.support.transposed
+            dx = sparse_product(dy, ctx.values[order], support)
+        return dx, dy.t() @ x if needs_weight else None, dy.sum(0) if needs_bias else None

@@ -124,6 +124,13 @@ def select_in_place(weight: torch.Tensor, k: int, neuron_dim: int | None, at_lea
     if weight.dtype == torch.float64 or torch.compiler.is_compiling():
         return False
     minimum = at_least if neuron_dim is not None else 0
+    if (
+        minimum and minimum * weight.shape[neuron_dim or 0] == k
+    ):  # all there is to give is given: no threshold tells anything apart
+        own = weight.detach() if neuron_dim == 0 else weight.detach().t()
+        mask = largest_mask(magnitude_bits(own.contiguous()), minimum)
+        weight.masked_fill_(~(mask if neuron_dim == 0 else mask.t()), 0)
+        return True
     extra, margin = 0, MARGIN  # entries that neurons are given below the threshold, which must be higher for them
     for _ in range(12):
         low, high = _bracket(weight, max(1, k - extra), margin)

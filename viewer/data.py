@@ -30,7 +30,7 @@ from ..wiring_csp import FINAL, by_head, reads_residual
 from .contexts import Contexts, find_contexts
 from .contract import VERSION, check
 from .steering import node_steering
-from .weights import pack_model, pack_tokenizer
+from .weights import nonzero_count, pack_model, pack_tokenizer
 
 logger = logging.get_logger(__name__)
 
@@ -40,6 +40,7 @@ PROMPT_PAIRS = 4  # shown, with activations
 PATTERN_CELLS = 250_000  # attention is shown for as many pairs as fit, at least one
 MAX_TOKENS, MAX_ANSWERS = 16, 12  # in the first and last row of the graph
 LARGEST_MODEL, LONGEST_PROMPT = 24_000_000, 256  # characters of a model in a page; tokens of a prompt that it runs
+MOST_NONZEROS = 12_000_000  # of a model that is tried: at a byte and a half each it would be too large
 WEIGHTS, VOCABULARY = 12, 8  # weights and tokens listed for a node
 
 
@@ -118,6 +119,14 @@ def _models(subjects: Sequence[Subject]) -> tuple[list[str], dict[int, int]]:
         tokenizer = pack_tokenizer(subject.tokenizer)
         if tokenizer is None:
             logger.warning(left_out.format(name, "its tokenizer is no byte-level BPE with a pattern of its own"))
+            continue
+        count = nonzero_count(subject.model)
+        if count > MOST_NONZEROS:
+            logger.warning(
+                left_out.format(
+                    name, f"it has {count / 1e6:.0f} million nonzeros, and a page may have {MOST_NONZEROS / 1e6:.0f}"
+                )
+            )
             continue
         packed = pack_model(subject.model)
         if len(packed["data"]) > LARGEST_MODEL:

@@ -48,6 +48,12 @@ def _tensors(model: Any) -> dict[str, torch.Tensor]:
     return dict(sorted(found.items()))
 
 
+@torch.no_grad()
+def nonzero_count(model: Any) -> int:
+    """Nonzeros of a model, the bigram table aside, which packs to a fraction of them."""
+    return sum(int(each.count_nonzero()) for name, each in model.named_parameters() if not name.startswith("bigram_table"))
+
+
 class _Parts:
     """Bytes, each part at a multiple of four."""
 

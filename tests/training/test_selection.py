@@ -65,7 +65,7 @@ def test_every_path_selects_the_same(path, kind, monkeypatch):
             project_tensor_(found, k, min_alive=minimum, neuron_dim=neuron_dim)
             assert torch.equal(found, by_sorting(weight, k, minimum, neuron_dim)), (shape, density, neuron_dim, minimum)
     if path != "counting" and kind == "normal":
-        assert sum(taken) >= 0.9 * len(taken)  # the fast way was taken; not where the minimum alone fills k
+        assert all(taken)  # the fast way, also where the minimum alone fills k
 
 
 @settings(deadline=None, max_examples=60)

@@ -74,7 +74,11 @@ def test_a_prompt_that_cannot_be_run_is_said(opened, own_page):
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
-    [("LARGEST_MODEL", 100, "a page may have 0"), ("pack_tokenizer", lambda tokenizer: None, "byte-level BPE")],
+    [
+        ("LARGEST_MODEL", 100, "a page may have 0"),
+        ("MOST_NONZEROS", 100, "million nonzeros, and a page may have 0"),
+        ("pack_tokenizer", lambda tokenizer: None, "byte-level BPE"),
+    ],
 )
 def test_a_model_that_a_page_cannot_have_is_left_out_with_a_word(own_page, tmp_path, monkeypatch, caplog, name, value, message):
     monkeypatch.setattr(f"sparse_circuits.viewer.data.{name}", value)
