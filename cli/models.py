@@ -126,10 +126,7 @@ def convert(
     ],
     dest: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
     tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder with vocab.bpe and encoder.json, or tokenizer.json; or a Hub id, but for OpenAI's checkpoints."
-        ),
+        str | None, typer.Option(help="Folder with its files; a Hub id, but for OpenAI's checkpoints.")
     ] = None,
     dense: Dense = None,
     model: Annotated[str | None, typer.Option(help="For a circuit: the converted model that it belongs to.")] = None,
