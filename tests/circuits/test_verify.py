@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+import sparse_circuits.circuits.examination as examination
 from sparse_circuits.circuits import (
     Verification,
     make_task,
@@ -17,7 +18,7 @@ from sparse_circuits.circuits.calibration import MAX_SCALE, apply_calibration, c
 from sparse_circuits.circuits.conditions import worst_fills
 from sparse_circuits.circuits.controls import edge_set, jaccard, shuffled
 from sparse_circuits.circuits.examination import FRACTIONS, Examination
-from sparse_circuits.circuits.outcome import losses
+from sparse_circuits.circuits.outcome import last_logits, losses
 from sparse_circuits.circuits.report import LEVELS
 from tiny import tiny_ids, tiny_model
 from toy import CONFIG, NODES, ToyTokenizer, toy_blocks, toy_model, toy_task
@@ -281,22 +282,25 @@ def test_other_ablations_reach_removed_edges_too():
     assert found["worst_case"] > found["means"]
 
 
-def test_frozen_norms_hold_in_every_measurement(circuit):
+def test_frozen_norms_hold_in_every_measurement(circuit, monkeypatch):
     model = toy_model()
     frozen = dataclasses.replace(circuit, settings={**circuit.settings, "freeze_norms": True})
     look = Examination(frozen, model, toy_task(), 8, 1)
-    seen = []
-    original = look.model.register_forward_pre_hook
-
-    def register(hook, **options):
-        seen.append(hook)
-        return original(hook, **options)
-
-    look.model.register_forward_pre_hook = register  # frozen norms record by such a hook
-    for measure in (look.interchange, lambda: look.nothing(look.sets["test"]), look.necessity, look.faithfulness):
-        before = len(seen)
+    pairs, real, seen = look.sets["test"], examination.ablated, []
+    monkeypatch.setattr(examination, "ablated", lambda *a, **how: (seen.append(bool(how["freeze_norms"])), real(*a, **how))[1])
+    for measure in (
+        look.interchange,
+        lambda: look.nothing(pairs),
+        lambda: look.masked(pairs),
+        look.necessity,
+        look.faithfulness,
+    ):
+        seen.clear()
         measure()
-        assert len(seen) > before
+        assert seen
+        assert all(seen)
+    with frozen.applied_to(model):  # which records the scales anew
+        assert torch.equal(last_logits(model, pairs, len(pairs)), look.masked(pairs))
 
 
 def test_prompts_that_pruning_saw_are_left_out_of_the_test(circuit):
