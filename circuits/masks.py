@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -69,6 +69,7 @@ class PruneConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._require_kinds()
         for name in ("target_loss", "target_kl", "lr", "temperature", "init_std", "clip"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be above 0, and finite.")
@@ -85,6 +86,15 @@ class PruneConfig:
         for name, choices in (("ablation", ABLATIONS), ("objective", OBJECTIVES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}.")
+
+    def _require_kinds(self) -> None:
+        """Circuit files carry settings too, and may say anything."""
+        for field in fields(self):
+            value, wanted = getattr(self, field.name), type(field.default)
+            fits = isinstance(value, (int, float)) if wanted is float else isinstance(value, wanted)
+            if not fits or (isinstance(value, bool) and wanted is not bool):
+                kind = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}[wanted]
+                raise ValueError(f"{field.name} is {value!r:.80}; it must be {kind}.")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

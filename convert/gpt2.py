@@ -70,9 +70,10 @@ def config_from_gpt2(found: Any) -> CSPConfig:
     """
     kind = found.get("model_type") if isinstance(found, dict) else None
     if kind != "gpt2":
+        shown = repr(kind).strip("'\"")
         lacks = _OTHERS.get(kind, "nothing that is known to fit") if isinstance(kind, str) else "no model_type"
         raise ValueError(
-            f"{CONFIG_FILE} is of a {kind!s:.40} model, which has {lacks}; GPT-2-shaped models are read (model_type gpt2), so it is refused."
+            f"{CONFIG_FILE} is of a {shown:.40} model, which has {lacks}; GPT-2-shaped models are read (model_type gpt2), so it is refused."
         )
     for key, neutral in _NEUTRAL.items():
         if found.get(key, neutral) != neutral:
@@ -80,7 +81,7 @@ def config_from_gpt2(found: Any) -> CSPConfig:
                 f"{CONFIG_FILE} sets {key}={found[key]!r:.80}, which is not supported (only {neutral!r} is); refused."
             )
     activation = found.get("activation_function", "gelu_new")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise ValueError(
             f"{CONFIG_FILE} sets activation_function={activation!r:.80}, which is not supported ({', '.join(_ACTIVATIONS)} are); refused."
         )

@@ -216,6 +216,10 @@ def test_long_rankings_are_bisected_with_a_scan_around_what_is_found():
 
 WRONG = [
     ({"target_loss": 0.0}, "must be above 0"),
+    ({"lr": "0.01"}, "lr is '0.01'; it must be a number"),
+    ({"seed": 0.5}, "must be a whole number"),
+    ({"edges": 1}, "must be true or false"),
+    ({"ablation": ["mean"]}, "must be a word"),
     ({"steps": 0}, "whole number of at least 1"),
     ({"k_coef": -1.0}, "at least 0"),
     ({"ablation": "median"}, "must be one of mean, zero, resample, mix, adversarial"),

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn.utils import prune
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig
@@ -294,6 +294,8 @@ def test_foreign_arguments_of_nanogpt_are_refused(args):
 
 
 @settings(max_examples=80, deadline=None)
+@example({"activation_function": []})  # found so
+@example({"model_type": "gpt\n2"})
 @given(st.dictionaries(st.sampled_from([*GPT2Config().to_dict(), "n_inner"]), st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.floats() | st.lists(st.integers(), max_size=2), max_size=5))  # fmt: skip
 def test_no_config_ends_in_anything_but_one_sentence(changes):
     try:
