@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,6 +126,7 @@ def _put_together(
         model, tokenizer, pair = _require_models(staged, folder)
     left_out += _leave_card(folder, staged, say)
     circuits = _circuits(staged, model, tokenizer)
+    fine = _refuse_private(staged, own) - {staged / "README.md"}  # before pages are made, which takes minutes
     (staged / "README.md").write_text(model_card(staged, pair or model, repo_id, _rows(staged, circuits)), encoding="utf-8")
     blocks = _blocks(folder, tokenizer, own, say) if circuits else None
     if circuits and pair is None:
@@ -136,7 +137,7 @@ def _put_together(
         pages[_stage_space(site, space, repo_id, bool(subjects))] = subjects
     write_pages(pages)
     for place in (staged, site):
-        _refuse_private(place, own)
+        _refuse_private(place, own, fine)
     return left_out, list(circuits)
 
 
@@ -365,12 +366,13 @@ def _own_strings(folder: Path, token: str | None) -> set[str]:
     return {*map(str, places), token or "", get_token() or ""} - {"", "/"}
 
 
-def _refuse_private(place: Path, own: set[str]) -> None:
-    """Raises if a file, or its name, has a token or a path of this machine, naming the file and the line, never the secret (`secrets.py`).
+def _refuse_private(place: Path, own: set[str], fine: Set[Path] = frozenset()) -> set[Path]:
+    """All files in a folder, `fine` or found to be; raises if a file, or its name, has a token or a path of this machine, naming the file and the line, never the secret (`secrets.py`).
 
     What pages show of the corpus is no text in their files: it is searched before (`_blocks`).
     """
-    for path in sorted(path for path in place.rglob("*") if path.is_file()):
+    files = {path for path in place.rglob("*") if path.is_file()}
+    for path in sorted(files - fine):
         name = path.relative_to(place).as_posix()
         if (found := find_in_text(name, own)) is not None:
             raise ValueError(f"The name of a file in {path.parent.name}/ has {found.what}; give it another and publish again.")
@@ -380,6 +382,7 @@ def _refuse_private(place: Path, own: set[str]) -> None:
             raise ValueError(f"{name} is damaged: {error}; write it again, or take it out.") from None
         if found is not None:
             raise ValueError(f"{name} has {found}; take it out and publish again (found as: {found.rule}).")
+    return files
 
 
 def _stage_space(site: Path, space: str, repo_id: str, circuits: bool) -> Path:
