@@ -19,6 +19,7 @@ from .means import Means
 from .narrow import Narrow, can_narrow, narrowed
 from .outcome import last_logits
 from .paths import on_path
+from .prefix import Prefix, signatures
 from .shrink import shrink, smallest_prefix
 from .sites import edge_maps
 from .tasks import Pairs, Task
@@ -64,6 +65,7 @@ class Search:
         """Takes every decision from now on by these pairs."""
         self.pairs = pairs.to(self.model.device)
         self.held = self.conditions.fixed(*self.pairs.input_ids.shape)
+        self._prefixes: list[tuple[Fills, Prefix]] = []  # by fills
         self.model_logits, self.scales = unpruned(self.model, self.pairs, self.config)
 
     def is_barred(self, site: str, index: int) -> bool:
@@ -109,17 +111,31 @@ class Search:
 
     @torch.no_grad()
     def loss(self, nodes: Nodes, edges: Mapping[str, Edges] | None = None, *, whole: bool = False) -> float:
-        """The highest cost under all conditions; unless the `whole` is asked for, the first that exceeds the target will do, and dense models run by what the
-        candidate needs (`narrow.py`)."""
+        """The highest cost under all conditions; unless the `whole` is asked for, the first that exceeds the target will do, dense models run by what the
+        candidate needs (`narrow.py`), and layers before the first that differs from the last candidate that met the target are not run (`prefix.py`)."""
         removed, highest = self._removed(nodes, edges), float("-inf")
+        layers = [] if whole else signatures(self.model, nodes, edges)
         for i, fills in enumerate(self.held):
-            narrow = nullcontext() if whole else self._narrowed(nodes, fills)
-            with self._as(nodes, removed, fills), narrow:
+            narrow, begun = (
+                (nullcontext(), nullcontext()) if whole else (self._narrowed(nodes, fills), self._prefix(fills).running(layers))
+            )
+            with self._as(nodes, removed, fills), narrow, begun:
                 highest = max(highest, float(self.cost(last_logits(self.model, self.pairs, len(self.pairs)))))
             if highest > self.config.target_loss and not whole:
                 self.held.insert(0, self.held.pop(i))  # what fails one candidate tends to fail the next
                 break
+        if highest <= self.config.target_loss and not whole:
+            for _, prefix in self._prefixes:
+                prefix.keep()
         return highest
+
+    def _prefix(self, fills: Fills) -> Prefix:
+        """What is kept of the runs under one condition."""
+        found = next((each for known, each in self._prefixes if known is fills), None)
+        if found is None:
+            found = Prefix(self.model)
+            self._prefixes.append((fills, found))
+        return found
 
     def _narrowed(self, nodes: Nodes, fills: Fills) -> AbstractContextManager[None]:
         """The model by what a candidate needs, where it is dense and closed nodes stand at one value each."""

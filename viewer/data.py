@@ -19,6 +19,7 @@ from ..circuits.circuit import Circuit
 from ..circuits.edges import edges_in, removed_edges
 from ..circuits.identity import refuse_other_model
 from ..circuits.masks import opened
+from ..circuits.prefix import Prefix, signatures
 from ..circuits.reading import observed, read_weights
 from ..circuits.report import Verification
 from ..circuits.scoring import answer_logits, losses
@@ -260,12 +261,20 @@ class _Builder:
         if circuit.settings.get("freeze_norms"):
             with recorded_scales(self.model) as freeze:  # of all pairs, which are one batch
                 loss()
-        with circuit.applied_to(self.model):
-            base = loss()
+        prefix = Prefix(self.model)
+
+        def of(nodes: Mapping[str, torch.Tensor]) -> float:
+            changes = opened(nodes, circuit.fills)
+            held = ablated(self.model, changes, removed=removed, means=circuit.means, freeze_norms=freeze)
+            with held, prefix.running(signatures(self.model, nodes, None)):
+                return loss()
+
+        base = of(circuit.nodes)
+        prefix.keep()
         for site, i in self.nodes:
-            left = {name: each[each != i] if name == site else each for name, each in circuit.nodes.items()}
-            with ablated(self.model, opened(left, circuit.fills), removed=removed, means=circuit.means, freeze_norms=freeze):
-                found[f"{site}:{i}"] = loss() - base
+            found[f"{site}:{i}"] = (
+                of({name: each[each != i] if name == site else each for name, each in circuit.nodes.items()}) - base
+            )
         return found
 
     def _steering(self) -> tuple[dict[str, dict[str, Any]], str]:
