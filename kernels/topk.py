@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numba import types
+from numba.extending import overload
 
 from .jit import bits_of, compiled, draw, flags, floats, halves, summing, words
 from .jobs import CHUNKS, positions, record
@@ -115,46 +117,62 @@ AbsTopKJob = record("AbsTopKJob", "x out kept rows width k rows_per_chunk")
 ABS_TOPK = positions(AbsTopKJob)
 
 
+@compiled
+def _keep_rows(a, x, out, zero, first, last, guess, magnitudes):
+    """AbsTopK of rows `first` to `last`, of either kind of number."""
+    width, k, wanted, kept = a[ABS_TOPK.width], a[ABS_TOPK.k], a[ABS_TOPK.kept] != 0, flags(a[ABS_TOPK.kept])
+    for r in range(first, last):
+        row = out[r * width :]
+        _copy_with_magnitudes(x[r * width :], row, width, magnitudes)
+        guess = _select(row, width, k, magnitudes, guess, zero)
+        if wanted:
+            _mark_kept(magnitudes, width, k, guess, kept[r * width :])
+
+
+def _copy_with_magnitudes(source, row, width, magnitudes):
+    """row = source, and the bits of its magnitudes: those of numbers of 16 bits order as those of float32 do."""
+
+
+@overload(_copy_with_magnitudes)
+def _by_kind(source, row, width, magnitudes):
+    def floats_copied(source, row, width, magnitudes):
+        for i in range(width):
+            row[i] = source[i]
+            magnitudes[i] = bits_of(source[i]) & np.int32(MAX_BITS)
+
+    def halves_copied(source, row, width, magnitudes):
+        for i in range(width):
+            row[i] = source[i]
+            magnitudes[i] = (np.int32(source[i]) << np.int32(16)) & np.int32(MAX_BITS)
+
+    return floats_copied if source.dtype == types.float32 else halves_copied
+
+
 def abs_topk_kernel(job):
     a = words(job)
-    x, out, wanted, kept = floats(a[ABS_TOPK.x]), floats(a[ABS_TOPK.out]), a[ABS_TOPK.kept] != 0, flags(a[ABS_TOPK.kept])
-    rows, width, k, per_chunk = a[ABS_TOPK.rows], a[ABS_TOPK.width], a[ABS_TOPK.k], a[ABS_TOPK.rows_per_chunk]
+    x, out, rows, width = floats(a[ABS_TOPK.x]), floats(a[ABS_TOPK.out]), a[ABS_TOPK.rows], a[ABS_TOPK.width]
     magnitudes = np.empty(width, np.int32)
     while True:
         chunk = draw(job)
         if chunk >= a[CHUNKS]:
             return
-        guess = np.int64(NO_GUESS)
-        for r in range(chunk * per_chunk, min(rows, (chunk + 1) * per_chunk)):
-            source, row = x[r * width :], out[r * width :]
-            for i in range(width):
-                row[i] = source[i]
-                magnitudes[i] = bits_of(source[i]) & np.int32(MAX_BITS)
-            guess = _first_guess(row, width, k) if guess < 0 else guess
-            guess = _select(row, width, k, magnitudes, guess, np.float32(0))
-            if wanted:
-                _mark_kept(magnitudes, width, k, guess, kept[r * width :])
+        first = chunk * a[ABS_TOPK.rows_per_chunk]
+        guess = _first_guess(x[first * width :], width, a[ABS_TOPK.k])
+        _keep_rows(a, x, out, np.float32(0), first, min(rows, first + a[ABS_TOPK.rows_per_chunk]), guess, magnitudes)
 
 
 def abs_topk_halves_kernel(job):
-    """The same for numbers of 16 bits, whose bits order as those of float32 do."""
     a = words(job)
-    x, out, wanted, kept = halves(a[ABS_TOPK.x]), halves(a[ABS_TOPK.out]), a[ABS_TOPK.kept] != 0, flags(a[ABS_TOPK.kept])
-    rows, width, k, per_chunk = a[ABS_TOPK.rows], a[ABS_TOPK.width], a[ABS_TOPK.k], a[ABS_TOPK.rows_per_chunk]
-    magnitudes = np.empty(width, np.int32)
+    magnitudes = np.empty(a[ABS_TOPK.width], np.int32)
     while True:
         chunk = draw(job)
         if chunk >= a[CHUNKS]:
             return
-        guess = np.int64(HALF_GUESS)
-        for r in range(chunk * per_chunk, min(rows, (chunk + 1) * per_chunk)):
-            source, row = x[r * width :], out[r * width :]
-            for i in range(width):
-                row[i] = source[i]
-                magnitudes[i] = (np.int32(source[i]) << np.int32(16)) & np.int32(MAX_BITS)
-            guess = _select(row, width, k, magnitudes, guess, np.uint16(0))
-            if wanted:
-                _mark_kept(magnitudes, width, k, guess, kept[r * width :])
+        first = chunk * a[ABS_TOPK.rows_per_chunk]
+        last = min(a[ABS_TOPK.rows], first + a[ABS_TOPK.rows_per_chunk])
+        _keep_rows(
+            a, halves(a[ABS_TOPK.x]), halves(a[ABS_TOPK.out]), np.uint16(0), first, last, np.int64(HALF_GUESS), magnitudes
+        )
 
 
 @compiled
