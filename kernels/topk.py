@@ -15,7 +15,7 @@ from .run import run, serve
 
 ENTRIES_PER_CHUNK = 1 << 16
 MAX_BITS = 0x7FFFFFFF
-NO_GUESS, HALF_GUESS = -1, 0x3F800000
+NO_GUESS, HALF, HALF_GUESS = -1, 16, 0x3F80  # HALF: bits that numbers of 16 bits have less
 HALVES = (torch.bfloat16, torch.float16)
 
 # The k-th largest magnitude of a row is searched over the bits of the floats, which order as integers: each step counts the entries
@@ -47,11 +47,12 @@ def _count_at_least(magnitudes, width, candidate):
 
 
 @compiled
-def _threshold(magnitudes, width, k, guess):
-    """(t, entries >= t): the largest t with at least k entries >= t, or any t with exactly k."""
+def _threshold(magnitudes, width, k, guess, fewer):
+    """(t, entries >= t): the largest t with at least k entries >= t, or any t with exactly k. fewer: bits that magnitudes lack of a float32's."""
+    most = np.int64(MAX_BITS) >> fewer
     low, count_low = np.int64(0), np.int64(width)  # at least k entries are >= low
-    high, count_high = np.int64(MAX_BITS) + 1, np.int64(0)  # fewer than k are >= high
-    step, candidate = np.int64(1 << 20), np.int64(guess)
+    high, count_high = most + 1, np.int64(0)  # fewer than k are >= high
+    step, candidate = np.int64(1 << 20) >> fewer, np.int64(guess)
     bisect = False
     while high - low > 1:
         if candidate <= low or candidate >= high:
@@ -64,7 +65,7 @@ def _threshold(magnitudes, width, k, guess):
             low, count_low = candidate, count
         else:
             high, count_high = candidate, count
-        if high > MAX_BITS:
+        if high > most:
             candidate, step = low + step, step * 4
         elif low == 0:
             candidate, step = high - step, step * 4
@@ -78,9 +79,9 @@ def _threshold(magnitudes, width, k, guess):
 
 
 @compiled
-def _select(row, width, k, magnitudes, guess, zero):
+def _select(row, width, k, magnitudes, guess, zero, fewer):
     """AbsTopK of one row in place, given its magnitudes; 0 < k < width. Returns the threshold, the next row's guess."""
-    guess, count = _threshold(magnitudes, width, k, guess)
+    guess, count = _threshold(magnitudes, width, k, guess, fewer)
     t = np.int32(guess)
     if count == k:
         for i in range(width):
@@ -107,7 +108,7 @@ def top_k_in_place(row, width, k, magnitudes, guess):
         return guess
     for i in range(width):
         magnitudes[i] = bits_of(row[i]) & np.int32(MAX_BITS)
-    return _select(row, width, k, magnitudes, _first_guess(row, width, k) if guess < 0 else guess, np.float32(0))
+    return _select(row, width, k, magnitudes, _first_guess(row, width, k) if guess < 0 else guess, np.float32(0), 0)
 
 
 # x, out [rows, width], float32, or bfloat16 or float16 for the kernel of halves; kept: bool [rows, width], or 0 where it is not wanted; 0 < k < width.
@@ -118,13 +119,13 @@ ABS_TOPK = positions(AbsTopKJob)
 
 
 @compiled
-def _keep_rows(a, x, out, zero, first, last, guess, magnitudes):
+def _keep_rows(a, x, out, zero, fewer, first, last, guess, magnitudes):
     """AbsTopK of rows `first` to `last`, of either kind of number."""
     width, k, wanted, kept = a[ABS_TOPK.width], a[ABS_TOPK.k], a[ABS_TOPK.kept] != 0, flags(a[ABS_TOPK.kept])
     for r in range(first, last):
         row = out[r * width :]
         _copy_with_magnitudes(x[r * width :], row, width, magnitudes)
-        guess = _select(row, width, k, magnitudes, guess, zero)
+        guess = _select(row, width, k, magnitudes, guess, zero, fewer)
         if wanted:
             _mark_kept(magnitudes, width, k, guess, kept[r * width :])
 
@@ -143,7 +144,7 @@ def _by_kind(source, row, width, magnitudes):
     def halves_copied(source, row, width, magnitudes):
         for i in range(width):
             row[i] = source[i]
-            magnitudes[i] = (np.int32(source[i]) << np.int32(16)) & np.int32(MAX_BITS)
+            magnitudes[i] = np.int32(source[i]) & np.int32(MAX_BITS >> HALF)
 
     return floats_copied if source.dtype == types.float32 else halves_copied
 
@@ -158,7 +159,7 @@ def abs_topk_kernel(job):
             return
         first = chunk * a[ABS_TOPK.rows_per_chunk]
         guess = _first_guess(x[first * width :], width, a[ABS_TOPK.k])
-        _keep_rows(a, x, out, np.float32(0), first, min(rows, first + a[ABS_TOPK.rows_per_chunk]), guess, magnitudes)
+        _keep_rows(a, x, out, np.float32(0), 0, first, min(rows, first + a[ABS_TOPK.rows_per_chunk]), guess, magnitudes)
 
 
 def abs_topk_halves_kernel(job):
@@ -170,9 +171,8 @@ def abs_topk_halves_kernel(job):
             return
         first = chunk * a[ABS_TOPK.rows_per_chunk]
         last = min(a[ABS_TOPK.rows], first + a[ABS_TOPK.rows_per_chunk])
-        _keep_rows(
-            a, halves(a[ABS_TOPK.x]), halves(a[ABS_TOPK.out]), np.uint16(0), first, last, np.int64(HALF_GUESS), magnitudes
-        )
+        x, out = halves(a[ABS_TOPK.x]), halves(a[ABS_TOPK.out])
+        _keep_rows(a, x, out, np.uint16(0), HALF, first, last, np.int64(HALF_GUESS), magnitudes)
 
 
 @compiled
