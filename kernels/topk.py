@@ -119,9 +119,9 @@ ABS_TOPK = positions(AbsTopKJob)
 
 
 @compiled
-def _keep_rows(a, x, out, zero, fewer, first, last, guess, magnitudes):
+def _keep_rows(x, out, mask, width, k, zero, fewer, first, last, guess, magnitudes):
     """AbsTopK of rows `first` to `last`, of either kind of number."""
-    width, k, wanted, kept = a[ABS_TOPK.width], a[ABS_TOPK.k], a[ABS_TOPK.kept] != 0, flags(a[ABS_TOPK.kept])
+    wanted, kept = mask != 0, flags(mask)
     for r in range(first, last):
         row = out[r * width :]
         _copy_with_magnitudes(x[r * width :], row, width, magnitudes)
@@ -159,7 +159,8 @@ def abs_topk_kernel(job):
             return
         first = chunk * a[ABS_TOPK.rows_per_chunk]
         guess = _first_guess(x[first * width :], width, a[ABS_TOPK.k])
-        _keep_rows(a, x, out, np.float32(0), 0, first, min(rows, first + a[ABS_TOPK.rows_per_chunk]), guess, magnitudes)
+        last = min(rows, first + a[ABS_TOPK.rows_per_chunk])
+        _keep_rows(x, out, a[ABS_TOPK.kept], width, a[ABS_TOPK.k], np.float32(0), 0, first, last, guess, magnitudes)
 
 
 def abs_topk_halves_kernel(job):
@@ -172,7 +173,19 @@ def abs_topk_halves_kernel(job):
         first = chunk * a[ABS_TOPK.rows_per_chunk]
         last = min(a[ABS_TOPK.rows], first + a[ABS_TOPK.rows_per_chunk])
         x, out = halves(a[ABS_TOPK.x]), halves(a[ABS_TOPK.out])
-        _keep_rows(a, x, out, np.uint16(0), HALF, first, last, np.int64(HALF_GUESS), magnitudes)
+        _keep_rows(
+            x,
+            out,
+            a[ABS_TOPK.kept],
+            a[ABS_TOPK.width],
+            a[ABS_TOPK.k],
+            np.uint16(0),
+            HALF,
+            first,
+            last,
+            np.int64(HALF_GUESS),
+            magnitudes,
+        )
 
 
 @compiled
