@@ -206,33 +206,31 @@ def _mark_kept(magnitudes, width, k, threshold, kept):
         kept[i] = last or magnitudes[i] > t
 
 
-# out = x where the bool mask is set, else 0.
-MaskedJob = record("MaskedJob", "x kept out entries per_chunk")
+# out = x where the bool mask is set, else 0; float32, or numbers of 16 bits if `narrow`.
+MaskedJob = record("MaskedJob", "x kept out entries per_chunk narrow")
 
 
 MASKED = positions(MaskedJob)
 
 
+@compiled
+def _mask(x, kept, out, zero, first, last):
+    for i in range(first, last):
+        out[i] = x[i] if kept[i] != 0 else zero
+
+
 def masked_kernel(job):
     a = words(job)
-    x, kept, out, per_chunk = floats(a[MASKED.x]), flags(a[MASKED.kept]), floats(a[MASKED.out]), a[MASKED.per_chunk]
+    x, kept, out, per_chunk = a[MASKED.x], flags(a[MASKED.kept]), a[MASKED.out], a[MASKED.per_chunk]
     while True:
         chunk = draw(job)
         if chunk >= a[CHUNKS]:
             return
-        for i in range(chunk * per_chunk, min(a[MASKED.entries], (chunk + 1) * per_chunk)):
-            out[i] = x[i] if kept[i] != 0 else np.float32(0)
-
-
-def masked_halves_kernel(job):
-    a = words(job)
-    x, kept, out, per_chunk = halves(a[MASKED.x]), flags(a[MASKED.kept]), halves(a[MASKED.out]), a[MASKED.per_chunk]
-    while True:
-        chunk = draw(job)
-        if chunk >= a[CHUNKS]:
-            return
-        for i in range(chunk * per_chunk, min(a[MASKED.entries], (chunk + 1) * per_chunk)):
-            out[i] = x[i] if kept[i] != 0 else np.uint16(0)
+        first, last = chunk * per_chunk, min(a[MASKED.entries], (chunk + 1) * per_chunk)
+        if a[MASKED.narrow]:
+            _mask(halves(x), kept, halves(out), np.uint16(0), first, last)
+        else:
+            _mask(floats(x), kept, floats(out), np.float32(0), first, last)
 
 
 def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
@@ -270,6 +268,8 @@ def masked(gradient: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         return torch.where(kept, gradient, 0)
     gradient, count = gradient.contiguous(), gradient.numel()
     out = torch.empty_like(gradient)
-    job = MaskedJob(gradient.data_ptr(), kept.data_ptr(), out.data_ptr(), count, ENTRIES_PER_CHUNK)
-    run(masked_halves_kernel if gradient.dtype in HALVES else masked_kernel, -(-count // ENTRIES_PER_CHUNK), job)
+    job = MaskedJob(
+        gradient.data_ptr(), kept.data_ptr(), out.data_ptr(), count, ENTRIES_PER_CHUNK, int(gradient.dtype in HALVES)
+    )
+    run(masked_kernel, -(-count // ENTRIES_PER_CHUNK), job)
     return out

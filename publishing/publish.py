@@ -126,8 +126,9 @@ def _put_together(
         model, tokenizer, pair = _require_models(staged, folder)
     left_out += _leave_card(folder, staged, say)
     circuits = _circuits(staged, model, tokenizer)
+    rows = _rows(staged, circuits)  # which names what is wrong with a report
     fine = _refuse_private(staged, own) - {staged / "README.md"}  # before pages are made, which takes minutes
-    (staged / "README.md").write_text(model_card(staged, pair or model, repo_id, _rows(staged, circuits)), encoding="utf-8")
+    (staged / "README.md").write_text(model_card(staged, pair or model, repo_id, rows), encoding="utf-8")
     blocks = _blocks(folder, tokenizer, own, say) if circuits else None
     if circuits and pair is None:
         model = model.to_sparse()  # faster

@@ -24,7 +24,7 @@ def session(module, example, shapes):
 
 
 @pytest.mark.parametrize(
-    "name", ["plain", "layer_norm_relu", "added", "everything"]
+    "name", ["plain", "layer_norm_relu", "gpt2", "everything"]
 )  # an export takes ten seconds; the last has the rest
 def test_a_model_of_every_feature(name):
     model = tiny_model(**FEATURES[name])

@@ -225,7 +225,7 @@ WRONG = {
     "a cut circuit": (cut(f"circuits/{TASK}/circuit.safetensors"), "holds no valid circuit"),
     "code that does not run": (edit("modeling_csp.py", lambda t: "import nothing_like_this\n" + t), "does not load in a new process"),
     "a circuit in the wrong folder": (lambda c: (c / "circuits" / TASK).rename(c / "circuits" / "other"), "name its folder so"),
-    "a damaged report": (edit(f"circuits/{TASK}/report.json", lambda t: t[:50]), "report.json is damaged: it is no JSON"),
+    "a damaged report": (edit(f"circuits/{TASK}/report.json", lambda t: t[:50]), "is no report"),
 }  # fmt: skip
 
 
