@@ -37,7 +37,7 @@ def unexplained(inputs: torch.Tensor, outputs: torch.Tensor, rebuilt: Rebuilt) -
     return float(left / (outputs - outputs.mean(0)).square().sum())
 
 
-def by_sae_lens(folder: Path, site: str, held: torch.Tensor) -> tuple[float, float]:
+def by_sae_lens(folder: Path, site: str, held: torch.Tensor, count: int) -> tuple[float, float]:
     """Fed from the parquet files, streaming, over and over."""
 
     def batches() -> Iterator[torch.Tensor]:
@@ -49,7 +49,7 @@ def by_sae_lens(folder: Path, site: str, held: torch.Tensor) -> tuple[float, flo
     torch.manual_seed(0)
     sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=held.shape[1], d_sae=WIDER * held.shape[1], k=K))
     before = unexplained(held, held, sae)
-    steps = SAETrainerConfig(total_training_samples=400 * BATCH, train_batch_size_samples=BATCH, lr=1e-3, lr_end=1e-4)
+    steps = SAETrainerConfig(total_training_samples=count * BATCH, train_batch_size_samples=BATCH, lr=1e-3, lr_end=1e-4)
     return before, unexplained(held, held, SAETrainer(steps, sae, batches()).fit())
 
 
@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--site", default="0.mlp.post_act")
     parser.add_argument("--corpus", default="idioms:2000")
     parser.add_argument("--tokens", type=int, default=60_000)
+    parser.add_argument("--steps", type=int, default=400, help="of SAELens; sparsify goes through the tokens once")
     given = parser.parse_args()
     print(machine(f"{given.tokens} tokens of {given.corpus}, k {K}, {WIDER} latents to an input, seed 0"))
     model, tokenizer = CSPForCausalLM.from_pretrained(given.model).eval(), CSPTokenizer.from_pretrained(given.model)
@@ -113,7 +114,9 @@ def main() -> None:
         _, at = watched(model, names["sparsify"], held)
         into, out = watched(model, mlp, held)
         found = {
-            f"SAELens, TopK, {names['transformer_lens']}": by_sae_lens(Path(scratch) / "activations", given.site, at),
+            f"SAELens, TopK, {names['transformer_lens']}": by_sae_lens(
+                Path(scratch) / "activations", given.site, at, given.steps
+            ),
             f"sparsify, SAE, {names['sparsify']}": by_sparsify(
                 model, names["sparsify"], ids, at, at, False, Path(scratch) / "sae"
             ),

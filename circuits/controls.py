@@ -90,7 +90,9 @@ def stability(look: Examination, tokenizer: Any, seeds: int) -> dict[str, Any]:
         again = [
             edge_set(
                 look.model,
-                decided_again(look.model, tokenizer, look.task, look.means, look.config, look.circuit, look.seed + i),
+                decided_again(
+                    look.model, tokenizer, look.task, look.means, look.config, look.circuit.scores, method=look.method, seed=look.seed + i
+                ),
             )
             for i in range(seeds)
         ]

@@ -114,11 +114,14 @@ def sample_activations(model: Any, blocks: torch.Tensor, count: int, seed: int =
     """Site -> activations [count, width] at `count` random tokens of the blocks, the same tokens at every site (for resampling)."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(0, blocks.numel(), (count,), generator=generator).sort().values
-    found: dict[str, list[torch.Tensor]] = {}
-    here, start = chosen, 0
+    found: dict[str, torch.Tensor] = {}
+    here, start, done = chosen, 0, 0
 
     def keep(name: str, activation: torch.Tensor) -> None:
-        found.setdefault(name, []).append(activation.flatten(0, -2)[here.to(activation.device)].float().cpu())
+        own = activation.flatten(0, -2)[here.to(activation.device)]
+        if name not in found:  # whole from the first: lists of parts would take twice the memory when they are put together
+            found[name] = torch.empty(count, own.shape[1])
+        found[name][done : done + len(here)] = own
 
     with evaluating(model), torch.no_grad(), telling(model, keep):
         for ids in blocks.split(batch):
@@ -126,4 +129,5 @@ def sample_activations(model: Any, blocks: torch.Tensor, count: int, seed: int =
             start += ids.numel()
             if len(here):
                 model(input_ids=ids.long().to(model.device), use_cache=False, logits_to_keep=1)
-    return {name: torch.cat(parts) for name, parts in found.items()}
+                done += len(here)
+    return found

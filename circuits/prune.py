@@ -92,18 +92,29 @@ def prune(
 
 
 def decided_again(
-    model: Any, tokenizer: Any, task: Task, means: Means, config: PruneConfig, circuit: Circuit, seed: int
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    means: Means,
+    config: PruneConfig,
+    scores: Mapping[str, torch.Tensor],
+    *,
+    method: str = "learned",
+    seed: int | None = None,
 ) -> Circuit:
-    """The circuit that the masks of one found before give, decided on another draw of its deciding pairs, with replacement (a bootstrap)."""
+    """The circuit that a known ranking of nodes gives, such as that of a circuit found before (`circuit.scores`): for another target, or on other pairs.
+
+    Args:
+        scores: site -> importance of its nodes [width]; how many are above 0 is how many are tried first.
+        method: what the ranking is called in the circuit's settings.
+        seed: of a draw of the deciding pairs with replacement (a bootstrap); None: the pairs themselves.
+    """
     with evaluating(model):
         search = Search(model, task, means, config, force=True)
-        search.decide_on(
-            search.pairs.at(
-                torch.randint(0, len(search.pairs), (len(search.pairs),), generator=torch.Generator().manual_seed(seed))
-            )
-        )
-        make = _Assembly(search, tokenizer, circuit.scores, str(circuit.settings.get("method", "learned")), [])
-        return _decided(search, make, circuit.scores, None)
+        if seed is not None:
+            order = torch.randint(0, len(search.pairs), (len(search.pairs),), generator=torch.Generator().manual_seed(seed))
+            search.decide_on(search.pairs.at(order))
+        return _decided(search, _Assembly(search, tokenizer, scores, method, []), scores, None)
 
 
 def _prune(search: Search, tokenizer: Any, method: str, out: str | Path | None) -> Circuit:

@@ -25,6 +25,7 @@ FIGURES = {
 # What counts as what, in one place.
 PREFERS = 0.9  # share of test prompts on which the right answer is preferred to the other
 PRODUCES = 0.8  # ... and on which it is the first guess
+SAYS = 0.5  # share on which it is the model's own first guess: a circuit that says what its model does not say is none of its circuits
 CLEARLY = 0.2  # ... and this much more than with everything ablated
 AGREES = 0.5  # KL to the model over the vocabulary, as a share of what it is with everything ablated
 ABLE = 2.0  # times the target loss that still counts as doing the task, on prompts and under ablations that decided nothing
@@ -205,7 +206,7 @@ def _prefers(found: dict[str, Any]) -> Judged:
 
 def _produces(found: dict[str, Any]) -> Judged:
     model, own, nothing = _test(found)
-    holds = own["first_guess"] >= max(PRODUCES, nothing["first_guess"] + CLEARLY)
+    holds = own["first_guess"] >= max(PRODUCES, nothing["first_guess"] + CLEARLY) and model["first_guess"] >= SAYS
     return holds, (
         f"the right answer is its first guess on {own['first_guess']:.0%} (the model {model['first_guess']:.0%}, everything ablated "
         f"{nothing['first_guess']:.0%}), with probability {own['probability']:.2f} ({model['probability']:.2f}, {nothing['probability']:.2f})."

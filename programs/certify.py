@@ -5,6 +5,7 @@ Prompts are a tree: what they begin with in common is run once. Texts that the c
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,12 @@ from .classes import SlotClasses, slot_classes, token_classes
 from .parts import Parts
 from .ranges import specialised
 from .run import State, begin, step
-from .symbols import alphabet
+from .sums import Contributions, TooFarApart, Total, asking, can_sum
+from .symbols import alphabet, symbols_of
+from .tabulate import tabulated
 from .tokens import Answer, Place, TokenTemplate
 
-CHUNK = 16_384  # prompts at a time
+CHUNK = 32_768  # prompts at a time
 WORST = 20
 DRAWN = 256  # prompts of each kind, right and not, that are kept for the whole model to see
 MARGIN = 1e-7  # nats: a smaller margin than this, either way, counts as not right; float64 rounding is far below
@@ -57,11 +60,7 @@ class Tally:
 
 def runs(parts: Parts, templates: Sequence[TokenTemplate]) -> list[int]:
     """How many prompts `certify` runs for each template, about: an upper bound that forgets that texts of a group differ."""
-    small = specialised(parts, alphabet(templates, parts.symbols))
-    middle, last = token_classes(small, last=False), token_classes(small, last=True)
-    return [
-        math.prod(len(each.members) for each in slot_classes(template, middle, last, parts.symbols)) for template in templates
-    ]
+    return [math.prod(len(each.members) for each in classes) for classes in told_parts(parts, templates)[1]]
 
 
 def certify(parts: Parts, templates: Sequence[TokenTemplate], tell: Callable[[int], None] = lambda count: None) -> list[Tally]:
@@ -70,17 +69,36 @@ def certify(parts: Parts, templates: Sequence[TokenTemplate], tell: Callable[[in
     Args:
         tell: called with how many prompts have been run since it was called last.
     """
-    small = specialised(parts, alphabet(templates, parts.symbols))
-    middle, last = token_classes(small, last=False), token_classes(small, last=True)
     with torch.no_grad():
-        return [_Walk(small, each, slot_classes(each, middle, last, parts.symbols), tell).tally() for each in templates]
+        small, classes = told_parts(parts, templates)
+        return [_tally(small, each, own, tell) for each, own in zip(templates, classes)]
+
+
+def _tally(parts: Parts, template: TokenTemplate, classes: Sequence[SlotClasses], tell: Callable[[int], None]) -> Tally:
+    if can_sum(parts):
+        try:
+            return _Sums(parts, template, classes, tell).tally()
+        except TooFarApart:
+            pass
+    return _Walk(parts, template, classes, tell).tally()
+
+
+def told_parts(parts: Parts, templates: Sequence[TokenTemplate]) -> tuple[Parts, list[list[SlotClasses]]]:
+    """The circuit on prompts of these templates alone, with tables of what it can be, and each template's classes of texts."""
+    symbols = parts.symbols or symbols_of(templates)
+    small = specialised(parts, alphabet(templates, parts.symbols))
+    small = tabulated(small, symbols)
+    every = alphabet(templates, symbols)
+    small = specialised(small, every)  # again, now that more is known
+    middle, last = token_classes(small, last=False), token_classes(small, last=True)
+    return small, [slot_classes(each, middle, last, symbols) for each in templates]
 
 
 @dataclass
 class _Batch:
     """Prompts on their way: state, the class chosen for each slot [n, slots] (-1: not yet), and for how many prompts each stands [n]."""
 
-    state: State
+    state: State | Total
     chosen: torch.Tensor
     weight: torch.Tensor
 
@@ -100,6 +118,7 @@ class _Walk:
         self._generator = torch.Generator().manual_seed(0)
         self._keys = {kind: torch.zeros(0, dtype=torch.float64) for kind in (True, False)}
         self._rows = {kind: torch.zeros(0, len(classes), dtype=torch.int64) for kind in (True, False)}
+        self.known: dict[tuple[int, int], int] = {}
         self._sums = {slot: torch.zeros(2, len(c.members), dtype=torch.float64) for slot, c in enumerate(classes)}
 
     def tally(self) -> Tally:
@@ -158,16 +177,19 @@ class _Walk:
         if bool((batch.chosen[:, slot] >= 0).all()):
             yield batch
             return
-        available = self.available(batch, slot)
         for classes in self.by_shape(slot):
-            rows, which = (available[:, classes] > 0).nonzero(as_tuple=True)
-            for some, each in (
-                zip(rows.split(CHUNK), which.split(CHUNK)) if len(rows) else ()
-            ):  # all texts of this length may be taken
-                made = batch.at(some)
-                made.chosen[:, slot] = classes[each]
-                made.weight = made.weight * available[some, classes[each]]
-                yield made
+            yield from self.with_classes(batch, slot, classes)
+
+    def with_classes(self, batch: _Batch, slot: int, classes: torch.Tensor) -> Iterator[_Batch]:
+        available = self.available(batch, slot)[:, classes]
+        rows, which = (available > 0).nonzero(as_tuple=True)
+        for some, each in (
+            zip(rows.split(CHUNK), which.split(CHUNK)) if len(rows) else ()
+        ):  # all texts of this length may be taken
+            made = batch.at(some)
+            made.chosen[:, slot] = classes[each]
+            made.weight = made.weight * available[some, each]
+            yield made
 
     def available(self, batch: _Batch, slot: int) -> torch.Tensor:
         """How many texts of each class are left, [n, classes]: slots of a group take different ones."""
@@ -253,3 +275,72 @@ class _Walk:
             used.add(text)
             found.append(text)
         return tuple(found)
+
+
+class _Sums(_Walk):
+    """The same where what tokens bring adds up (`sums.py`): fixed tokens are added once, a slot's texts as wholes. Texts of as many tokens go together, so that it is known
+    where each token stands."""
+
+    def walk(self, batch: _Batch, at: int) -> None:
+        slots = sorted({unit.slot for unit in self.template.units if isinstance(unit, Place)})
+        for shapes in itertools.product(*(self.by_shape(slot) for slot in slots)):
+            self.sum_up(batch, dict(zip(slots, shapes)))
+
+    def sum_up(self, batch: _Batch, among: dict[int, torch.Tensor]) -> None:
+        """Prompts whose slots hold classes of these, which are equally many tokens wherever they stand."""
+        places, count = [], 0
+        for unit in self.template.units:
+            places.append(count)
+            count += 1 if isinstance(unit, int) else len(self.piece(unit, int(among[unit.slot][0])))
+        ending = self.template.units[-1]
+        if isinstance(ending, int):
+            self.ended(batch, among, places, torch.tensor([self.row(ending, count - 1)]), count)
+            return
+        classes = among[ending.slot]
+        rows = torch.tensor([self.row(self.piece(ending, c)[-1], count - 1) for c in classes.tolist()])
+        asked = asking(self.parts, rows)
+        for each in asked.unique().tolist():
+            by_class = torch.zeros(len(self.classes[ending.slot].members), dtype=torch.int64).index_copy(0, classes, rows)
+            self.ended(batch, {**among, ending.slot: classes[asked == each]}, places, by_class, count)
+
+    def ended(self, batch: _Batch, among: dict[int, torch.Tensor], places: list[int], last: torch.Tensor, count: int) -> None:
+        """Prompts that end with rows of tables that ask for the same: with one, or by the class of the slot that they end with."""
+        first = last[among[self.template.units[-1].slot][0]] if isinstance(self.template.units[-1], Place) else last[0]
+        of = Contributions(self.parts, int(first), count)
+        brought = torch.zeros(1, of.by_row.shape[1], dtype=torch.float64)
+        tables = {slot: torch.zeros(len(self.classes[slot].members), brought.shape[1], dtype=torch.float64) for slot in among}
+        for unit, begun in zip(self.template.units, places):
+            if isinstance(unit, int):
+                brought = brought + of.by_row[self.row(unit, begun)]
+                continue
+            for c in among[unit.slot].tolist():
+                for i, token in enumerate(self.piece(unit, c)):
+                    tables[unit.slot][c] += of.by_row[self.row(token, begun + i)]
+        order = sorted(among, key=lambda slot: len(among[slot]))  # the largest last, where batches are made
+        self.add(of, _Batch(Total(brought), batch.chosen, batch.weight), order, among, tables, last)
+
+    def row(self, token: int, place: int) -> int:
+        if (token, place) not in self.known:
+            self.known[token, place] = int(self.parts.rows(torch.tensor([token]), place))
+        return self.known[token, place]
+
+    def add(
+        self,
+        of: Contributions,
+        batch: _Batch,
+        order: list[int],
+        among: dict[int, torch.Tensor],
+        tables: dict[int, torch.Tensor],
+        last: torch.Tensor,
+    ) -> None:
+        assert isinstance(batch.state, Total)
+        if not order:
+            ending = self.template.units[-1]
+            rows = last[batch.chosen[:, ending.slot]] if isinstance(ending, Place) else last.expand(len(batch.weight))
+            self.take(batch, of.logits(batch.state.brought, rows))
+            return
+        slot, *others = order
+        for part in self.with_classes(batch, slot, among[slot]):
+            assert isinstance(part.state, Total)
+            total = Total(part.state.brought + tables[slot][part.chosen[:, slot]])
+            self.add(of, _Batch(total, part.chosen, part.weight), others, among, tables, last)

@@ -19,24 +19,18 @@ def token_classes(parts: Parts, last: bool) -> torch.Tensor:
         last: as the last token of a prompt; else as one that others follow, of which less is read.
     """
     columns: list[torch.Tensor] = []
-    deepest = max((each.layer for each in parts.sublayers if isinstance(each, Attention)), default=-1)
     streamed = False  # whether what the stream holds at this token matters
     for each in parts.sublayers:
-        final = isinstance(each, Attention) and each.layer == deepest
-        if isinstance(each, MLP) and not last and each.layer >= deepest:
+        if not last and each.layer > parts.deepest - isinstance(each, MLP):
             break
         if isinstance(each, Attention) and each.tables is not None:
-            columns += [each.tables[kind] for kind in ("kv" if final and not last else "qkv")]
-        elif isinstance(each, Attention):
-            assert each.read is not None
-            streamed, columns = True, columns + _columns(each.read)
+            columns += [each.tables[kind] for kind in ("kv" if each.layer == parts.deepest and not last else "qkv")]
         else:
-            streamed, columns = True, columns + _columns(each.read)
-        if final and not last:
-            break
+            assert each.read is not None
+            streamed, columns = True, columns + told_apart(each.read)
     if last:
         streamed = True
-        columns += _columns(parts.answers.read)
+        columns += told_apart(parts.answers.read)
         columns += [] if parts.answers.table is None else [parts.answers.table]
     columns += [parts.stream] if streamed else []
     wide = (
@@ -50,7 +44,8 @@ def token_classes(parts: Parts, last: bool) -> torch.Tensor:
     return first[which]
 
 
-def _columns(read: Read) -> list[torch.Tensor]:
+def told_apart(read: Read) -> list[torch.Tensor]:
+    """What a read has of each token, [vocab, columns] each: tokens that are equal in it are the same to it."""
     passes = torch.ones(read.own.shape, dtype=torch.int8) if read.passes is None else read.passes
     found = [torch.where(passes == 0, 0.0, read.own), passes]
     found += [] if read.square is None else [read.square[:, None]]

@@ -7,6 +7,7 @@ embedding and constants make of them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 
 import torch
@@ -119,6 +120,11 @@ class Head:
     values: torch.Tensor
     shared: bool
 
+    @property
+    def alone(self) -> bool:
+        """Whether nothing of other tokens comes in: no value varies, and no key. What is left is how much goes to the sink, by the query and the number of tokens."""
+        return not len(self.values) and not len(self.lone) and bool((self.keys < 0).all())
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -136,6 +142,11 @@ class Attention:
     maps: dict[str, Linear] | None
     heads: tuple[Head, ...]
     write: Linear
+
+    @functools.cached_property
+    def alone(self) -> bool:
+        """Whether all heads are."""
+        return all(head.alone for head in self.heads)
 
 
 @dataclass(frozen=True)
@@ -180,6 +191,11 @@ class Parts:
     labels: dict[str, str] = field(default_factory=dict)
     symbols: Symbols | None = None
     mean: int | None = None
+
+    @functools.cached_property
+    def deepest(self) -> int:
+        """The last layer at which a token takes in others; -1 if none does. Of tokens before the last nothing matters beyond."""
+        return max((each.layer for each in self.sublayers if isinstance(each, Attention) and not each.alone), default=-1)
 
     def rows(self, tokens: torch.Tensor, place: int) -> torch.Tensor:
         """Rows of tables for tokens [n] that stand at a place."""

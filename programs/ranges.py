@@ -147,7 +147,11 @@ def _passing(
     passes = torch.where(is_written, mine_low > bars.gather(1, most), most < room)
     maybe = torch.where(is_written, mine_high > bars.gather(1, least), least < room)
     nothing = mine_high == 0  # dropped or not, it is zero
-    return passes | nothing, maybe | nothing, (mine_low, mine_high)
+    passes, maybe = passes | nothing, maybe | nothing
+    if read.passes is not None:  # decided before, when rivals that decide nothing were made alike
+        known = read.passes[alphabet]
+        passes, maybe = (known == 1) | ((known < 0) & passes), (known == 1) | ((known < 0) & maybe)
+    return passes, maybe, (mine_low, mine_high)
 
 
 def _linear(map_: Linear, sources: Interval) -> tuple[Linear, Interval]:

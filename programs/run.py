@@ -10,20 +10,21 @@ from ..modeling_csp import activate
 from .parts import MLP, Answers, Attention, Head, Linear, Parts, Read
 
 Seen = dict[str, list[torch.Tensor]]
+Blocks = tuple[torch.Tensor, ...]  # of a growing sequence: putting them together at each token would copy all of it each time
 
 
 @dataclass
 class State:
-    """What is left of prompts [n] of so many tokens: keys and values of each attention, [n, tokens, ...], by layer."""
+    """What is left of prompts [n] of so many tokens: keys and values of each attention, by layer, in blocks [n, tokens of the block, ...]."""
 
     count: int
-    keys: dict[int, torch.Tensor]
-    values: dict[int, torch.Tensor]
+    keys: dict[int, Blocks]
+    values: dict[int, Blocks]
     tokens: int = 0
 
     def at(self, rows: torch.Tensor) -> State:
-        """Those prompts, each as often as it is named."""
-        keys, values = ({i: x[rows] for i, x in each.items()} for each in (self.keys, self.values))
+        """Those prompts, each as often as it is named; all of their tokens in one block."""
+        keys, values = ({i: (torch.cat(x, 1)[rows],) for i, x in each.items()} for each in (self.keys, self.values))
         return State(len(rows), keys, values, self.tokens)
 
 
@@ -37,24 +38,22 @@ def step(
     """Prompts with one token more, [n]; after the last the logits of the answers, [n, answers]."""
     tokens = parts.rows(tokens, state.tokens)
     stream = parts.stream[tokens]
-    deepest = max((each.layer for each in parts.sublayers if isinstance(each, Attention)), default=-1)
     keys, values = dict(state.keys), dict(state.values)
     for each in parts.sublayers:
-        if isinstance(each, Attention):
-            q, k, v = _queries_keys_values(each, tokens, stream, seen)
-            keys[each.layer] = _append(keys.get(each.layer), k)
-            values[each.layer] = _append(values.get(each.layer), v)
-            if not last and each.layer == deepest:
+        if not last and each.layer > parts.deepest - isinstance(each, MLP):
+            break
+        if isinstance(each, Attention) and not (each.alone and seen is None):
+            q, k, v = _asked(each, "qkv", tokens, stream, seen)
+            keys[each.layer] = (*keys.get(each.layer, ()), k[:, None])
+            values[each.layer] = (*values.get(each.layer, ()), v[:, None])
+            if not last and each.layer == parts.deepest:
                 break
             if seen is not None:
                 seen.setdefault(f"{each.layer}:queries", []).append(q)
             written = linear(each.write, _attend(each, q, keys[each.layer], values[each.layer]), seen)
         else:
-            if not last and each.layer >= deepest:
-                break
-            active = linear(each.neurons, read_tokens(each.read, tokens, stream, seen), seen)
-            written = linear(each.write, active, seen)
-        stream = stream.index_add(1, _places(each, parts), written)
+            written = written_alone(each, tokens, stream, state.tokens + 1, seen)
+        stream = stream.index_add(1, places_of(each, parts), written)
     after = State(len(tokens), keys, values, state.tokens + 1)
     return after, answer(parts.answers, tokens, stream, seen) if last else None
 
@@ -72,23 +71,50 @@ def run(parts: Parts, prompts: torch.Tensor, seen: Seen | None = None) -> torch.
     return logits
 
 
-def _places(each: Attention | MLP, parts: Parts) -> torch.Tensor:
+def conclude(parts: Parts, sources: torch.Tensor, tokens: torch.Tensor, count: int) -> torch.Tensor:
+    """Logits of the answers [n, answers] after prompts of `count` tokens that end with tokens [n] (rows of tables), where the first sublayer alone takes in other tokens, and
+    has made `sources` [n, sources] of them."""
+    stream = parts.stream[tokens].index_add(1, places_of(parts.sublayers[0], parts), linear(parts.sublayers[0].write, sources))
+    for each in parts.sublayers[1:]:
+        stream = stream.index_add(1, places_of(each, parts), written_alone(each, tokens, stream, count))
+    return answer(parts.answers, tokens, stream)
+
+
+def written_alone(
+    each: Attention | MLP, tokens: torch.Tensor, stream: torch.Tensor, count: int | torch.Tensor, seen: Seen | None = None
+) -> torch.Tensor:
+    """What a sublayer that takes in no other token writes [n, nodes], at the last of `count` tokens (one number, or [n]): an MLP, or attention that is `alone`."""
+    if isinstance(each, MLP):
+        return linear(each.write, linear(each.neurons, read_tokens(each.read, tokens, stream, seen), seen), seen)
+    (q,) = _asked(each, "q", tokens, stream, seen)
+    shares = [share_alone(head, each.scaling, q, count) for head in each.heads if head.shared]
+    nothing = torch.zeros(len(tokens), len(each.nodes["v"]), dtype=stream.dtype)
+    return linear(each.write, torch.cat([nothing, *shares], 1), seen)
+
+
+def share_alone(head: Head, scaling: float, q: torch.Tensor, count: int | torch.Tensor) -> torch.Tensor:
+    """[n, 1]: what a head that is `alone` gives to all of `count` tokens together; the sink has the rest."""
+    if head.sink is None:
+        return torch.ones(len(q), 1, dtype=q.dtype)
+    score = scaling * (q[:, head.queries] @ head.key_constants + head.constant)
+    return (score + torch.as_tensor(count, dtype=q.dtype).log() - head.sink).sigmoid()[:, None]
+
+
+def places_of(each: Attention | MLP, parts: Parts) -> torch.Tensor:
+    """Where a sublayer writes, among the written channels."""
     return torch.searchsorted(parts.channels, each.write.nodes)
 
 
-def _append(before: torch.Tensor | None, now: torch.Tensor) -> torch.Tensor:
-    return now[:, None] if before is None else torch.cat([before, now[:, None]], 1)
-
-
-def _queries_keys_values(
-    each: Attention, tokens: torch.Tensor, stream: torch.Tensor, seen: Seen | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _asked(
+    each: Attention, kinds: str, tokens: torch.Tensor, stream: torch.Tensor, seen: Seen | None
+) -> tuple[torch.Tensor, ...]:
+    """Queries, keys or values of tokens."""
     if each.tables is not None:
-        return tuple(each.tables[kind][tokens] for kind in "qkv")  # type: ignore[return-value]
+        return tuple(each.tables[kind][tokens] for kind in kinds)
     assert each.read is not None
     assert each.maps is not None
     values = read_tokens(each.read, tokens, stream, seen)
-    return tuple(linear(each.maps[kind], values, seen) for kind in "qkv")  # type: ignore[return-value]
+    return tuple(linear(each.maps[kind], values, seen) for kind in kinds)
 
 
 def read_tokens(read: Read, tokens: torch.Tensor, stream: torch.Tensor, seen: Seen | None = None) -> torch.Tensor:
@@ -140,21 +166,35 @@ def linear(map_: Linear, values: torch.Tensor, seen: Seen | None = None) -> torc
     return torch.where(larger < map_.k, out[:, :count], 0.0)
 
 
-def _attend(each: Attention, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def _attend(each: Attention, q: torch.Tensor, keys: Blocks, values: Blocks) -> torch.Tensor:
     """Sources of what attention writes, [n, sources]: what it makes of each kept value, then shares of heads."""
-    out = torch.zeros(len(q), values.shape[2], dtype=values.dtype)
-    shares = []
+    out = torch.zeros(len(q), values[0].shape[2], dtype=q.dtype)
+    shares, count = [], sum(block.shape[1] for block in keys)
     for head in each.heads:
+        if head.alone:
+            shares += [share_alone(head, each.scaling, q, count)] if head.shared else []
+            continue
         weights = attention_weights(head, each.scaling, q, keys)
         if len(head.values):
-            out[:, head.values] = torch.einsum("nt,ntv->nv", weights, values[:, :, head.values])
+            parts = weights.split([block.shape[1] for block in values], 1)
+            out[:, head.values] = sum(  # type: ignore[assignment]
+                torch.einsum("nt,ntv->nv", weight, block[:, :, head.values]) for weight, block in zip(parts, values)
+            )
         if head.shared:
             shares.append(weights.sum(1, keepdim=True))
     return torch.cat([out, *shares], 1)
 
 
-def attention_weights(head: Head, scaling: float, q: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+def attention_weights(head: Head, scaling: float, q: torch.Tensor, keys: Blocks) -> torch.Tensor:
     """[n, tokens]; they sum to 1 less what the sink takes."""
+    scores = torch.cat([attention_scores(head, scaling, q, block) for block in keys], 1)
+    if head.sink is None:
+        return scores.softmax(1)
+    return torch.cat([scores, torch.full((len(scores), 1), head.sink, dtype=scores.dtype)], 1).softmax(1)[:, :-1]
+
+
+def attention_scores(head: Head, scaling: float, q: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Logits of attention [n, tokens], of queries [n, ...] and keys [n, tokens, ...]."""
     if len(head.queries):
         asked = torch.where(
             head.keys >= 0, keys[:, :, head.keys.clamp(min=0)] if keys.shape[2] else head.key_constants, head.key_constants
@@ -164,10 +204,7 @@ def attention_weights(head: Head, scaling: float, q: torch.Tensor, keys: torch.T
         scores = torch.zeros(keys.shape[:2], dtype=q.dtype)
     if len(head.lone):
         scores = scores + keys[:, :, head.lone] @ head.lone_queries
-    scores = scaling * (scores + head.constant)
-    if head.sink is None:
-        return scores.softmax(1)
-    return torch.cat([scores, torch.full((len(scores), 1), head.sink, dtype=scores.dtype)], 1).softmax(1)[:, :-1]
+    return scaling * (scores + head.constant)
 
 
 def answer(answers: Answers, tokens: torch.Tensor, stream: torch.Tensor, seen: Seen | None = None) -> torch.Tensor:

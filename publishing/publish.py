@@ -128,6 +128,9 @@ def _put_together(
     circuits = _circuits(staged, model, tokenizer)
     rows = _rows(staged, circuits)  # which names what is wrong with a report
     fine = _refuse_private(staged, own) - {staged / "README.md"}  # before pages are made, which takes minutes
+    with _named(staged, folder):
+        for part in PARTS if pair else ("",):
+            _require_loadable(staged / part)
     (staged / "README.md").write_text(model_card(staged, pair or model, repo_id, rows), encoding="utf-8")
     blocks = _blocks(folder, tokenizer, own, say) if circuits else None
     if circuits and pair is None:
@@ -219,7 +222,7 @@ def _copy(folder: Path, staged: Path, files: tuple[str, ...], folders: set[str],
 
 
 def _require_models(staged: Path, folder: Path) -> tuple[CSPForCausalLM, Any, BridgedPair | None]:
-    """The model that circuits are of, its tokenizer (None: there is none), and the pair, if it is one; each model loads in a new process."""
+    """The model that circuits are of, its tokenizer (None: there is none), and the pair, if it is one."""
     parts = PARTS if is_pair(staged) else ("",)
     for part in parts:
         _require_weights(staged / part, folder / part)
@@ -230,8 +233,6 @@ def _require_models(staged: Path, folder: Path) -> tuple[CSPForCausalLM, Any, Br
         tokenizer = pair.tokenizer
     elif (staged / "tokenizer.json").is_file():
         tokenizer = load_tokenizer(staged, model)
-    for part in parts:
-        _require_loadable(staged / part)
     return model, tokenizer, pair
 
 

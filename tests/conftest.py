@@ -9,6 +9,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Two workers whose idle threads spin take each other's cores: 2.5 times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # each, and what it starts, has its share of the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 if not Path("/dev/nvidiactl").exists():  # Triton reads it when it is imported, which torch may do
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

@@ -106,6 +106,7 @@ def test_a_circuit_that_opposes_the_model_is_no_mechanism_however_low_its_loss(r
         (lambda f: f["scores"]["test"]["nothing"].update(preference=0.95), {"prefers", "mechanism", "robust", "only one"}),
         (lambda f: f["scores"]["test"]["circuit"].update(first_guess=0.79), {"produces"}),
         (lambda f: f["scores"]["test"]["nothing"].update(first_guess=0.9), {"produces"}),
+        (lambda f: f["scores"]["test"]["model"].update(first_guess=0.49), {"produces"}),
         (lambda f: f["agreement"].update(kl=1.0, kl_everything_ablated=1.9), {"agrees"}),
         (lambda f: f["agreement"].update(same_guess=0.5), {"agrees"}),
         (lambda f: f["ablations"].update(frozen_norms=0.31), {"mechanism"}),

@@ -183,7 +183,7 @@ def test_the_demo_ends_with_a_circuit_or_says_why_not(tmp_path, monkeypatch):
         return {"finished": True}
 
     monkeypatch.setattr(demo, "run_demo", stand_in)
-    monkeypatch.setattr(training, "DEMO_SEARCH", ["steps=20", "pairs=4", "eval_pairs=8"])
+    monkeypatch.setattr(training, "DEMO_SEARCH", ["steps=20", "pairs=4", "eval_pairs=8", "target_loss=0.4"])
     done = csp("demo", "--out", tmp_path / "full", "--steps", 10)
     assert done.exit_code == 0, done.output
     page = tmp_path / "full" / "circuits" / "single_double_quote" / "page.html"

@@ -1,13 +1,14 @@
 """Two processes on CPU: DDP and FSDP2 end with the weights of one process; accumulation changes nothing."""
 
 import os
-import subprocess
-import sys
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
+from forked import run_forked
 from tiny import tiny_model
 
 SCRIPT = Path(__file__).with_name("_distributed.py")
@@ -21,13 +22,23 @@ def source(tmp_path_factory):
 
 
 def run(mode, source, out, dtype="float64"):
+    """By the variables that torchrun sets; that `csp train` runs under torchrun and accelerate is tested in test_train.py."""
     ranks = 2 if mode in ("ddp", "fsdp") else 1
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if ranks == 2 else []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, str(SCRIPT), mode, str(source), str(out), dtype]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(f"{out}-{rank}.pt", weights_only=True) for rank in range(ranks)]
+    if ranks == 2:
+        environment |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+    def rank(i):
+        own = {**environment, "RANK": str(i), "LOCAL_RANK": str(i)} if ranks == 2 else environment
+        return run_forked([str(SCRIPT), mode, str(source), str(out), dtype], env=own, timeout=300)
+
+    with ThreadPoolExecutor(ranks) as pool:
+        for done in pool.map(rank, range(ranks)):
+            assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(f"{out}-{i}.pt", weights_only=True) for i in range(ranks)]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+import forked  # noqa: F401  (processes begin with the libraries imported)
 import sparse_circuits.training.projection as projection
 import sparse_circuits.training.selection as selection
 from sparse_circuits.kernels.run import available
@@ -132,5 +133,5 @@ def _on_shards(rank, size, folder):
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_shards_are_projected_as_the_whole(size, tmp_path):
-    mp.spawn(_on_shards, (size, tmp_path), nprocs=size)
+    mp.start_processes(_on_shards, (size, tmp_path), nprocs=size, start_method="forkserver")
     assert len(list(tmp_path.glob("done-*"))) == size

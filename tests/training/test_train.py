@@ -13,6 +13,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+from forked import run_forked
 from sparse_circuits import CSPConfig
 from sparse_circuits.cli.app import app
 from sparse_circuits.training.recipes import PRESETS, make_recipe
@@ -73,8 +74,7 @@ run.train(make_recipe("tiny", None, settings), folder, resume=resume)
 
 
 def run(folder, *, resume=False, kill="", settings=SMALL):
-    command = [sys.executable, "-c", _RUN, str(folder), "resume" if resume else "start", kill, *settings]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return run_forked(["-c", _RUN, str(folder), "resume" if resume else "start", kill, *settings], timeout=300)
 
 
 def weights(folder):

@@ -414,64 +414,6 @@ def test_a_page_of_other_data_says_so(opened, toy_page, tmp_path):
     assert "does not fit the page's contract" in page.inner_text("#problem")
 
 
-def thousand_nodes(data):
-    """The data of a circuit with 1,000 nodes and 3,000 edges in 8 layers."""
-    import random
-
-    rng = random.Random(0)
-    circuit = json.loads(json.dumps(data))
-    node = circuit["nodes"][2]
-    sites = [
-        ("attn.act_in", 280),
-        ("attn.q", 60),
-        ("attn.k", 60),
-        ("attn.v", 60),
-        ("attn.resid_delta", 120),
-        ("mlp.post_act", 300),
-        ("mlp.resid_delta", 150),
-    ]
-    circuit["nodes"], circuit["stages"] = [], []
-    for site, count in sites:
-        for layer in range(8):
-            circuit["stages"].append({"name": f"{layer}.{site}", "kind": site, "layer": layer})
-            for i in rng.sample(range(256), count // 8):
-                head = i // 16 if site in ("attn.q", "attn.k", "attn.v") else None
-                circuit["nodes"].append(
-                    {
-                        **node,
-                        "id": f"{layer}.{site}:{i}",
-                        "site": f"{layer}.{site}",
-                        "index": i,
-                        "head": head,
-                        "effect": rng.random(),
-                    }
-                )
-    circuit["stages"].sort(key=lambda stage: stage["layer"])
-    ids = [each["id"] for each in circuit["nodes"]]
-    circuit["links"] = [
-        {"source": rng.choice(ids), "target": rng.choice(ids), "weight": rng.uniform(-1, 1), "kind": "weight"}
-        for _ in range(3000)
-    ]
-    circuit["attention"] = []
-    return circuit
-
-
-def test_a_thousand_nodes_load_and_answer_quickly(opened, browser, toy, tmp_path):
-    data = thousand_nodes(circuit_data(toy[3]))
-    assert len(data["nodes"]) > 980
-    (tmp_path / "p.html").write_text(render({"version": 1, "live": False, "models": [], "circuits": [data]}), encoding="utf-8")
-    loads = []
-    for _ in range(3):  # the best of three: other tests run beside
-        page = opened((tmp_path / "p.html").as_uri())
-        assert page.locator(".node").count() == len(data["nodes"])
-        loads.append(page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
-    assert min(loads) < 2000  # milliseconds, drawing of the graph included
-    select = "id => { const before = performance.now(); update({ node: id }); document.body.offsetHeight; return performance.now() - before; }"
-    assert min(page.evaluate(select, node["id"]) for node in data["nodes"][:20]) < 200  # milliseconds
-    hide = "value => { const before = performance.now(); update({ threshold: value }); document.body.offsetHeight; return performance.now() - before; }"
-    assert min(page.evaluate(hide, value / 20) for value in range(10)) < 200
-
-
 def test_hovering_lights_every_path_through_a_node(opened, toy_page):
     page = opened(toy_page)
     page.hover(f"[data-id='{NEURON}'] .ring")
