@@ -170,7 +170,8 @@ def circuits(
     model: Any, tokenizer: Any, task: Any, means: Any, method: str, given: argparse.Namespace, rows: Rows, own: dict[str, Any]
 ) -> None:
     """A circuit at each target, from one ranking of nodes; necessity of the one at `TARGET`, if it was learned."""
-    missing = [target for target in sorted(given.targets, reverse=True) if not rows.has(kind="circuit", target=target, **own)]
+    ordered = sorted(given.targets, key=lambda target: (target != TARGET, -target))  # the one that masks are trained for first
+    missing = [target for target in ordered if not rows.has(kind="circuit", target=target, **own)]
     if not missing:
         return
     config, begun = PruneConfig(steps=given.steps, target_loss=TARGET), time.perf_counter()
@@ -324,7 +325,9 @@ def by_method(rows: list[dict[str, Any]], models: dict[str, Any], out: Path) -> 
             continue
         figure, axes = axes_of("target loss, nats", f"edges (geometric mean, {len(kept)} tasks)")
         for method in (each for each in METHODS if any(key[0] == each for key in found)):
-            points = sorted((target, next(iter(of_runs.values()))) for (name, target), of_runs in found.items() if name == method)
+            points = sorted(
+                (target, next(iter(of_runs.values()))) for (name, target), of_runs in found.items() if name == method
+            )
             axes.plot(*zip(*points), marker="o", label=method)
             print(f"figure 31, {run}, {method}: " + ", ".join(f"{t:g}: {e:.0f}" for t, e in points))
         print(f"figure 31, {run}, is over {', '.join(kept)}")

@@ -46,10 +46,10 @@ def through_model(model, circuit: Circuit, task) -> float:
     return best
 
 
-def measured(model, tokenizer, circuit: Circuit, scales, most: int) -> tuple[str, float, float, int]:
+def measured(model, tokenizer, circuit: Circuit, scales, most: int, split: str | None) -> tuple[str, float, float, int]:
     """(depth, prompts per second by program, through the model, prompts run)."""
     task = circuit.find_task(tokenizer)
-    templates = [tokenised(each, tokenizer) for each in language(task, "test")]
+    templates = [tokenised(each, tokenizer) for each in language(task, split)]
     parts = compile_circuit(model, circuit, answer_tokens(templates), scales if circuit.settings.get("freeze_norms") else None)
     chosen, total = [], 0
     for needed, each in sorted(zip(runs(parts, templates), templates), key=lambda pair: pair[0]):
@@ -64,7 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("circuits", nargs="+")
-    parser.add_argument("--most", type=int, default=200_000)
+    parser.add_argument("--most", type=int, default=200_000, help="prompts that are run, if any template has so few")
+    parser.add_argument("--split", default="test", choices=["all", "train", "validation", "test"], help="whose words")
     given = parser.parse_args()
     tokenizer, model = CSPTokenizer.from_pretrained(given.model), CSPForCausalLM.from_pretrained(given.model).eval()
     scales = mean_scales(model, corpus_blocks(given.model, None, tokenizer, 12_800))
@@ -73,7 +74,9 @@ def main() -> None:
     )
     for folder in given.circuits:
         circuit = Circuit.from_pretrained(folder)
-        what, fast, slow, done = measured(model, tokenizer, circuit, scales, given.most)
+        what, fast, slow, done = measured(
+            model, tokenizer, circuit, scales, given.most, None if given.split == "all" else given.split
+        )
         print(
             f"| {circuit.task} | {circuit.num_edges} | {what} | {done:,} | {fast:,.0f} | {slow:,.0f} | {fast / slow:,.0f} |",
             flush=True,
