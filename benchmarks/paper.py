@@ -287,6 +287,7 @@ def frontier(rows: list[dict[str, Any]], models: dict[str, Any], out: Path) -> N
         return
     figure, axes = axes_of("held-out loss, nats per token", f"edges at target {TARGET} (geometric mean, {len(kept)} tasks)")
     axes.set_xscale("linear")
+    axes.margins(x=0.15)
     for run, edges in sorted(found[0].items()):
         row = models[run]
         label = "dense" if row["density"] > 0.99 else f"width {row['width']}"
@@ -317,9 +318,8 @@ def by_method(rows: list[dict[str, Any]], models: dict[str, Any], out: Path) -> 
     full = {run for run in models if {row["method"] for row in circuits if row["run"] == run} >= {"learned", "attribution"}}
     for run in sorted(full):
         of = [row for row in circuits if row["run"] == run]
-        targets = set.intersection(
-            *({row["target"] for row in of if row["method"] == method} for method in {row["method"] for row in of})
-        )
+        learned, other = ({row["target"] for row in of if row["method"] == method} for method in ("learned", "attribution"))
+        targets = learned & other
         kept, found = sizes(of, lambda row, t=targets: row["target"] in t, lambda row: (row["method"], row["target"]))
         if not kept:
             continue
@@ -360,6 +360,7 @@ def necessity(rows: list[dict[str, Any]], models: dict[str, Any], out: Path) -> 
             + " |"
         )
     axes.axhline(math.log(2), color="0.7", linewidth=0.8)
+    axes.margins(y=0.4)  # for the legend
     axes.set_xticks([j + 0.4 for j in range(len(bars))], [name.replace("_", "\n") for name in bars], fontsize=7)
     finish(figure, axes, out / "figure32.png", "Without the circuit, and without as much at random (line: chance)")
 
@@ -377,7 +378,7 @@ def finish(figure: Any, axes: Any, path: Path, title: str, legend: bool = True) 
 
     axes.set_title(title, fontsize=10)
     if legend:
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, ncols=2 if len(axes.get_legend_handles_labels()[1]) > 4 else 1)
     save_figure(figure, path, dpi=120)
     pyplot.close(figure)
     print(f"Wrote {path}")
