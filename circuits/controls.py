@@ -91,7 +91,14 @@ def stability(look: Examination, tokenizer: Any, seeds: int) -> dict[str, Any]:
             edge_set(
                 look.model,
                 decided_again(
-                    look.model, tokenizer, look.task, look.means, look.config, look.circuit.scores, method=look.method, seed=look.seed + i
+                    look.model,
+                    tokenizer,
+                    look.task,
+                    look.means,
+                    look.config,
+                    look.circuit.scores,
+                    method=look.method,
+                    seed=look.seed + i,
                 ),
             )
             for i in range(seeds)
