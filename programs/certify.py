@@ -156,6 +156,7 @@ class _Walk:
     def go(self, batch: _Batch, tokens: torch.Tensor, at: int, final: bool) -> None:
         """A unit's tokens [n, length], and what follows."""
         state, logits = batch.state, None
+        assert isinstance(state, State)
         for i in range(tokens.shape[1]):
             state, logits = step(self.parts, state, tokens[:, i], last=final and i == tokens.shape[1] - 1)
         batch = _Batch(state, batch.chosen, batch.weight)

@@ -24,8 +24,11 @@ class State:
 
     def at(self, rows: torch.Tensor) -> State:
         """Those prompts, each as often as it is named; all of their tokens in one block."""
-        keys, values = ({i: (torch.cat(x, 1)[rows],) for i, x in each.items()} for each in (self.keys, self.values))
-        return State(len(rows), keys, values, self.tokens)
+
+        def taken(blocks: dict[int, Blocks]) -> dict[int, Blocks]:
+            return {layer: (torch.cat(each, 1)[rows],) for layer, each in blocks.items()}
+
+        return State(len(rows), taken(self.keys), taken(self.values), self.tokens)
 
 
 def begin(count: int = 1) -> State:

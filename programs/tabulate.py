@@ -64,23 +64,21 @@ def _by_place(parts: Parts, symbols: Symbols) -> Parts:
     if parts.symbols is not None:
         return parts
     at = symbols.tokens
-
-    def read(each: Read | None) -> Read | None:
-        if each is None:
-            return None
-        rivals = each.rivals and Rivals(each.rivals.gain, each.rivals.room[at], each.rivals.size[at], each.rivals.bar[at])
-        square, passes = (None if table is None else table[at] for table in (each.square, each.passes))
-        return dataclasses.replace(each, own=each.own[at], square=square, passes=passes, rivals=rivals)
-
     sublayers: list[Attention | MLP] = []
     for each in parts.sublayers:
-        tables = (
-            {kind: table[at] for kind, table in each.tables.items()} if isinstance(each, Attention) and each.tables else None
-        )
-        more = {"tables": tables} if isinstance(each, Attention) else {}
-        sublayers.append(dataclasses.replace(each, read=read(each.read), **more))
+        if isinstance(each, MLP):
+            sublayers.append(dataclasses.replace(each, read=_rows(each.read, at)))
+            continue
+        tables = None if each.tables is None else {kind: table[at] for kind, table in each.tables.items()}
+        sublayers.append(dataclasses.replace(each, read=None if each.read is None else _rows(each.read, at), tables=tables))
     table = None if parts.answers.table is None else parts.answers.table[at]
-    answers = dataclasses.replace(parts.answers, read=read(parts.answers.read), table=table)
+    answers = dataclasses.replace(parts.answers, read=_rows(parts.answers.read, at), table=table)
     return dataclasses.replace(
         parts, vocab=len(at), stream=parts.stream[at], sublayers=tuple(sublayers), answers=answers, symbols=symbols
     )
+
+
+def _rows(each: Read, at: torch.Tensor) -> Read:
+    rivals = each.rivals and Rivals(each.rivals.gain, each.rivals.room[at], each.rivals.size[at], each.rivals.bar[at])
+    square, passes = (None if table is None else table[at] for table in (each.square, each.passes))
+    return dataclasses.replace(each, own=each.own[at], square=square, passes=passes, rivals=rivals)
