@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from side_by_side import machine
+from side_by_side import machine, rows_of
 from transformers import AutoTokenizer
 
 from sparse_circuits import CSPForCausalLM
-from sparse_circuits.circuits import PruneConfig, capability, mean_activations, natural_form, prune, task_for, tasks
+from sparse_circuits.circuits import PruneConfig, capability, mean_activations, prune, task_for, tasks
 from sparse_circuits.circuits.examination import Examination
 from sparse_circuits.circuits.identity import weights_sha256
 from sparse_circuits.circuits.prune import decided_again
@@ -53,15 +53,13 @@ def _dense(steps: int, seed: int = 0) -> list[str]:
     return ["--preset", "dense-tiny", "--steps", str(steps), f"--set=arguments.seed={seed}"]
 
 
-# What `csp train` is given for each. Dense twins are of the shape of width64-1in8, once stopped where their loss is about its own, and once as long.
-SHAPES = ((64, 4), (64, 8), (64, 16), (96, 16), (128, 16), (128, 32))
+# What `csp train` is given for each. Dense twins are of the shape of sparse-seed0, once stopped where their loss is about its own, and once as long.
+SHAPES = ((64, 4), (64, 16), (96, 16), (128, 16), (128, 32))
 MODELS: dict[str, list[str]] = {
     **{f"sparse-seed{seed}": _sparse(64, 8, seed) for seed in range(3)},
     **{f"dense-seed{seed}": _dense(600, seed) for seed in range(3)},
     "dense-long": _dense(1000),
-    **{
-        f"width{width}-1in{part}": _sparse(width, part) for width, part in SHAPES if (width, part) != (64, 8)
-    },  # which is sparse-seed0
+    **{f"width{width}-1in{part}": _sparse(width, part) for width, part in SHAPES},
 }
 
 
@@ -105,10 +103,6 @@ def train(out: Path, names: Iterable[str], more: list[str]) -> None:
         )
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 class Rows:
     """What is measured, one JSON a line. What is there already for the same weights, settings and name is not measured again."""
 
@@ -139,9 +133,7 @@ def measure(given: argparse.Namespace) -> None:
     for name, model in models.items():
         if not rows.has(kind="model", run=name, weights=shas[name]):
             rows.add(kind="model", run=name, weights=shas[name], **of_model(model, blocks[first]["held_out"]))
-    named = {name: task_for(models[first], name, tokenizer) for name in given.tasks or tasks()}
-    forms = {name: natural_form(models[first], task) if task.form else None for name, task in named.items()}
-    asked = {name: task_for(models[first], name, tokenizer, form) for name, form in forms.items()}
+    asked = {name: task_for(models[first], name, tokenizer) for name in given.tasks or tasks()}
     able = [name for name, task in asked.items() if all(capability(model, task).passes for model in models.values())]
     print(f"{len(able)} tasks pass the gate of all {len(models)} models: {', '.join(able)}", flush=True)
     part, parts = map(int, given.part.split("/"))
@@ -190,8 +182,8 @@ def circuits(
         if target == TARGET and method == "learned":
             look = Examination(found[target], model, task, 64, 0)
             more = {"necessity": look.necessity(), "agreement": look.agreement()}
-        sizes = {key: metrics[key] for key in ("reached", "nodes", "edges", "edges_on_path")}
-        rows.add(kind="circuit", target=target, **own, **sizes, seconds=time.perf_counter() - begun, **more)
+        counts = {key: metrics[key] for key in ("reached", "nodes", "edges", "edges_on_path")}
+        rows.add(kind="circuit", target=target, **own, **counts, seconds=time.perf_counter() - begun, **more)
         print(
             f"{own['run']:16s} {own['task']:24s} {method:12s} {target:5.2f} {metrics['edges']:7,d} edges{'' if metrics['reached'] else ', missed'}",
             flush=True,

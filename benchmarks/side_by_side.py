@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,3 +37,8 @@ def ratio(slow: list[float], fast: list[float], digits: int = 1) -> str:
     """Median of the ratios of each round, and their range."""
     each = [a / b for a, b in zip(slow, fast)]
     return f"{statistics.median(each):.{digits}f} ({min(each):.{digits}f} to {max(each):.{digits}f})"
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """What a benchmark that goes on where it was stopped has measured: one JSON a line; none if there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from side_by_side import machine
+from side_by_side import machine, rows_of
 from transformers import AutoTokenizer
 
 from sparse_circuits import CSPForCausalLM
@@ -107,10 +107,6 @@ def as_row(circuit: Any, report: Any, seconds: float) -> dict[str, Any]:
         "levels": [name for name, holds in report.levels.items() if holds], "test": test,
         **{key: found[key] for key in ("agreement", "necessity", "ablations")},
     }  # fmt: skip
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:

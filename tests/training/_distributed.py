@@ -1,4 +1,4 @@
-"""One rank of a run for test_distributed.py: python -m torch.distributed.run ... _distributed.py MODE MODEL OUT (or plain python)."""
+"""One rank of a run for test_distributed.py, by the variables that torchrun sets, or a run of one process: _distributed.py MODE MODEL OUT DTYPE."""
 
 import os
 import sys
