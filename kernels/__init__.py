@@ -13,6 +13,7 @@ from .dispatch import (
     pays,
     pays_in_training,
     product,
+    prompt_kernel,
     trains_sparse,
     value_gradient,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "pays",
     "pays_in_training",
     "product",
+    "prompt_kernel",
     "trains_sparse",
     "value_gradient",
 ]

@@ -21,6 +21,7 @@ __all__ = [
     "pays",
     "pays_in_training",
     "product",
+    "prompt_kernel",
     "trains_sparse",
     "value_gradient",
 ]
@@ -106,6 +107,11 @@ def causal_attention(
 def fused_block(block: Any, x: torch.Tensor, *rest: Any) -> torch.Tensor | None:
     """A whole block for inference: see `fused.fused_block`."""
     return _module("fused").fused_block(block, x, *rest) if not torch.is_grad_enabled() and serve(x) else None
+
+
+def prompt_kernel() -> Any:
+    """What runs circuits on prompts (`prompts.py`, `programs/machine.py`), or None."""
+    return _module("prompts") if available() else None
 
 
 def pays(entries: int, count: int) -> bool:

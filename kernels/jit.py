@@ -37,6 +37,8 @@ def _cast(name: str, source: Any, target: Any, operation: str) -> Any:
 
 
 _f32_at = _cast("f32_at", types.int64, types.CPointer(types.float32), "inttoptr")
+_f64_at = _cast("f64_at", types.int64, types.CPointer(types.float64), "inttoptr")
+_i8_at = _cast("i8_at", types.int64, types.CPointer(types.int8), "inttoptr")
 _i32_at = _cast("i32_at", types.int64, types.CPointer(types.int32), "inttoptr")
 _i64_at = _cast("i64_at", types.int64, types.CPointer(types.int64), "inttoptr")
 _u16_at = _cast("u16_at", types.int64, types.CPointer(types.uint16), "inttoptr")
@@ -77,6 +79,7 @@ def _array_of(pointer: Any) -> Any:
 
 floats, ints, longs = _array_of(_f32_at), _array_of(_i32_at), _array_of(_i64_at)
 halves, flags = _array_of(_u16_at), _array_of(_u8_at)
+doubles, bytes_of = _array_of(_f64_at), _array_of(_i8_at)
 
 
 # ------------------------------------------------------------------------------------------------------------- vectors

@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
+from ..kernels import prompt_kernel
 from .classes import SlotClasses, slot_classes, token_classes
+from .machine import Machine, Prompts
 from .parts import Parts
 from .ranges import specialised
-from .run import State, begin, step
+from .run import State, begin, conclude, step
 from .sums import Contributions, TooFarApart, Total, asking, can_sum
 from .symbols import alphabet, symbols_of
 from .tabulate import tabulated
-from .tokens import Answer, Place, TokenTemplate
+from .tokens import Answer, Place, TokenTemplate, longest
 
 CHUNK = 32_768  # prompts at a time
 WORST = 20
@@ -80,7 +82,7 @@ def _tally(parts: Parts, template: TokenTemplate, classes: Sequence[SlotClasses]
             return _Sums(parts, template, classes, tell).tally()
         except TooFarApart:
             pass
-    return _Walk(parts, template, classes, tell).tally()
+    return (_Walk if prompt_kernel() is None else _Rows)(parts, template, classes, tell).tally()
 
 
 def told_parts(parts: Parts, templates: Sequence[TokenTemplate]) -> tuple[Parts, list[list[SlotClasses]]]:
@@ -98,7 +100,7 @@ def told_parts(parts: Parts, templates: Sequence[TokenTemplate]) -> tuple[Parts,
 class _Batch:
     """Prompts on their way: state, the class chosen for each slot [n, slots] (-1: not yet), and for how many prompts each stands [n]."""
 
-    state: State | Total
+    state: State | Prompts | Total
     chosen: torch.Tensor
     weight: torch.Tensor
 
@@ -118,12 +120,12 @@ class _Walk:
         self._generator = torch.Generator().manual_seed(0)
         self._keys = {kind: torch.zeros(0, dtype=torch.float64) for kind in (True, False)}
         self._rows = {kind: torch.zeros(0, len(classes), dtype=torch.int64) for kind in (True, False)}
-        self.known: dict[tuple[int, int], int] = {}
+        self.start: State | Prompts = begin()
         self._sums = {slot: torch.zeros(2, len(c.members), dtype=torch.float64) for slot, c in enumerate(classes)}
 
     def tally(self) -> Tally:
         slots = len(self.template.template.slots)
-        start = _Batch(begin(), torch.full((1, slots), -1), torch.ones(1, dtype=torch.int64))
+        start = _Batch(self.start, torch.full((1, slots), -1), torch.ones(1, dtype=torch.int64))
         self.walk(start, 0)
         found = self.found
         found.loss /= max(1, found.count)
@@ -278,9 +280,53 @@ class _Walk:
         return tuple(found)
 
 
+class _Rows(_Walk):
+    """The same by kernels (`machine.py`), each prompt with as many tokens as it has: a slot's texts go together however long they are, with what follows them."""
+
+    def __init__(self, parts: Parts, template: TokenTemplate, classes: Sequence[SlotClasses], tell: Callable[[int], None]):
+        super().__init__(parts, template, classes, tell)
+        self.machine = Machine(parts, longest(template))
+        self.start = self.machine.begin()
+
+    def walk(self, batch: _Batch, at: int) -> None:
+        units = self.template.units
+        unit = units[at]
+        end = next((i for i in range(at + 1, len(units)) if isinstance(units[i], Place)), len(units))
+        fixed = [each for each in units[at:end] if isinstance(each, int)]
+        if isinstance(unit, int):
+            self.on(
+                batch, torch.tensor([fixed]).expand(len(batch.weight), -1), torch.full((len(batch.weight),), len(fixed)), end
+            )
+            return
+        pieces = [[*self.piece(unit, c), *fixed] for c in range(len(self.classes[unit.slot].members))]
+        lengths = torch.tensor([len(each) for each in pieces])
+        table = torch.tensor([[*each, *[0] * (int(lengths.max()) - len(each))] for each in pieces])
+        for part in self.expanded(batch, unit.slot):
+            chosen = part.chosen[:, unit.slot]
+            self.on(part, table[chosen], lengths[chosen], end)
+
+    def on(self, batch: _Batch, tokens: torch.Tensor, lengths: torch.Tensor, end: int) -> None:
+        """Tokens [n, most], of which a prompt has the first `lengths`, and what follows."""
+        assert isinstance(batch.state, Prompts)
+        last = end == len(self.template.units)
+        logits = self.machine.go(batch.state, tokens, lengths, last)
+        if last:
+            self.take(batch, logits)
+        else:
+            self.walk(batch, end)
+
+    def by_shape(self, slot: int) -> list[torch.Tensor]:
+        return [torch.arange(len(self.classes[slot].members))]
+
+
 class _Sums(_Walk):
     """The same where what tokens bring adds up (`sums.py`): fixed tokens are added once, a slot's texts as wholes. Texts of as many tokens go together, so that it is known
     where each token stands."""
+
+    def __init__(self, parts: Parts, template: TokenTemplate, classes: Sequence[SlotClasses], tell: Callable[[int], None]):
+        super().__init__(parts, template, classes, tell)
+        self.machine = None if prompt_kernel() is None else Machine(parts, longest(template))
+        self.known: dict[tuple[int, int], int] = {}  # rows of tables, by token and place
 
     def walk(self, batch: _Batch, at: int) -> None:
         slots = sorted({unit.slot for unit in self.template.units if isinstance(unit, Place)})
@@ -318,7 +364,7 @@ class _Sums(_Walk):
                 for i, token in enumerate(self.piece(unit, c)):
                     tables[unit.slot][c] += of.by_row[self.row(token, begun + i)]
         order = sorted(among, key=lambda slot: len(among[slot]))  # the largest last, where batches are made
-        self.add(of, _Batch(Total(brought), batch.chosen, batch.weight), order, among, tables, last)
+        self.add(of, _Batch(Total(brought), batch.chosen, batch.weight), order, among, tables, last, count)
 
     def row(self, token: int, place: int) -> int:
         if (token, place) not in self.known:
@@ -333,15 +379,21 @@ class _Sums(_Walk):
         among: dict[int, torch.Tensor],
         tables: dict[int, torch.Tensor],
         last: torch.Tensor,
+        count: int,
     ) -> None:
         assert isinstance(batch.state, Total)
         if not order:
             ending = self.template.units[-1]
             rows = last[batch.chosen[:, ending.slot]] if isinstance(ending, Place) else last.expand(len(batch.weight))
-            self.take(batch, of.logits(batch.state.brought, rows))
+            self.take(batch, self.conclude(of.sources(batch.state.brought), rows, count))
             return
         slot, *others = order
         for part in self.with_classes(batch, slot, among[slot]):
             assert isinstance(part.state, Total)
             total = Total(part.state.brought + tables[slot][part.chosen[:, slot]])
-            self.add(of, _Batch(total, part.chosen, part.weight), others, among, tables, last)
+            self.add(of, _Batch(total, part.chosen, part.weight), others, among, tables, last, count)
+
+    def conclude(self, sources: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
+        if self.machine is None:
+            return conclude(self.parts, sources, rows, count)
+        return self.machine.conclude(sources, rows, count)

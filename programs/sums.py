@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .parts import Attention, Parts
-from .run import attention_scores, conclude, share_alone
+from .run import attention_scores, share_alone
 
 _WIDEST = 600.0  # nats between scores: exp of them has to stay a float64 by far
 
@@ -56,7 +56,7 @@ class Contributions:
         assert isinstance(first, Attention)
         assert first.tables is not None
         q, k, v = (first.tables[kind] for kind in "qkv")
-        self.parts, self.heads, self.count, self.width = parts, first.heads, count, v.shape[1]
+        self.heads, self.width = first.heads, v.shape[1]
         columns, self.sinks, self.steady = [], [], {}
         for head in self.heads:
             if head.alone:
@@ -71,8 +71,8 @@ class Contributions:
             columns += [share[:, None], share[:, None] * v[:, head.values]]
         self.by_row = torch.cat(columns, 1)
 
-    def logits(self, brought: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """Of the answers, [n, answers], by sums over prompts' tokens [n, columns] and the rows that they end with [n]."""
+    def sources(self, brought: torch.Tensor) -> torch.Tensor:
+        """Of what the first sublayer writes, [n, sources], by sums over prompts' tokens [n, columns]."""
         out, shares, at = torch.zeros(len(brought), self.width, dtype=torch.float64), [], 0
         sinks = iter(self.sinks)
         for head in self.heads:
@@ -86,4 +86,4 @@ class Contributions:
             if head.shared:
                 shares.append(share / attended)
             at += 1 + len(head.values)
-        return conclude(self.parts, torch.cat([out, *shares], 1), last, self.count)
+        return torch.cat([out, *shares], 1)

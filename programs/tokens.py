@@ -55,6 +55,13 @@ class TokenTemplate:
         return found
 
 
+def longest(made: TokenTemplate) -> int:
+    """Tokens of the longest prompt of a template."""
+    return sum(
+        1 if isinstance(unit, int) else max(len(text[unit.time]) for text in made.pieces[unit.slot]) for unit in made.units
+    )
+
+
 def tokenised(template: Template, tokenizer: Any) -> TokenTemplate:
     """A template's tokens.
 

@@ -16,7 +16,7 @@ MODULES = {
 # Each room, and those that it may know besides the root.
 ROOMS = {
     "kernels": set(), "checkpoints": set(), "corpora": {"checkpoints"}, "circuits": {"checkpoints", "corpora"},
-    "programs": {"circuits"}, "training": {"checkpoints", "corpora", "circuits", "kernels"}, "bridges": {"checkpoints", "corpora", "circuits", "training"},
+    "programs": {"circuits", "kernels"}, "training": {"checkpoints", "corpora", "circuits", "kernels"}, "bridges": {"checkpoints", "corpora", "circuits", "training"},
     "convert": {"checkpoints", "corpora", "circuits", "training", "bridges", "publishing"},
     "viewer": {"checkpoints", "corpora", "circuits", "programs", "training", "bridges"},
     "publishing": {"checkpoints", "corpora", "circuits", "programs", "training", "bridges", "viewer"},
