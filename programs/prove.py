@@ -178,10 +178,10 @@ def _simple(
 def _within(
     model: Any, tokenizer: Any, circuit: Circuit, task: Task, scales: Sequence[float] | None, most: int, split: str | None
 ) -> tuple[list[TokenTemplate], list[TokenTemplate], dict[str, Any]]:
-    """(all templates, those that are run, what the language is restricted to): all of it, or, of what fits with the values of all splits and with those of
-    the test split, the latter if it has a quarter as many prompts. Where what fits has not every right answer, so that a program that says one thing would
-    do: every template, with the first few of the test split's values at each place."""
-    found: list[tuple[list[TokenTemplate], list[TokenTemplate], dict[str, Any]]] = []
+    """(all templates, those that are run, what the language is restricted to): all of it, or, of what fits, that with the most prompts: templates with the values of
+    all splits, those with the values of the test split, every template with the first few values at each place. What fits has to have every right answer, so
+    that no program does which says one thing always; the test split's values go before others of which there are not four times as many."""
+    found: list[_Restricted] = []
     least = 0
 
     def needs(templates: Sequence[TokenTemplate]) -> list[int]:
@@ -198,22 +198,42 @@ def _within(
                 chosen.append(i)
                 total += needed[i]
         picked = [templates[i] for i in sorted(chosen)]
-        found.append(
-            (templates, picked, {"values": values or "all", "templates": len(picked), "of": len(templates), "most": most})
-        )
+        restricted = {"values": values or "all", "templates": len(picked), "of": len(templates), "most": most}
         if len(picked) == len(templates):
+            found.append((templates, picked, restricted))
             break
-    some = [each for each in found if _right_answers(each[1]) == _right_answers(each[0])]
-    if some:
-        sizes = [count([template.template for template in each[1]]) for each in some]
-        return some[-1] if 4 * sizes[-1] >= sizes[0] else some[0]
-    for texts in (12, 8, 6, 4, 3, 2, 1):
-        few = [tokenised(narrowed(each.template, texts), tokenizer) for each in templates]
-        if sum(needs(few)) <= most:
-            return templates, few, {"values": values, "texts": texts, "templates": len(few), "of": len(few), "most": most}
-    raise ValueError(
-        f"The smallest part of the language of {task.name} has {least:,} prompts that have to be run, over {most:,}; ask for more (--most)."
-    )
+        few = _first_few(templates, tokenizer, lambda some: sum(needs(some)) <= most)
+        found += [
+            (templates, picked, restricted),
+            *([] if few is None else [(templates, few[0], few[1] | {**restricted, "templates": len(templates)})]),
+        ]
+    some = [each for each in found if _right_answers(each[1]) == _right_answers(each[0])] or [
+        each for each in found if "texts" in each[2]
+    ]
+    if not some:
+        raise ValueError(
+            f"The smallest part of the language of {task.name} has {least:,} prompts that have to be run, over {most:,}; ask for more (--most)."
+        )
+    return max(some, key=lambda each: count([one.template for one in each[1]]) * (4 if each[2]["values"] == "test" else 1))
+
+
+_Restricted = tuple[list[TokenTemplate], list[TokenTemplate], dict[str, Any]]
+_TEXTS = (*range(1, 17), 18, 20, 22, 24, 28, 32, 36, 40, 48)  # values at each place
+
+
+def _first_few(
+    templates: Sequence[TokenTemplate], tokenizer: Any, fits: Callable[[list[TokenTemplate]], bool]
+) -> tuple[list[TokenTemplate], dict[str, int]] | None:
+    """Templates with the first few values at each place, as many as fit; None if not even one each does."""
+    best, low, high = None, 0, len(_TEXTS)
+    while low < high:
+        middle = (low + high) // 2
+        few = [tokenised(narrowed(each.template, _TEXTS[middle]), tokenizer) for each in templates]
+        if fits(few):
+            best, low = (few, {"texts": _TEXTS[middle]}), middle + 1
+        else:
+            high = middle
+    return best
 
 
 def _right_answers(templates: Sequence[TokenTemplate]) -> set[int]:
