@@ -1,10 +1,12 @@
 """Code in a process of its own, and a saved model in one that does not see this package."""
 
+import functools
 import os
 import subprocess
 import sys
 
 import torch
+from forked import LIBRARIES, Server
 
 from tiny import tiny_ids
 
@@ -15,6 +17,14 @@ def run_alone(code):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@functools.cache
+def _outside(python_path):
+    """Processes that do not see this package: an editable install is found through a finder on the site path; -S and an explicit path leave it out."""
+    site = os.path.dirname(os.path.dirname(torch.__file__))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [python_path, site]))}
+    return Server(*LIBRARIES, flags=["-S"], env=env), env
+
+
 def run_elsewhere(folder, model, scratch, *, python_path=""):
     """Runs the script above in a process that cannot import the package, from another directory."""
     ids = tiny_ids()
@@ -23,12 +33,8 @@ def run_elsewhere(folder, model, scratch, *, python_path=""):
     torch.save(ids, folder / "ids.pt")
     torch.save(logits, folder / "logits.pt")
     torch.save(model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0), folder / "generated.pt")
-    # An editable install of this package is found through a finder on the site path; -S -P and an explicit path leave it out.
-    site = os.path.dirname(os.path.dirname(torch.__file__))
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [python_path, site])), "HF_HOME": str(scratch / "hf")}
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", ELSEWHERE, str(folder)], cwd=scratch, env=env, capture_output=True, text=True, timeout=300
-    )
+    server, env = _outside(python_path)
+    done = server.run(["-c", ELSEWHERE, str(folder)], str(scratch), {**env, "HF_HOME": str(scratch / "hf")}, 300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

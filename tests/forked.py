@@ -7,6 +7,9 @@ each instead. What is about imports themselves, or about the environment that th
 from __future__ import annotations
 
 import atexit
+import functools
+import importlib
+import json
 import multiprocessing
 import os
 import runpy
@@ -14,46 +17,134 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 # What nearly every command imports; none of it starts a thread or runs anything.
-IMPORTED = [
+IMPORTED = (
     "sparse_circuits.cli.app",
     "sparse_circuits.modeling_csp",
     "sparse_circuits.tokenization_csp",
     "sparse_circuits.training.train",
     "sparse_circuits.viewer",
-]
+)
+LIBRARIES = ("torch", "transformers.models.auto.modeling_auto")  # where this package is not to be imported, or only by what runs
 
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(IMPORTED)
+multiprocessing.get_context("forkserver").set_forkserver_preload(list(IMPORTED))  # for those that are started by multiprocessing
+
+
+class Server:
+    """A process that has imported what it is told, and forks for each run.
+
+    The Hub's client and transformers read where they keep things when they are imported: these are links, which each run has led to its own places.
+
+    Args:
+        imported: modules. flags: of Python. env: all variables at import; default: this process's.
+    """
+
+    def __init__(self, *imported: str, flags: Sequence[str] = (), env: Mapping[str, str] | None = None):
+        self._place = tempfile.TemporaryDirectory()
+        self._links = {name: Path(self._place.name) / name for name in ("HF_HOME", "HF_MODULES_CACHE")}
+        variables = {**(os.environ if env is None else env), **{name: str(link) for name, link in self._links.items()}}
+        self._process = subprocess.Popen(
+            [sys.executable, *flags, __file__, *imported], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
+        )  # fmt: skip
+        atexit.register(self._process.kill)
+
+    def run(self, words: Sequence[str], cwd: str, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+        home = Path(env.get("HF_HOME", Path("~/.cache/huggingface").expanduser()))
+        for name, place in (("HF_HOME", home), ("HF_MODULES_CACHE", Path(env.get("HF_MODULES_CACHE", home / "modules")))):
+            self._links[name].unlink(missing_ok=True)
+            self._links[name].symlink_to(place)
+            place.mkdir(parents=True, exist_ok=True)
+        out, err = (Path(self._place.name) / name for name in ("out", "err"))
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        said = {"words": list(words), "cwd": cwd, "env": dict(env), "out": str(out), "err": str(err), "timeout": timeout}
+        self._process.stdin.write(json.dumps(said) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline().strip()
+        if not answer:
+            raise RuntimeError("The server that forks is gone.")
+        if answer == "late":
+            raise subprocess.TimeoutExpired(list(words), timeout)
+        text = [place.read_text(errors="replace") if place.exists() else "" for place in (out, err)]
+        return subprocess.CompletedProcess([sys.executable, *words], int(answer), *text)
+
+
+@functools.cache
+def _server(imported: tuple[str, ...]) -> Server:
+    return Server(*imported)
 
 
 def run_forked(
-    words: Sequence[str], *, cwd: str | Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 600
+    words: Sequence[str],
+    *,
+    cwd: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 600,
+    imported: tuple[str, ...] = IMPORTED,
 ) -> subprocess.CompletedProcess[str]:
     """What `subprocess.run([sys.executable, *words], capture_output=True, text=True)` gives.
 
     Args:
         words: "-m", module, ...; "-c", code, ...; or a script's path, ...
-        env: all variables; default: this process's.
+        env: all variables; default: this process's. Those that libraries read when they are imported are this process's at the first run, but for where the Hub's
+            client and transformers keep things.
 
     Raises:
         subprocess.TimeoutExpired: after so many seconds; the process is killed.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        places = [str(Path(scratch) / name) for name in ("out", "err")]
-        process = _server.Process(
-            target=_child, args=(list(words), str(cwd or os.getcwd()), dict(os.environ if env is None else env), *places)
-        )
-        process.start()
-        process.join(timeout)
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-            raise subprocess.TimeoutExpired(list(words), timeout)
-        said = [Path(place).read_text(errors="replace") if Path(place).exists() else "" for place in places]
-    return subprocess.CompletedProcess([sys.executable, *words], process.exitcode, *said)
+    return _server(imported).run(words, str(cwd or os.getcwd()), os.environ if env is None else env, timeout)
+
+
+# ------------------------------------------------------------------------------------------------------- in the server
+
+
+def _serve(imported: Sequence[str]) -> None:
+    for name in imported:
+        importlib.import_module(name)
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        for name in ("out", "err"):
+            Path(asked[name]).unlink(missing_ok=True)
+        child = os.fork()
+        if child == 0:
+            answers.close()
+            _end(asked)
+        print(_waited(child, asked["timeout"]), file=answers)
+
+
+def _waited(child: int, timeout: float) -> str:
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return str(os.waitstatus_to_exitcode(status))
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "late"
+
+
+def _end(asked: dict[str, Any]) -> NoReturn:
+    code: Any = 1
+    try:
+        _child(asked["words"], asked["cwd"], asked["env"], asked["out"], asked["err"])
+        code = 0
+    except SystemExit as exit_:
+        code = exit_.code
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr, flush=True)
+            code = 1
+    except BaseException:  # as Python's own end
+        traceback.print_exc()
+        sys.stderr.flush()
+    os._exit(code or 0)
 
 
 def _child(words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
@@ -81,3 +172,8 @@ def _child(words: list[str], cwd: str, env: dict[str, str], out: str, err: str) 
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    del sys.path[0]  # this folder, which is on nobody's path
+    _serve(sys.argv[1:])

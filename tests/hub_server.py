@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -16,8 +18,12 @@ class Hub(ThreadingHTTPServer):
 
     daemon_threads = True
 
+    port = 0  # of all stand-ins of this process, one after the other: clients have imported its address
+
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", Hub.port), Handler)
+        Hub.port = self.server_address[1]
+        self.connections: list[socket.socket] = []
         self.repos: dict[str, dict] = {}
         self.lfs: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
@@ -25,6 +31,13 @@ class Hub(ThreadingHTTPServer):
         self.after: dict[str, object] = {}  # pattern of the path -> called after the request was answered
         self.token = "hf_" + "x" * 34
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.server_close()
+        for connection in self.connections:  # which clients would keep for the next stand-in at this address
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def url(self) -> str:
@@ -50,6 +63,10 @@ class Hub(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Hub
+
+    def setup(self):
+        super().setup()
+        self.server.connections.append(self.connection)
 
     def log_message(self, *args):
         pass

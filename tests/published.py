@@ -1,11 +1,11 @@
 """What tests of publishing share: the command as another process runs it, and ways to damage a folder."""
 
+import functools
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
+from forked import IMPORTED, LIBRARIES, Server
 
 from sparse_circuits.convert import publish
 
@@ -15,21 +15,24 @@ TASK = "single_double_quote"
 TOKEN = "a-token-of-an-odd-kind"
 
 
-def client(hub, cache, *words, code=None, token=True):
-    """A process that knows only the stand-in."""
+def _environment(url):
+    """Of processes that know only the stand-in."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    environment |= {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(cache),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    environment |= {"HF_TOKEN": hub.token} if token else {}
+    switches = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+    return environment | {"HF_ENDPOINT": url} | switches
+
+
+@functools.cache
+def _clients(url, imported):
+    return Server(*imported, env=_environment(url))
+
+
+def client(hub, cache, *words, code=None, token=True):
+    """A process that knows only the stand-in, and keeps what it loads in `cache`."""
+    environment = _environment(hub.url) | {"HF_HOME": str(cache)} | ({"HF_TOKEN": hub.token} if token else {})
     command = ["-c", code] if code else ["-m", "sparse_circuits.cli", *map(str, words)]
-    return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=600, env=environment, cwd=cache.parent
-    )
+    server = _clients(hub.url, LIBRARIES if code else IMPORTED)  # code imports this package itself, or does not
+    return server.run(command, str(cache.parent), environment, 600)
 
 
 def called_at(hub, monkeypatch):

@@ -1,7 +1,12 @@
 """A stand-in for the Hub, and what is published to it."""
 
+import importlib
+import os
+import tempfile
+
 import pytest
 import torch
+from forked import LIBRARIES, run_forked
 from published import TASK
 from safetensors.torch import save_file
 
@@ -11,6 +16,8 @@ from sparse_circuits.circuits import load_task, mean_activations, prune, verify
 from sparse_circuits.circuits.masks import PruneConfig
 from sparse_circuits.training.card import write_card
 from tiny import ROOT
+
+publishing = importlib.import_module("sparse_circuits.publishing.publish")  # whose function has its name
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +45,21 @@ def hub():
     server = Hub()
     yield server
     server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def folders_load_in_forks(monkeypatch):
+    """Publishing loads what it has put together in a new process; here it is a forked one, but where the command runs as a whole."""
+
+    def forked(code, *words):
+        with tempfile.TemporaryDirectory() as empty:
+            env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": empty}
+            done = run_forked(["-c", code, *words], cwd=empty, env=env, imported=LIBRARIES)
+        if done.returncode:
+            raise ValueError((done.stderr.strip().splitlines() or ["no reason given"])[-1][:300])
+        return done.stdout
+
+    monkeypatch.setattr(publishing, "in_new_process", forked)
 
 
 @pytest.fixture
