@@ -123,7 +123,7 @@ def one(model: Any, tokenizer: Any, name: str, blocks: Any, means: Any, config: 
     if not certified(folder, circuit):
         try:
             dense = model.to_dense() if model.is_sparse else model
-            proof = prove(dense, tokenizer, circuit, task, blocks, most=given.most, simplify=given.simplify)
+            proof = prove(dense, tokenizer, circuit, task, blocks, most=given.most, simplify=given.simplify or None)
             proof.save(folder)
             done("proved")
         except ValueError as error:

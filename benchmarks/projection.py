@@ -1,7 +1,7 @@
 """Projection of all weights of a model of csp_yolo2's shape: ours, ours by PyTorch alone, and by `torch.topk`, in turns, in one run.
 
     python benchmarks/projection.py                     # 419 M parameters; some three minutes and 6 GB on 2 cores
-    python benchmarks/projection.py --layers 1 --rounds 1
+    python benchmarks/projection.py --layers 1 --rounds 1 --width 512
 
 Also the share of a training step of the `small` preset that projection takes.
 """
@@ -63,8 +63,8 @@ def seconds(function: Callable, tensors, saved, densities, min_alive) -> float:
 
 
 @torch.no_grad()
-def compare(layers: int, rounds: int) -> None:
-    config = yolo2(layers)
+def compare(layers: int, rounds: int, width: int) -> None:
+    config = yolo2(layers, width)
     torch.manual_seed(0)
     model = CSPForCausalLM(config)
     tensors = sparse_tensors(model)
@@ -103,7 +103,7 @@ def share_of_a_step(rounds: int) -> None:
     tensors, density = sparse_tensors(model), recipe.sparsity["density"]
     densities = dict.fromkeys(("weights", "embeddings", "biases"), density)
     shares, totals = [], []
-    for turn in range(rounds + 2):
+    for turn in range(rounds + 1):
         begun = time.perf_counter()
         model(batch, labels=batch).loss.backward()
         normalize_gradients_(model.parameters())
@@ -112,7 +112,7 @@ def share_of_a_step(rounds: int) -> None:
         before = time.perf_counter()
         project_tensors_(tensors, densities, 4)
         after = time.perf_counter()
-        if turn > 1:
+        if turn:
             shares.append((after - before) / (after - begun))
             totals.append(after - begun)
     print(f"a step of the small preset, {batch.numel():,} tokens: {statistics.median(totals):.2f} s, of which projection "
@@ -123,10 +123,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--width", type=int, default=2048)
     options = parser.parse_args()
-    print(machine(f"seed 0, {options.layers} layers, {options.rounds} rounds: medians, and the range of the ratios"))
-    compare(options.layers, options.rounds)
-    share_of_a_step(max(3, options.rounds))
+    print(
+        machine(
+            f"seed 0, {options.layers} layers of {options.width}, {options.rounds} rounds: medians, and the range of the ratios"
+        )
+    )
+    compare(options.layers, options.rounds, options.width)
+    share_of_a_step(options.rounds)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/prove.py MODEL CIRCUIT [CIRCUIT ...] --most 200000
 
-CIRCUIT: folders that csp prune wrote. The certificate shares what prompts begin with and runs in float64; through the model prompts go in batches of 64, in
+CIRCUIT: folders that csp prune wrote; with a certificate, norms are as there. The certificate shares what prompts begin with and runs in float64; through the model prompts go in batches of 64, in
 float32, on the dense and on the sparse form, whichever is faster. Both by as many threads as PyTorch has.
 """
 
@@ -19,8 +19,9 @@ from sparse_circuits.circuits.outcome import last_logits
 from sparse_circuits.cli.given import corpus_blocks
 from sparse_circuits.programs.certify import answer_tokens, certify, runs
 from sparse_circuits.programs.compile import compile_circuit, mean_scales
-from sparse_circuits.programs.language import language
+from sparse_circuits.programs.language import language, narrowed
 from sparse_circuits.programs.parts import Attention, Parts
+from sparse_circuits.programs.prove import certificate_of, first_few
 from sparse_circuits.programs.tokens import tokenised
 
 PAIRS = 64  # pairs that are timed through the model
@@ -46,41 +47,67 @@ def through_model(model, circuit: Circuit, task) -> float:
     return best
 
 
-def measured(model, tokenizer, circuit: Circuit, scales, most: int, split: str | None) -> tuple[str, float, float, int]:
-    """(depth, prompts per second by program, through the model, prompts run)."""
-    task = circuit.find_task(tokenizer)
-    templates = [tokenised(each, tokenizer) for each in language(task, split)]
-    parts = compile_circuit(model, circuit, answer_tokens(templates), scales if circuit.settings.get("freeze_norms") else None)
-    chosen, total = [], 0
-    for needed, each in sorted(zip(runs(parts, templates), templates), key=lambda pair: pair[0]):
-        if total + needed <= most or not chosen:
-            chosen, total = [*chosen, each], total + needed
+def measured(model, tokenizer, circuit: Circuit, scales, most: int, split: str | None) -> list[str]:
+    """Cells of the table: depth, prompts, right, seconds, prompts run per second, through the model, ratio."""
+    task, frozen = circuit.find_task(tokenizer), circuit.settings.get("freeze_norms")
+    whole = [tokenised(each, tokenizer) for each in language(task, split)]
+
+    def compiled(templates) -> Parts:
+        return compile_circuit(model, circuit, answer_tokens(templates), scales if frozen else None)
+
+    def fits(some) -> bool:
+        return sum(runs(compiled(some), some)) <= most
+
+    few = (whole, {}) if fits(whole) else first_few(whole, tokenizer, fits)
+    if few is None:
+        raise SystemExit(f"One text at each place of {task.name} makes more than {most:,} prompts; give --most.")
+    parts = compiled(few[0])
+    certify(parts, [tokenised(narrowed(each.template, 1), tokenizer) for each in few[0][:1]])  # compiles the kernel
     begun = time.perf_counter()
-    done = sum(tally.run for tally in certify(parts, chosen))
-    return depth(parts), done / (time.perf_counter() - begun), through_model(model, circuit, task), done
+    tallies = certify(parts, few[0])
+    took = time.perf_counter() - begun
+    count, right, done = (sum(getattr(each, name) for each in tallies) for name in ("count", "right", "run"))
+    slow, values = through_model(model, circuit, task), f"{few[1]['texts']} a place" if few[1] else "all"
+    return [
+        depth(parts),
+        f"{count:,} ({values})",
+        f"{right / count:.2%}",
+        f"{took:.0f}",
+        f"{done / took:,.0f}",
+        f"{slow:,.0f}",
+        f"{done / took / slow:,.0f}",
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("circuits", nargs="+")
-    parser.add_argument("--most", type=int, default=200_000, help="prompts that are run, if any template has so few")
-    parser.add_argument("--split", default="test", choices=["all", "train", "validation", "test"], help="whose words")
+    parser.add_argument(
+        "--most",
+        type=int,
+        default=200_000,
+        help="prompts that are run, about: every template, with the first few values at each place",
+    )
+    parser.add_argument("--split", default="all", choices=["all", "train", "validation", "test"], help="whose words")
     given = parser.parse_args()
     tokenizer, model = CSPTokenizer.from_pretrained(given.model), CSPForCausalLM.from_pretrained(given.model).eval()
     scales = mean_scales(model, corpus_blocks(given.model, None, tokenizer, 12_800))
     print(
-        "| circuit | edges | sublayers | prompts run | by program, prompts/s | through the model | ratio |\n|---|---|---|---|---|---|---|"
+        "| circuit | edges | sublayers | prompts | right | seconds | by program, prompts/s | through the model | ratio |\n|---|---|---|---|---|---|---|---|---|"
     )
     for folder in given.circuits:
         circuit = Circuit.from_pretrained(folder)
-        what, fast, slow, done = measured(
-            model, tokenizer, circuit, scales, given.most, None if given.split == "all" else given.split
+        known = certificate_of(folder, circuit)
+        cells = measured(
+            model,
+            tokenizer,
+            circuit,
+            known.get("scales") if known else scales,
+            given.most,
+            None if given.split == "all" else given.split,
         )
-        print(
-            f"| {circuit.task} | {circuit.num_edges} | {what} | {done:,} | {fast:,.0f} | {slow:,.0f} | {fast / slow:,.0f} |",
-            flush=True,
-        )
+        print("| " + " | ".join([circuit.task, f"{circuit.num_edges}", *cells]) + " |", flush=True)
     print(machine("seed 0"))
 
 

@@ -1,7 +1,7 @@
 """Sparse execution and storage at the shape of csp_yolo2: plain, our dense and our sparse path, side by side in one run.
 
     python benchmarks/sparse.py                          # the table of the README; some eight minutes and 6 GB on 2 cores
-    python benchmarks/sparse.py --layers 1 --rounds 1    # a quick look
+    python benchmarks/sparse.py --layers 1 --rounds 1 --width 512 --only forward decode    # a quick look
 
 Random weights at csp_yolo2's shape and densities (419 M parameters; blocks 1/1024, embeddings 1/128, dense bigram table), float32.
 "plain" is written here the way released code works: dense products, `torch.topk` + scatter, the sink through a materialised mask,
@@ -41,10 +41,10 @@ from sparse_circuits.wiring_csp import NODE_LOCATIONS
 PROMPT, NEW_TOKENS, TOKENS = 256, 64, 512
 
 
-def yolo2(layers: int) -> CSPConfig:
-    """csp_yolo2 (docs/method.md#architecture: d 2048, 128 heads of 16, MLP 8192, vocabulary 2048, AbsTopK 1/4 at every site, positions of width 32)."""
+def yolo2(layers: int, width: int = 2048) -> CSPConfig:
+    """csp_yolo2 (docs/method.md#architecture: d 2048, 128 heads of 16, MLP 8192, vocabulary 2048, AbsTopK 1/4 at every site, positions of width 32), or narrower."""
     return CSPConfig(
-        vocab_size=2048, block_size=1024, n_layer=layers, n_head=128, d_head=16, d_model=2048, d_mlp=8192, sink=True,
+        vocab_size=2048, block_size=1024, n_layer=layers, n_head=width // 16, d_head=16, d_model=width, d_mlp=4 * width, sink=True,
         enable_bigram_table=True, position_embedding_type="concatenated", d_pos_emb=32, afrac=dict.fromkeys(NODE_LOCATIONS, 0.25),
     )  # fmt: skip
 
@@ -320,9 +320,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--only", nargs="*", default=[])
     options = parser.parse_args()
-    print(machine(f"seed 0, {options.layers} layers, {options.rounds} rounds: medians, and the range of the ratios"))
+    print(
+        machine(
+            f"seed 0, {options.layers} layers of {options.width}, {options.rounds} rounds: medians, and the range of the ratios"
+        )
+    )
     if not available():
         raise SystemExit("Numba is not installed: pip install 'sparse-circuits[fast]'")
 
@@ -335,7 +340,7 @@ def main() -> None:
         small(options.rounds)
     if not any(wanted(name) for name in ("forward", "backward", "decode", "storage")):
         return
-    config = yolo2(options.layers)
+    config = yolo2(options.layers, options.width)
     dense = random_model(config, 1 / 1024, 1 / 128)
     if wanted("storage"):
         storage(dense, options.rounds)

@@ -14,10 +14,9 @@ import torch
 
 from .jit import bytes_of, compiled, doubles, draw, longs, summing, words
 from .jobs import CHUNKS, length, positions, record
+from .maps import MAP, WORD, MapWords, count_larger, map_of
 from .run import run
 
-GELU, GELU_TANH, RELU = 1, 2, 3
-WORD = 8  # bytes
 ALONE, RUNNING, KEPT = 0, 1, 2  # heads: that take in nothing, that keep sums, that keep keys and values
 
 
@@ -36,8 +35,6 @@ class Scratch(NamedTuple):
     stream: int
 
 
-# A linear map (`parts.Linear`). weight [width, rows], bias [rows], fixed [fixed_count], ahead [count]; k: -1 where all pass; least: 0, or the address of a number.
-MapWords = record("MapWords", "count rows width k weight bias fixed fixed_count ahead least activation")
 # A read (`parts.Read`). numbers: scale, width, eps, and what is added to the square of answers.
 ReadWords = record(
     "ReadWords",
@@ -56,83 +53,10 @@ AnswerWords = record("AnswerWords", "count read weight held bias has_table table
 # A circuit. until: how many sublayers run at tokens before the last. widest: numbers in a row of scratch space.
 CircuitWords = record("CircuitWords", "channels stream sublayers sublayer_count until widest answers", answers=AnswerWords)
 
-MAP, READ, HEAD, SUBLAYER, ANSWER, CIRCUIT = (
-    positions(each, first=0) for each in (MapWords, ReadWords, HeadWords, SublayerWords, AnswerWords, CircuitWords)
+READ, HEAD, SUBLAYER, ANSWER, CIRCUIT = (
+    positions(each, first=0) for each in (ReadWords, HeadWords, SublayerWords, AnswerWords, CircuitWords)
 )  # fmt: skip
 HEAD_LENGTH, SUBLAYER_LENGTH = length(HeadWords), length(SublayerWords)
-
-
-@compiled
-def _activated(x, kind):
-    if kind == GELU:
-        return x * 0.5 * (1.0 + math.erf(x * 0.7071067811865476))
-    if kind == GELU_TANH:
-        return 0.5 * x * (1.0 + math.tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
-    return x if x > 0.0 or kind != RELU else 0.0
-
-
-@compiled
-def _count_larger(address, count, mine):
-    sizes, larger = doubles(address), 0
-    for i in range(count):
-        larger += sizes[i] > mine
-    return larger
-
-
-@compiled
-def _map(at, values_at, out_at, lows, highs):
-    """out [rows] of values [width], of which the first `count` are the nodes."""
-    m, values, out = longs(at), doubles(values_at), doubles(out_at)
-    count, rows, width, kind = m[MAP.count], m[MAP.rows], m[MAP.width], m[MAP.activation]
-    weight, bias = doubles(m[MAP.weight]), doubles(m[MAP.bias])
-    for r in range(rows):
-        out[r] = bias[r]
-    for j in range(width):
-        value, first = values[j], j * rows
-        if value != 0.0:
-            for r in range(rows):
-                out[r] += value * weight[first + r]
-    if kind != 0:
-        for i in range(count):
-            out[i] = _activated(out[i], kind)
-    if m[MAP.k] >= 0:
-        _compete(at, out_at, lows, highs)
-    elif m[MAP.least] != 0:
-        least = doubles(m[MAP.least])[0]
-        for i in range(count):
-            out[i] = out[i] if abs(out[i]) >= least else 0.0
-
-
-@compiled
-def _compete(at, out_at, lows_at, highs_at):
-    """Drops nodes that AbsTopK drops.
-
-    Of GELU of a rival, x / 2 and x are bounds. Mostly they decide, and the error function, which would take most of the time, is not asked for."""
-    m, out, lows, highs = longs(at), doubles(out_at), doubles(lows_at), doubles(highs_at)
-    count, rows, kind, k, ahead = m[MAP.count], m[MAP.rows], m[MAP.activation], m[MAP.k], longs(m[MAP.ahead])
-    bounded = kind in (GELU, GELU_TANH)
-    for r in range(rows):
-        lows[r] = abs(out[r])
-    if bounded:
-        for r in range(rows):
-            x = out[r]
-            highs[r] = x if x > 0.0 else -0.5 * x
-        for i in range(count):
-            highs[i] = lows[i]
-    if kind != 0:
-        for r in range(count, rows):
-            x = out[r]
-            lows[r] = 0.0 if x <= 0.0 else x if kind == RELU else 0.5 * x
-    for i in range(count):
-        mine = lows[i]
-        larger = ahead[i] + _count_larger(m[MAP.fixed], m[MAP.fixed_count], mine)
-        if bounded and larger + _count_larger(lows_at, rows, mine) < k <= larger + _count_larger(highs_at, rows, mine):
-            for r in range(count, rows):
-                if lows[r] <= mine < highs[r]:
-                    lows[r] = abs(_activated(out[r], kind))
-                    highs[r] = lows[r]
-        if larger + _count_larger(lows_at, rows, mine) >= k:
-            out[i] = 0.0
 
 
 @compiled
@@ -190,7 +114,7 @@ def _pass(at, row, scratch):
             nodes[i] = 0.0
         elif known < 0:
             mine = sizes[written[i]] if written[i] >= 0 else size[row * count + i]
-            larger = _count_larger(scratch.sizes, channels, mine)
+            larger = count_larger(scratch.sizes, channels, mine)
             if written[i] >= 0:
                 stays = mine > bars[row * (channels + 1) + larger]
             else:
@@ -323,10 +247,10 @@ def _asked(at, row, asks, scratch):
         return
     _read(at + WORD * SUBLAYER.read, row, scratch)
     if asks:
-        _map(at + WORD * SUBLAYER.q, scratch.nodes, scratch.q, scratch.sizes, scratch.bounds)
+        map_of(at + WORD * SUBLAYER.q, scratch.nodes, scratch.q, scratch.sizes, scratch.bounds)
     if takes_in:
-        _map(at + WORD * SUBLAYER.k, scratch.nodes, scratch.k, scratch.sizes, scratch.bounds)
-        _map(at + WORD * SUBLAYER.v, scratch.nodes, scratch.v, scratch.sizes, scratch.bounds)
+        map_of(at + WORD * SUBLAYER.k, scratch.nodes, scratch.k, scratch.sizes, scratch.bounds)
+        map_of(at + WORD * SUBLAYER.v, scratch.nodes, scratch.v, scratch.sizes, scratch.bounds)
 
 
 @compiled
@@ -383,13 +307,13 @@ def _token(circuit, row, before, state, final, given, scratch, out):
         s = longs(at)
         if s[SUBLAYER.is_mlp] != 0:
             _read(at + WORD * SUBLAYER.read, row, scratch)
-            _map(at + WORD * SUBLAYER.q, scratch.nodes, scratch.sources, scratch.sizes, scratch.bounds)
+            map_of(at + WORD * SUBLAYER.q, scratch.nodes, scratch.sources, scratch.sizes, scratch.bounds)
         elif n > 0 or not given:
             goes_on = final or n < count - 1
             _attention(at, row, before, state, goes_on, scratch)
             if not goes_on:
                 return
-        _map(at + WORD * SUBLAYER.write, scratch.sources, scratch.written, scratch.sizes, scratch.bounds)
+        map_of(at + WORD * SUBLAYER.write, scratch.sources, scratch.written, scratch.sizes, scratch.bounds)
         places = longs(s[SUBLAYER.places])
         for i in range(s[SUBLAYER.write + MAP.count]):
             stream[places[i]] += written[i]

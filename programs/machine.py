@@ -10,7 +10,7 @@ import torch
 from ..kernels import prompt_kernel
 from ..kernels.jobs import flat
 from .parts import MLP, Answers, Attention, Head, Linear, Parts, Read, Rivals
-from .run import places_of
+from .run import places_of, run
 
 _ACTIVATIONS = {"": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
 
@@ -155,6 +155,14 @@ class Machine:
             len(answers.tokens), self._read(answers.read, answers.held_square), self._numbers(answers.weight), self._numbers(answers.held),
             self._numbers(answers.bias), int(table is not None), self._numbers(torch.zeros(0) if table is None else table),
         )  # fmt: skip
+
+
+def logits_of(parts: Parts, prompts: torch.Tensor) -> torch.Tensor:
+    """`run.run`, by kernels where they are: logits of the answers after prompts [n, tokens], all of one length."""
+    if prompt_kernel() is None:
+        return run(parts, prompts)
+    machine, count = Machine(parts, prompts.shape[1]), len(prompts)
+    return machine.go(machine.begin(count), prompts, torch.full((count,), prompts.shape[1]), last=True)
 
 
 def _lookup(parts: Parts) -> torch.Tensor:

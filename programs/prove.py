@@ -202,7 +202,7 @@ def _within(
         if len(picked) == len(templates):
             found.append((templates, picked, restricted))
             break
-        few = _first_few(templates, tokenizer, lambda some: sum(needs(some)) <= most)
+        few = first_few(templates, tokenizer, lambda some: sum(needs(some)) <= most)
         found += [
             (templates, picked, restricted),
             *([] if few is None else [(templates, few[0], few[1] | {**restricted, "templates": len(templates)})]),
@@ -218,10 +218,10 @@ def _within(
 
 
 _Restricted = tuple[list[TokenTemplate], list[TokenTemplate], dict[str, Any]]
-_TEXTS = (*range(1, 17), 18, 20, 22, 24, 28, 32, 36, 40, 48)  # values at each place
+_TEXTS = tuple(range(1, 49))  # values at each place
 
 
-def _first_few(
+def first_few(
     templates: Sequence[TokenTemplate], tokenizer: Any, fits: Callable[[list[TokenTemplate]], bool]
 ) -> tuple[list[TokenTemplate], dict[str, int]] | None:
     """Templates with the first few values at each place, as many as fit; None if not even one each does."""

@@ -13,6 +13,7 @@ import torch
 
 from ..circuits.outcome import losses
 from .fold import folded
+from .machine import logits_of
 from .parts import MLP, Attention, Linear, Parts, Read, without_rivals
 from .run import Seen, linear, run
 from .symbols import alphabet, endings
@@ -37,7 +38,7 @@ class Sampled:
     def loss(self, parts: Parts, seen: Seen | None = None) -> float:
         total, count = 0.0, 0
         for ids, columns in self.groups:
-            logits = run(parts, ids, seen).gather(1, columns)
+            logits = (logits_of(parts, ids) if seen is None else run(parts, ids, seen)).gather(1, columns)
             total, count = total + float(losses(logits).sum()), count + len(ids)
         return total / count
 

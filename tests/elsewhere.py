@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import torch
-from forked import LIBRARIES, Server
 
+from forked import LIBRARIES, Server
 from tiny import tiny_ids
 
 

@@ -31,9 +31,14 @@ IMPORTED = (
     "sparse_circuits.training.train",
     "sparse_circuits.viewer",
 )
-LIBRARIES = ("torch", "transformers.models.auto.modeling_auto")  # where this package is not to be imported, or only by what runs
+LIBRARIES = (
+    "torch",
+    "transformers.models.auto.modeling_auto",
+)  # where this package is not to be imported, or only by what runs
 
-multiprocessing.get_context("forkserver").set_forkserver_preload(list(IMPORTED))  # for those that are started by multiprocessing
+multiprocessing.get_context("forkserver").set_forkserver_preload(
+    list(IMPORTED)
+)  # for those that are started by multiprocessing
 
 
 class Server:

@@ -5,8 +5,8 @@ import os
 import shutil
 
 import pytest
-from forked import IMPORTED, LIBRARIES, Server
 
+from forked import IMPORTED, LIBRARIES, Server
 from sparse_circuits.convert import publish
 
 TASK = "single_double_quote"

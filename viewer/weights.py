@@ -37,7 +37,7 @@ def pack_model(model: Any) -> dict[str, Any]:
     data = bytes(parts.data)
     return {
         "config": {name: getattr(model.config, name) for name in _CONFIG}, "tensors": tensors, "sha256": hashlib.sha256(data).hexdigest(),
-        "data": base64.b64encode(gzip.compress(data, 9, mtime=0)).decode("ascii"),
+        "data": base64.b64encode(gzip.compress(data, 6, mtime=0)).decode("ascii"),
     }  # fmt: skip
 
 
@@ -113,8 +113,8 @@ class _Parts:
 
 def _additive(eighths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Numbers of rows and of columns, int32, in sixteenths, whose sums come near the table: means of what is near the median, in turn."""
-    table = eighths.double()
-    rows, columns = table.median(1).values, torch.zeros(table.shape[1], dtype=torch.float64)
+    table = eighths.float()
+    rows, columns = table.median(1).values, torch.zeros(table.shape[1])
     for _ in range(_ROUNDS):
         columns = _near_median(table - rows[:, None], 0)
         rows = _near_median(table - columns, 1)

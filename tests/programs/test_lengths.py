@@ -10,7 +10,7 @@ from sparse_circuits.circuits.known import plant
 from sparse_circuits.programs.compile import compile_circuit
 from sparse_circuits.programs.language import Template
 from sparse_circuits.programs.lengths import Repeated, by_length, margins, repetitions
-from sparse_circuits.programs.run import run
+from sparse_circuits.programs.machine import logits_of
 from sparse_circuits.programs.tokens import Answer, TokenTemplate, tokenised
 from sparse_circuits.wiring_csp import NODE_LOCATIONS
 
@@ -23,7 +23,7 @@ def alone(before, piece, after, right, wrong):
 
 
 def margin(parts, ids, right, wrong):
-    logits = run(parts, torch.tensor([ids]))[0]
+    logits = logits_of(parts, torch.tensor([ids]))[0]
     at = parts.answers.tokens
     return float(logits[at.index(right)] - logits[at.index(wrong)])
 

@@ -6,10 +6,10 @@ import tempfile
 
 import pytest
 import torch
-from forked import LIBRARIES, run_forked
 from published import TASK
 from safetensors.torch import save_file
 
+from forked import LIBRARIES, run_forked
 from hub_server import Hub
 from sparse_circuits import CSPForCausalLM, CSPTokenizer
 from sparse_circuits.circuits import load_task, mean_activations, prune, verify
