@@ -304,24 +304,24 @@ def answer(tokens):
         stream_80 += layer_1_write_80
         # Layer 2, attention.
         here = [stream_1 + -0.0212697136, stream_12 + -0.404153883, stream_24 + 0.0, stream_35 + 0.0010651648, stream_48 + 0.0, stream_54 + -0.0761826167, stream_67 + 0.236319046, stream_80 + 0.0, stream_82 + 0.000855274498, stream_85 + -0.125580464, stream_86 + 0.0668928325, stream_89 + 0.712776057, stream_102 + -0.266724139, stream_105 + -2.7279259e-06, stream_123 + 0.0, stream_126 + 0.0, stream_134 + 0.0, stream_145 + 0.0174179245, stream_149 + 0.0, stream_171 + -0.502224087, stream_173 + 0.0053000683, stream_177 + 0.00909074303, stream_182 + 0.00447940687]
-        layer_2_read_0 = LAYER_2_READ_0[token] * 6.17443705 * 1.05833989
-        layer_2_read_11 = LAYER_2_READ_11[token] * 5.78324509 * 1.05833989
-        layer_2_read_16 = LAYER_2_READ_16[token] * 6.21395636 * 1.05833989  # the token is 's' (F1 0.53)
-        layer_2_read_20 = LAYER_2_READ_20[token] * 6.86099815 * 1.05833989  # the token is ',' (F1 0.91)
-        layer_2_read_35 = here[3] * 4.22914124 * 1.05833989
-        layer_2_read_41 = LAYER_2_READ_41[token] * 1.24313915 * 1.05833989
-        layer_2_read_46 = LAYER_2_READ_46[token] * 5.5633707 * 1.05833989
-        layer_2_read_74 = LAYER_2_READ_74[token] * 7.37211895 * 1.05833989
-        layer_2_read_81 = LAYER_2_READ_81[token] * 6.72088909 * 1.05833989  # the token is 'f' (F1 0.52)
-        layer_2_read_87 = LAYER_2_READ_87[token] * 6.10558987 * 1.05833989
-        layer_2_read_93 = LAYER_2_READ_93[token] * 1.35175598 * 1.05833989
-        layer_2_read_105 = here[13] * 3.32557845 * 1.05833989
-        layer_2_read_114 = LAYER_2_READ_114[token] * 7.5674305 * 1.05833989
-        layer_2_read_123 = here[14] * 6.2377286 * 1.05833989  # the token is 'ot' (F1 0.76)
-        layer_2_read_129 = LAYER_2_READ_129[token] * 2.64043593 * 1.05833989
-        layer_2_read_143 = LAYER_2_READ_143[token] * 7.10705757 * 1.05833989
-        layer_2_read_144 = LAYER_2_READ_144[token] * 1.53027952 * 1.05833989
-        layer_2_read_155 = of(LAYER_2_READ_155, token) * 6.97923946 * 1.05833989  # the token is 'ot' (F1 0.99)
+        layer_2_read_0 = LAYER_2_READ_0[token] * 6.17443705 * 1.0583399
+        layer_2_read_11 = LAYER_2_READ_11[token] * 5.78324509 * 1.0583399
+        layer_2_read_16 = LAYER_2_READ_16[token] * 6.21395636 * 1.0583399  # the token is 's' (F1 0.53)
+        layer_2_read_20 = LAYER_2_READ_20[token] * 6.86099815 * 1.0583399  # the token is ',' (F1 0.91)
+        layer_2_read_35 = here[3] * 4.22914124 * 1.0583399
+        layer_2_read_41 = LAYER_2_READ_41[token] * 1.24313915 * 1.0583399
+        layer_2_read_46 = LAYER_2_READ_46[token] * 5.5633707 * 1.0583399
+        layer_2_read_74 = LAYER_2_READ_74[token] * 7.37211895 * 1.0583399
+        layer_2_read_81 = LAYER_2_READ_81[token] * 6.72088909 * 1.0583399  # the token is 'f' (F1 0.52)
+        layer_2_read_87 = LAYER_2_READ_87[token] * 6.10558987 * 1.0583399
+        layer_2_read_93 = LAYER_2_READ_93[token] * 1.35175598 * 1.0583399
+        layer_2_read_105 = here[13] * 3.32557845 * 1.0583399
+        layer_2_read_114 = LAYER_2_READ_114[token] * 7.5674305 * 1.0583399
+        layer_2_read_123 = here[14] * 6.2377286 * 1.0583399  # the token is 'ot' (F1 0.76)
+        layer_2_read_129 = LAYER_2_READ_129[token] * 2.64043593 * 1.0583399
+        layer_2_read_143 = LAYER_2_READ_143[token] * 7.10705757 * 1.0583399
+        layer_2_read_144 = LAYER_2_READ_144[token] * 1.53027952 * 1.0583399
+        layer_2_read_155 = of(LAYER_2_READ_155, token) * 6.97923946 * 1.0583399  # the token is 'ot' (F1 0.99)
         sizes = [abs(x * gain) for x, gain in zip(here, [2.00189519, -0.000162159602, 8.12085724, 4.22914124, 8.40928841, -0.00439635757, 0.00124374649, 0.00303550716, 0.000812592974, 1.55336368, 0.00795347616, -0.00222612126, 0.00610444369, 3.32557845, 6.2377286, 6.81305313, 6.05838585, 1.36427295, 5.90480137, 0.00114948733, 1.93935943, 1.2387948, 0.0434771925])]
         layer_2_read_0 *= LAYER_2_READ_0_PASSES[token][0]
         layer_2_read_11 *= LAYER_2_READ_11_PASSES[token][0]
@@ -448,10 +448,10 @@ def answer(tokens):
         stream_82 += layer_2_mlp_write_82
         # Layer 3, attention.
         here = [stream_1 + 0.000699824537, stream_12 + -0.404153883, stream_24 + 0.0, stream_35 + 0.0010651648, stream_48 + 0.0, stream_54 + -0.0761826167, stream_67 + 0.236319046, stream_80 + 0.0, stream_82 + 0.000855274498, stream_85 + -0.125580464, stream_86 + 0.0668928325, stream_89 + 0.766583662, stream_102 + -0.266724139, stream_105 + -2.7279259e-06, stream_123 + 0.0, stream_126 + 0.0495922826, stream_134 + 0.0, stream_145 + 0.109919438, stream_149 + 0.0, stream_171 + -0.502224087, stream_173 + 0.0197893772, stream_177 + 0.00909074303, stream_182 + 0.00447940687]
-        layer_3_read_1 = here[0] * 2.01176882 * 1.04077129
-        layer_3_read_20 = LAYER_3_READ_20[token] * 10.7998915 * 1.04077129
-        layer_3_read_85 = here[9] * 3.01839948 * 1.04077129
-        layer_3_read_86 = here[10] * 3.07307839 * 1.04077129
+        layer_3_read_1 = here[0] * 2.01176882 * 1.0407712
+        layer_3_read_20 = LAYER_3_READ_20[token] * 10.7998915 * 1.0407712
+        layer_3_read_85 = here[9] * 3.01839948 * 1.0407712
+        layer_3_read_86 = here[10] * 3.07307839 * 1.0407712
         sizes = [abs(x * gain) for x, gain in zip(here, [2.01176882, 1.90381026, 2.23295355, 1.18998671, 2.14124632, 0.00933466293, 1.52095616, 2.47341037, 0.0140837617, 3.01839948, 3.07307839, 1.45726192, 2.40135074, 1.92469501, 2.20769858, 1.82995749, 10.3768539, 1.52713323, 11.7282257, 0.0273356326, 1.41840124, 1.84549546, 1.42149866])]
         layer_3_read_1 = layer_3_read_1 if LAYER_3_READ_1_PASSES[token][0] == 1 or (LAYER_3_READ_1_PASSES[token][0] < 0 and sizes[0] > LAYER_3_READ_BAR[token][sum(size > sizes[0] for size in sizes)]) else 0.0
         layer_3_read_20 = layer_3_read_20 if LAYER_3_READ_20_PASSES[token][0] == 1 or (LAYER_3_READ_20_PASSES[token][0] < 0 and sum(size > LAYER_3_READ_20_RIVALS[token][0] for size in sizes) < LAYER_3_READ_20_RIVALS[token][1]) else 0.0
@@ -507,17 +507,17 @@ def answer(tokens):
         stream_134 += layer_3_write_134
         # Layer 3, MLP.
         here = [stream_1 + -0.070619465, stream_12 + 0.49717772, stream_24 + 0.086723879, stream_35 + 0.0010651648, stream_48 + 0.0, stream_54 + -0.0761826167, stream_67 + 0.252431451, stream_80 + 0.0, stream_82 + 0.000855274498, stream_85 + -0.125580464, stream_86 + -0.0378498808, stream_89 + 0.947996449, stream_102 + -0.266724139, stream_105 + -2.7279259e-06, stream_123 + 0.0, stream_126 + 0.0495922826, stream_134 + 0.0, stream_145 + -0.597897878, stream_149 + 0.0, stream_171 + -0.502224087, stream_173 + 1.01034991, stream_177 + 0.00909074303, stream_182 + 0.00447940687]
-        layer_3_mlp_read_1 = here[0] * 2.86429524 * 1.17700409
-        layer_3_mlp_read_10 = LAYER_3_MLP_READ_10[token] * 2.53036571 * 1.17700409  # ends a line (F1 0.68)
-        layer_3_mlp_read_35 = here[3] * 3.35550237 * 1.17700409
-        layer_3_mlp_read_48 = here[4] * 3.28884792 * 1.17700409
-        layer_3_mlp_read_82 = here[8] * 2.73799276 * 1.17700409
-        layer_3_mlp_read_100 = LAYER_3_MLP_READ_100[token] * 5.53420639 * 1.17700409
-        layer_3_mlp_read_121 = LAYER_3_MLP_READ_121[token] * 4.13871813 * 1.17700409  # ends a line (F1 0.61)
-        layer_3_mlp_read_126 = here[15] * 2.66817045 * 1.17700409
-        layer_3_mlp_read_134 = here[16] * 3.62624407 * 1.17700409
-        layer_3_mlp_read_145 = here[17] * 1.92032659 * 1.17700409
-        layer_3_mlp_read_171 = here[19] * 2.6043694 * 1.17700409
+        layer_3_mlp_read_1 = here[0] * 2.86429524 * 1.17700407
+        layer_3_mlp_read_10 = LAYER_3_MLP_READ_10[token] * 2.53036571 * 1.17700407  # ends a line (F1 0.68)
+        layer_3_mlp_read_35 = here[3] * 3.35550237 * 1.17700407
+        layer_3_mlp_read_48 = here[4] * 3.28884792 * 1.17700407
+        layer_3_mlp_read_82 = here[8] * 2.73799276 * 1.17700407
+        layer_3_mlp_read_100 = LAYER_3_MLP_READ_100[token] * 5.53420639 * 1.17700407
+        layer_3_mlp_read_121 = LAYER_3_MLP_READ_121[token] * 4.13871813 * 1.17700407  # ends a line (F1 0.61)
+        layer_3_mlp_read_126 = here[15] * 2.66817045 * 1.17700407
+        layer_3_mlp_read_134 = here[16] * 3.62624407 * 1.17700407
+        layer_3_mlp_read_145 = here[17] * 1.92032659 * 1.17700407
+        layer_3_mlp_read_171 = here[19] * 2.6043694 * 1.17700407
         sizes = [abs(x * gain) for x, gain in zip(here, [2.86429524, 2.33744454, 2.81031966, 3.35550237, 3.28884792, 0.0897647291, 2.75856566, 1.97955728, 2.73799276, 5.36031914, 2.45775795, 1.60985303, 3.12332582, 8.59100723, 3.42407274, 2.66817045, 3.62624407, 1.92032659, 1.00968599, 2.6043694, 2.95804119, 6.22382689, 3.14572883])]
         layer_3_mlp_read_1 = layer_3_mlp_read_1 if LAYER_3_MLP_READ_1_PASSES[token][0] == 1 or (LAYER_3_MLP_READ_1_PASSES[token][0] < 0 and sizes[0] > LAYER_3_MLP_READ_BAR[token][sum(size > sizes[0] for size in sizes)]) else 0.0
         layer_3_mlp_read_10 = layer_3_mlp_read_10 if LAYER_3_MLP_READ_10_PASSES[token][0] == 1 or (LAYER_3_MLP_READ_10_PASSES[token][0] < 0 and sum(size > LAYER_3_MLP_READ_10_RIVALS[token][0] for size in sizes) < LAYER_3_MLP_READ_10_RIVALS[token][1]) else 0.0
@@ -553,6 +553,6 @@ def answer(tokens):
         # What comes out.
         last = [stream_12 + 0.49717772, stream_35 + 0.0010651648, stream_54 + -0.0761826167, stream_67 + -0.978163541, stream_82 + 0.000855274498, stream_85 + -0.125580464, stream_102 + -0.266724139, stream_149 + 0.0, stream_173 + 1.01034991, stream_177 + 0.00909074303, stream_182 + 0.00447940687]
     return {
-        309: sums(ANSWERS, last)[0] * 1.17803896 + 0.0 + AFTER[token][0],  # ):\n
-        617: sums(ANSWERS, last)[1] * 1.17803896 + 0.0 + AFTER[token][1],  # =None
+        309: sums(ANSWERS, last)[0] * 1.17804013 + 0.0 + AFTER[token][0],  # ):\n
+        617: sums(ANSWERS, last)[1] * 1.17804013 + 0.0 + AFTER[token][1],  # =None
     }
