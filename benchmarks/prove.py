@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import argparse
 import time
+from random import Random
+from typing import Any
 
 import torch
 from side_by_side import machine
 
 from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
 from sparse_circuits.circuits.outcome import last_logits
+from sparse_circuits.circuits.sites import norms
 from sparse_circuits.cli.given import corpus_blocks
-from sparse_circuits.programs.certify import answer_tokens, certify, runs
+from sparse_circuits.programs.certify import MARGIN, WORST, Tally, answer_tokens, certify, runs
 from sparse_circuits.programs.compile import compile_circuit, mean_scales
 from sparse_circuits.programs.language import language, narrowed
 from sparse_circuits.programs.parts import Attention, Parts
 from sparse_circuits.programs.prove import certificate_of, first_few
-from sparse_circuits.programs.tokens import tokenised
+from sparse_circuits.programs.tokens import TokenTemplate, tokenised
 
 PAIRS = 64  # pairs that are timed through the model
 
@@ -47,20 +50,41 @@ def through_model(model, circuit: Circuit, task) -> float:
     return best
 
 
-def measured(model, tokenizer, circuit: Circuit, scales, most: int, split: str | None) -> list[str]:
-    """Cells of the table: depth, prompts, right, seconds, prompts run per second, through the model, ratio."""
-    task, frozen = circuit.find_task(tokenizer), circuit.settings.get("freeze_norms")
-    whole = [tokenised(each, tokenizer) for each in language(task, split)]
+def direct(model, circuit: Circuit, scales, tallies: list[Tally], count: int) -> str:
+    """Of prompts run directly, the circuit in its model in float64, the worst ones and others drawn: how many verdicts are others, and how far margins of the worst are off."""
+    double = CSPForCausalLM(model.config).double().eval()
+    double.load_state_dict(model.state_dict())
+    held: Any = False
+    if scales is not None:
+        held = {n: torch.full((1, 1, 1), s, dtype=torch.float64) for n, s in list(zip(norms(double), scales))[1:]}
+
+    def margin(made: TokenTemplate, texts) -> float:
+        with circuit.running(double, freeze_norms=held), torch.no_grad():
+            logits = double(torch.tensor([made.ids(texts)]), use_cache=False, logits_to_keep=1).logits[0, -1]
+        return float(logits[made.right.at(texts)] - logits[made.wrong.at(texts)])
+
+    worst = sorted((found, i, texts) for i, each in enumerate(tallies) for found, texts in each.worst)[:WORST]
+    off = max(abs(margin(tallies[i].template, texts) - found) for found, i, texts in worst)
+    drawn = [(each.template, texts, right) for each in tallies for right in (True, False) for texts in each.drawn[right]]
+    drawn = Random(0).sample(drawn, min(len(drawn), count - len(worst)))
+    others = sum((margin(made, texts) > MARGIN) != right for made, texts, right in drawn)
+    return f"{others} of {len(drawn) + len(worst)}, {off:.0e}"
+
+
+def measured(model, tokenizer, circuit: Circuit, scales, given: argparse.Namespace) -> list[str]:
+    """Cells of the table: depth, prompts, right, seconds, prompts run per second, through the model, ratio, and, if asked for, what direct runs say."""
+    task, scales = circuit.find_task(tokenizer), scales if circuit.settings.get("freeze_norms") else None
+    whole = [tokenised(each, tokenizer) for each in language(task, None if given.split == "all" else given.split)]
 
     def compiled(templates) -> Parts:
-        return compile_circuit(model, circuit, answer_tokens(templates), scales if frozen else None)
+        return compile_circuit(model, circuit, answer_tokens(templates), scales)
 
     def fits(some) -> bool:
-        return sum(runs(compiled(some), some)) <= most
+        return sum(runs(compiled(some), some)) <= given.most
 
     few = (whole, {}) if fits(whole) else first_few(whole, tokenizer, fits)
     if few is None:
-        raise SystemExit(f"One text at each place of {task.name} makes more than {most:,} prompts; give --most.")
+        raise SystemExit(f"One text at each place of {task.name} makes more than {given.most:,} prompts; give --most.")
     parts = compiled(few[0])
     certify(parts, [tokenised(narrowed(each.template, 1), tokenizer) for each in few[0][:1]])  # compiles the kernel
     begun = time.perf_counter()
@@ -68,15 +92,19 @@ def measured(model, tokenizer, circuit: Circuit, scales, most: int, split: str |
     took = time.perf_counter() - begun
     count, right, done = (sum(getattr(each, name) for each in tallies) for name in ("count", "right", "run"))
     slow, values = through_model(model, circuit, task), f"{few[1]['texts']} a place" if few[1] else "all"
-    return [
+    cells = [
         depth(parts),
         f"{count:,} ({values})",
         f"{right / count:.2%}",
         f"{took:.0f}",
         f"{done / took:,.0f}",
         f"{slow:,.0f}",
-        f"{done / took / slow:,.0f}",
     ]
+    cells.append(f"{done / took / slow:,.0f}")
+    return [*cells, direct(model, circuit, scales, tallies, given.direct)] if given.direct else cells
+
+
+HEADS = ["circuit", "edges", "sublayers", "prompts", "right", "seconds", "by program, prompts/s", "through the model", "ratio"]
 
 
 def main() -> None:
@@ -87,26 +115,21 @@ def main() -> None:
         "--most",
         type=int,
         default=200_000,
-        help="prompts that are run, about: every template, with the first few values at each place",
+        help="prompts that are run: every template, with the first few values at each place",
     )
     parser.add_argument("--split", default="all", choices=["all", "train", "validation", "test"], help="whose words")
+    parser.add_argument(
+        "--direct", type=int, default=0, help="so many prompts of each are run directly too, the worst ones among them"
+    )
     given = parser.parse_args()
     tokenizer, model = CSPTokenizer.from_pretrained(given.model), CSPForCausalLM.from_pretrained(given.model).eval()
     scales = mean_scales(model, corpus_blocks(given.model, None, tokenizer, 12_800))
-    print(
-        "| circuit | edges | sublayers | prompts | right | seconds | by program, prompts/s | through the model | ratio |\n|---|---|---|---|---|---|---|---|---|"
-    )
+    heads = HEADS + (["verdicts that differ, margins off"] if given.direct else [])
+    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads), flush=True)
     for folder in given.circuits:
         circuit = Circuit.from_pretrained(folder)
         known = certificate_of(folder, circuit)
-        cells = measured(
-            model,
-            tokenizer,
-            circuit,
-            known.get("scales") if known else scales,
-            given.most,
-            None if given.split == "all" else given.split,
-        )
+        cells = measured(model, tokenizer, circuit, known.get("scales") if known else scales, given)
         print("| " + " | ".join([circuit.task, f"{circuit.num_edges}", *cells]) + " |", flush=True)
     print(machine("seed 0"))
 

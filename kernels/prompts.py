@@ -333,15 +333,18 @@ PromptsJob = record(
 PROMPTS = positions(PromptsJob)
 
 
+@compiled
+def _row_at(lookup, places, vocab, token, place):
+    """Of tables, for a token at a place; -1 where there is none."""
+    if places == 0:
+        return token
+    return longs(lookup)[place * vocab + token] if 0 <= token < vocab and place < places else -1
+
+
 def prompts_kernel(job):
     a = words(job)
     c, missing = longs(a[PROMPTS.circuit]), longs(a[PROMPTS.missing])
-    tokens, lengths, counts, lookup = (
-        longs(a[PROMPTS.tokens]),
-        longs(a[PROMPTS.lengths]),
-        longs(a[PROMPTS.counts]),
-        longs(a[PROMPTS.lookup]),
-    )
+    tokens, lengths, counts = longs(a[PROMPTS.tokens]), longs(a[PROMPTS.lengths]), longs(a[PROMPTS.counts])
     given, source_count, answers = doubles(a[PROMPTS.sources]), a[PROMPTS.source_count], c[CIRCUIT.answers + ANSWER.count]
     memory = np.empty(10 * c[CIRCUIT.widest])
     at, each = memory.ctypes.data, WORD * c[CIRCUIT.widest]
@@ -372,13 +375,10 @@ def prompts_kernel(job):
             for i in range(source_count):
                 sources[i] = given[n * source_count + i]
             for i in range(lengths[n]):
-                row = tokens[n * a[PROMPTS.longest] + i]
-                if a[PROMPTS.places] != 0:
-                    known = 0 <= row < a[PROMPTS.vocab] and count < a[PROMPTS.places]
-                    row = lookup[count * a[PROMPTS.vocab] + row] if known else -1
-                    if row < 0:
-                        missing[0] = 1
-                        break
+                row = _row_at(a[PROMPTS.lookup], a[PROMPTS.places], a[PROMPTS.vocab], tokens[n * a[PROMPTS.longest] + i], count)
+                if row < 0:
+                    missing[0] = 1
+                    break
                 final = a[PROMPTS.final] != 0 and i == lengths[n] - 1
                 _token(a[PROMPTS.circuit], row, count, state, final, source_count != 0, scratch, out)
                 count += 1

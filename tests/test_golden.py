@@ -120,6 +120,15 @@ def test_every_circuit_comes_with_what_was_measured_of_it(shipped, task):
         held = list(zip(norms(double), certificate["scales"]))[1:]
         freeze = {norm: torch.full((1, 1, 1), scale, dtype=torch.float64) for norm, scale in held}
     answer = load_program(text)
+    for each in certificate["worst"][:3]:  # as they are when the circuit runs in its model
+        ids, *answers = (
+            tokenizer(each["prompt"] + more, add_special_tokens=False)["input_ids"]
+            for more in ("", each["right"], each["wrong"])
+        )
+        with circuit.running(double, freeze_norms=freeze), torch.no_grad():
+            logits = double(torch.tensor([ids]), use_cache=False).logits[0, -1]
+        right, wrong = (logits[more[len(ids)]] for more in answers)
+        assert float(right - wrong) == pytest.approx(each["margin"], abs=1e-5)
     pairs = circuit.find_task(tokenizer).pairs(4, "test")
     for ids, mask in zip(pairs.input_ids, pairs.attention_mask):
         ids = ids[mask.bool()]
