@@ -13,10 +13,12 @@ import json
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -54,29 +56,41 @@ class Server:
         self._place = tempfile.TemporaryDirectory()
         self._links = {name: Path(self._place.name) / name for name in ("HF_HOME", "HF_MODULES_CACHE")}
         variables = {**(os.environ if env is None else env), **{name: str(link) for name, link in self._links.items()}}
-        self._process = subprocess.Popen(
-            [sys.executable, *flags, __file__, *imported], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
-        )  # fmt: skip
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen([sys.executable, *flags, __file__, *imported], stdin=subprocess.PIPE, text=True, env=variables)  # fmt: skip
         atexit.register(self._process.kill)
 
     def run(self, words: Sequence[str], cwd: str, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
         home = Path(env.get("HF_HOME", Path("~/.cache/huggingface").expanduser()))
-        for name, place in (("HF_HOME", home), ("HF_MODULES_CACHE", Path(env.get("HF_MODULES_CACHE", home / "modules")))):
-            self._links[name].unlink(missing_ok=True)
-            self._links[name].symlink_to(place)
-            place.mkdir(parents=True, exist_ok=True)
-        out, err = (Path(self._place.name) / name for name in ("out", "err"))
+        modules = Path(env.get("HF_MODULES_CACHE", home / "modules"))
+        scratch = Path(tempfile.mkdtemp(dir=self._place.name))
+        out, err, end = (scratch / name for name in ("out", "err", "end"))
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        said = {"words": list(words), "cwd": cwd, "env": dict(env), "out": str(out), "err": str(err), "timeout": timeout}
-        self._process.stdin.write(json.dumps(said) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline().strip()
-        if not answer:
-            raise RuntimeError("The server that forks is gone.")
+        said = {
+            "words": list(words),
+            "cwd": cwd,
+            "env": dict(env),
+            "out": str(out),
+            "err": str(err),
+            "end": str(end),
+            "timeout": timeout,
+        }
+        with self._lock:  # several threads may run something at the same time, with one place for what they load
+            for link, place in zip(self._links.values(), (home, modules)):
+                link.unlink(missing_ok=True)
+                link.symlink_to(place)
+                place.mkdir(parents=True, exist_ok=True)
+            self._process.stdin.write(json.dumps(said) + "\n")
+            self._process.stdin.flush()
+        while not end.exists():
+            if self._process.poll() is not None:
+                raise RuntimeError("The server that forks is gone.")
+            time.sleep(0.02)
+        answer = end.read_text()
+        text = [place.read_text(errors="replace") if place.exists() else "" for place in (out, err)]
+        shutil.rmtree(scratch)
         if answer == "late":
             raise subprocess.TimeoutExpired(list(words), timeout)
-        text = [place.read_text(errors="replace") if place.exists() else "" for place in (out, err)]
         return subprocess.CompletedProcess([sys.executable, *words], int(answer), *text)
 
 
@@ -112,16 +126,18 @@ def run_forked(
 def _serve(imported: Sequence[str]) -> None:
     for name in imported:
         importlib.import_module(name)
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who waits for a run is forgotten when it has written how that ended
     for line in sys.stdin:
         asked = json.loads(line)
-        for name in ("out", "err"):
-            Path(asked[name]).unlink(missing_ok=True)
-        child = os.fork()
-        if child == 0:
-            answers.close()
-            _end(asked)
-        print(_waited(child, asked["timeout"]), file=answers)
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            child = os.fork()
+            if child == 0:
+                _end(asked)
+            end = Path(asked["end"])
+            end.with_suffix(".part").write_text(_waited(child, asked["timeout"]))
+            end.with_suffix(".part").rename(end)
+            os._exit(0)
 
 
 def _waited(child: int, timeout: float) -> str:
@@ -162,6 +178,7 @@ def _child(words: list[str], cwd: str, env: dict[str, str], out: str, err: str) 
         os.close(file)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         setattr(sys, name, open(descriptor, "w", encoding="utf-8", buffering=1, closefd=False))  # noqa: SIM115
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # not the server's, from which it takes what to run
     sys.stdin = open(os.devnull)  # noqa: SIM115
     kind, rest = (words[0], words[1:]) if words[0] in ("-m", "-c") else ("", words)
     sys.path.insert(0, str(Path(rest[0]).resolve().parent) if kind == "" else "")
