@@ -19,9 +19,9 @@ from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
 from sparse_circuits.circuits import mean_activations, prune, task_for
 from sparse_circuits.circuits.masks import PruneConfig
 from sparse_circuits.circuits.scoring import capabilities
-from sparse_circuits.circuits.sites import norms
 from sparse_circuits.cli.given import corpus_blocks, read_settings
 from sparse_circuits.programs import mean_scales, prove
+from sparse_circuits.programs.certificate import held_scales
 from sparse_circuits.programs.parts import Attention
 from sparse_circuits.programs.text import load_program
 
@@ -35,9 +35,7 @@ def difference(model, circuit: Circuit, proof, count: int) -> float:
     scales, answer = proof.certificate["scales"], load_program(proof.program)
     double = CSPForCausalLM(model.config).double().eval()
     double.load_state_dict(model.state_dict())
-    freeze = False
-    if scales is not None:
-        freeze = {n: torch.full((1, 1, 1), s, dtype=torch.float64) for n, s in list(zip(norms(double), scales))[1:]}
+    freeze = False if scales is None else held_scales(double, scales)
     worst = 0.0
     for part in ids.split(500):
         with circuit.running(double, freeze_norms=freeze):

@@ -11,15 +11,14 @@ from __future__ import annotations
 import argparse
 import time
 from random import Random
-from typing import Any
 
 import torch
 from side_by_side import machine
 
 from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
 from sparse_circuits.circuits.outcome import last_logits
-from sparse_circuits.circuits.sites import norms
 from sparse_circuits.cli.given import corpus_blocks
+from sparse_circuits.programs.certificate import held_scales
 from sparse_circuits.programs.certify import MARGIN, WORST, Tally, answer_tokens, certify, runs
 from sparse_circuits.programs.compile import compile_circuit, mean_scales
 from sparse_circuits.programs.language import language, narrowed
@@ -54,9 +53,7 @@ def direct(model, circuit: Circuit, scales, tallies: list[Tally], count: int) ->
     """Of prompts run directly, the circuit in its model in float64, the worst ones and others drawn: how many verdicts are others, and how far margins of the worst are off."""
     double = CSPForCausalLM(model.config).double().eval()
     double.load_state_dict(model.state_dict())
-    held: Any = False
-    if scales is not None:
-        held = {n: torch.full((1, 1, 1), s, dtype=torch.float64) for n, s in list(zip(norms(double), scales))[1:]}
+    held = False if scales is None else held_scales(double, scales)
 
     def margin(made: TokenTemplate, texts) -> float:
         with circuit.running(double, freeze_norms=held), torch.no_grad():

@@ -22,8 +22,9 @@ FORMAT, VERSION = "sparse_circuits.certificate", 1
 
 
 def held_scales(model: Any, scales: Sequence[float]) -> dict[Any, torch.Tensor]:
-    """Scales of all norms but the first, which embeddings alone decide, as `Circuit.running` takes them."""
-    return {norm: torch.full((1, 1, 1), scale) for norm, scale in list(zip(norms(model), scales))[1:]}
+    """Scales of all norms but the first, which embeddings alone decide, as `Circuit.running` takes them: float32, of a float64 model float64."""
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    return {norm: torch.full((1, 1, 1), scale, dtype=dtype) for norm, scale in list(zip(norms(model), scales))[1:]}
 
 
 class Certificate:

@@ -102,17 +102,11 @@ class Machine:
             0 if map_.least is None else self._numbers([map_.least]), _ACTIVATIONS[map_.activation],
         )  # fmt: skip
 
-    def _no_map(self) -> Any:
-        return self.kernel.MapWords(*[0] * len(self.kernel.MapWords._fields))
-
-    def _read(self, read: Read | None, held_square: float = 0.0) -> Any:
-        words = self.kernel.ReadWords
-        if read is None:
-            return words(*[0] * len(words._fields))
+    def _read(self, read: Read, held_square: float = 0.0) -> Any:
         self._widest = max(self._widest, len(read.nodes))
         none = torch.zeros(0)
         rivals = read.rivals or Rivals(none, none, none, none)
-        return words(
+        return self.kernel.ReadWords(
             len(read.nodes), len(read.held), self._whole(read.written), self._numbers(read.own), self._numbers(read.held), self._numbers(read.gain),
             self._numbers([read.scale or 0.0, read.width, read.eps, held_square]), int(read.scale is None),
             self._numbers(none if read.square is None else read.square), int(read.passes is not None), self._kept(none if read.passes is None else read.passes),
@@ -135,17 +129,18 @@ class Machine:
 
     def _sublayer(self, each: Attention | MLP, parts: Parts) -> Any:
         places, write, words = self._whole(places_of(each, parts)), self._map(each.write), self.kernel.SublayerWords
-        none = self._no_map()
+        none = _nothing(self.kernel.MapWords)
         if isinstance(each, MLP):
             read, neurons = self._read(each.read), self._map(each.neurons)
             return words(1, 0, 0, 0, 0, 0, 0, 0, 0, read, neurons, none, none, write, places, 0, 0)
         heads = [word for head in each.heads for word in flat(self._head(head, each.scaling))]
         tables = (0, 0, 0) if each.tables is None else tuple(self._numbers(each.tables[kind]) for kind in "qkv")
         maps = (none,) * 3 if each.maps is None else tuple(self._map(each.maps[kind]) for kind in "qkv")
+        read = _nothing(self.kernel.ReadWords) if each.read is None else self._read(each.read)
         counts = [len(each.nodes[kind]) for kind in "qkv"]
         self._widest = max(self._widest, *counts)
         return words(
-            0, int(each.alone), int(each.tables is not None), *tables, *counts, self._read(each.read), *maps, write, places,
+            0, int(each.alone), int(each.tables is not None), *tables, *counts, read, *maps, write, places,
             self._whole(torch.tensor(heads)), len(each.heads),
         )  # fmt: skip
 
@@ -163,6 +158,11 @@ def logits_of(parts: Parts, prompts: torch.Tensor) -> torch.Tensor:
         return run(parts, prompts)
     machine, count = Machine(parts, prompts.shape[1]), len(prompts)
     return machine.go(machine.begin(count), prompts, torch.full((count,), prompts.shape[1]), last=True)
+
+
+def _nothing(words: Any) -> Any:
+    """A record of what a sublayer does not have."""
+    return words(*[0] * len(words._fields))
 
 
 def _lookup(parts: Parts) -> torch.Tensor:

@@ -218,19 +218,19 @@ def _within(
 
 
 _Restricted = tuple[list[TokenTemplate], list[TokenTemplate], dict[str, Any]]
-_TEXTS = tuple(range(1, 49))  # values at each place
+_MOST_TEXTS = 48  # values at each place, where a language is cut to the first few
 
 
 def first_few(
     templates: Sequence[TokenTemplate], tokenizer: Any, fits: Callable[[list[TokenTemplate]], bool]
 ) -> tuple[list[TokenTemplate], dict[str, int]] | None:
     """Templates with the first few values at each place, as many as fit; None if not even one each does."""
-    best, low, high = None, 0, len(_TEXTS)
+    best, low, high = None, 1, _MOST_TEXTS + 1
     while low < high:
         middle = (low + high) // 2
-        few = [tokenised(narrowed(each.template, _TEXTS[middle]), tokenizer) for each in templates]
+        few = [tokenised(narrowed(each.template, middle), tokenizer) for each in templates]
         if fits(few):
-            best, low = (few, {"texts": _TEXTS[middle]}), middle + 1
+            best, low = (few, {"texts": middle}), middle + 1
         else:
             high = middle
     return best
