@@ -29,17 +29,18 @@ LENGTH = 20  # tokens of a random prompt
 
 
 @torch.no_grad()
-def difference(model, circuit: Circuit, proof, count: int) -> float:
+def difference(model, circuit: Circuit, program: str, scales, count: int) -> float:
     """Of a program's logits and the circuit's, on random prompts."""
     ids = torch.randint(0, model.config.vocab_size, (count, LENGTH), generator=torch.Generator().manual_seed(0))
-    scales, answer = proof.certificate["scales"], load_program(proof.program)
+    answer = load_program(program)
+    answers = list(answer(ids[0].tolist()))
     double = CSPForCausalLM(model.config).double().eval()
     double.load_state_dict(model.state_dict())
     freeze = False if scales is None else held_scales(double, scales)
     worst = 0.0
     for part in ids.split(500):
         with circuit.running(double, freeze_norms=freeze):
-            expected = double(part, use_cache=False, logits_to_keep=1).logits[:, -1, list(proof.parts.answers.tokens)]
+            expected = double(part, use_cache=False, logits_to_keep=1).logits[:, -1, answers]
         found = torch.tensor([list(answer(row).values()) for row in part.tolist()], dtype=torch.float64)
         worst = max(worst, float((found - expected).abs().max()))
     return worst
@@ -65,7 +66,7 @@ def row_of(model, tokenizer, name: str, blocks, means, given: argparse.Namespace
     )
     document, kept = proof.certificate, proof.certificate["restricted"]
     cells = [
-        name, f"{circuit.num_edges}", f"{attention} + {len(proof.parts.sublayers) - attention}", f"{difference(model, circuit, proof, given.prompts):.0e}",
+        name, f"{circuit.num_edges}", f"{attention} + {len(proof.parts.sublayers) - attention}", f"{difference(model, circuit, proof.program, proof.certificate['scales'], given.prompts):.0e}",
         f"{document['prompts']:,}" + ("" if document["prompts"] == document["language"] else f" ({kept['values']} values, {kept['templates']} of {kept['of']})"),
         f"{document['right'] / document['prompts']:.3%}", f"{document['smallest_margin']:.2f}", f"{document['run'] / took:,.0f}", f"{took:.0f}",
         "-" if not wrong["drawn"] else f"{1 - wrong['model_right']:.0%} / {1 - right['model_right']:.0%}" if right["drawn"] else f"{1 - wrong['model_right']:.0%} / -",

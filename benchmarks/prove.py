@@ -4,22 +4,25 @@
 
 CIRCUIT: folders that csp prune wrote; with a certificate, norms are as there. The certificate shares what prompts begin with and runs in float64; through the model prompts go in batches of 64, in
 float32, on the dense and on the sparse form, whichever is faster. Both by as many threads as PyTorch has.
+--random N runs nothing of this: it compares each folder's program.py with its circuit on N prompts of 20 random tokens.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from random import Random
 
 import torch
+from certificates import difference
 from side_by_side import machine
 
 from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
 from sparse_circuits.circuits.outcome import last_logits
 from sparse_circuits.cli.given import corpus_blocks
 from sparse_circuits.programs.certificate import held_scales
-from sparse_circuits.programs.certify import MARGIN, WORST, Tally, answer_tokens, certify, runs
+from sparse_circuits.programs.certify import DRAWN, MARGIN, WORST, Tally, answer_tokens, certify, runs
 from sparse_circuits.programs.compile import compile_circuit, mean_scales
 from sparse_circuits.programs.language import language, narrowed
 from sparse_circuits.programs.parts import Attention, Parts
@@ -85,7 +88,7 @@ def measured(model, tokenizer, circuit: Circuit, scales, given: argparse.Namespa
     parts = compiled(few[0])
     certify(parts, [tokenised(narrowed(each.template, 1), tokenizer) for each in few[0][:1]])  # compiles the kernel
     begun = time.perf_counter()
-    tallies = certify(parts, few[0])
+    tallies = certify(parts, few[0], drawn=max(DRAWN, given.direct))
     took = time.perf_counter() - begun
     count, right, done = (sum(getattr(each, name) for each in tallies) for name in ("count", "right", "run"))
     slow, values = through_model(model, circuit, task), f"{few[1]['texts']} a place" if few[1] else "all"
@@ -99,6 +102,17 @@ def measured(model, tokenizer, circuit: Circuit, scales, given: argparse.Namespa
     ]
     cells.append(f"{done / took / slow:,.0f}")
     return [*cells, direct(model, circuit, scales, tallies, given.direct)] if given.direct else cells
+
+
+def at_random(model, given: argparse.Namespace) -> None:
+    """How far each folder's program is from its circuit, run through the model in float64."""
+    print("| circuit | edges | largest difference of a logit |\n|---|---|---|", flush=True)
+    for folder in given.circuits:
+        circuit, program = Circuit.from_pretrained(folder), (Path(folder) / "program.py").read_text(encoding="utf-8")
+        known = certificate_of(folder, circuit)
+        off = difference(model, circuit, program, known["scales"] if known else None, given.random)
+        print(f"| {circuit.task} | {circuit.num_edges} | {off:.0e} |", flush=True)
+    print(machine(f"{given.random:,} random prompts", "seed 0"))
 
 
 HEADS = ["circuit", "edges", "sublayers", "prompts", "right", "seconds", "by program, prompts/s", "through the model", "ratio"]
@@ -118,8 +132,13 @@ def main() -> None:
     parser.add_argument(
         "--direct", type=int, default=0, help="so many prompts of each are run directly too, the worst ones among them"
     )
+    parser.add_argument(
+        "--random", type=int, default=0, help="compare program.py with its circuit on so many random prompts instead"
+    )
     given = parser.parse_args()
     tokenizer, model = CSPTokenizer.from_pretrained(given.model), CSPForCausalLM.from_pretrained(given.model).eval()
+    if given.random:
+        return at_random(model, given)
     scales = mean_scales(model, corpus_blocks(given.model, None, tokenizer, 12_800))
     heads = HEADS + (["verdicts that differ, margins off"] if given.direct else [])
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads), flush=True)

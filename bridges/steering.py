@@ -73,6 +73,8 @@ class Steering:
         self.sparse_rms, self.dense_rms = stream_rms(pair, reference)
         with evaluating(pair.sparse.model), torch.no_grad():
             self.differences = _differences(pair.sparse.model, self.prompts)
+        with evaluating(pair.dense.model), torch.no_grad():
+            self._behind = _behind_blocks(pair.dense.model, self.prompts)
 
     def moves(self, node: str) -> bool:
         """Whether the node differs between any prompt and its counterfactual."""
@@ -112,7 +114,8 @@ class Steering:
     def _pushed(self, push: Push, strength: float, directions: torch.Tensor) -> torch.Tensor:
         n, ids, mask = len(directions), self.prompts.input_ids, self.prompts.attention_mask
         pushes = strength * push.amount[None, ..., None] * directions[:, None, None]
-        with evaluating(self.pair.dense.model), torch.no_grad(), _added(self.pair.dense, push.point, pushes.flatten(0, 1)):
+        pushed = _added(self.pair.dense, push.point, pushes.flatten(0, 1))
+        with evaluating(self.pair.dense.model), torch.no_grad(), pushed, _begun(self._behind[: push.point // 2], n):
             return _last(self.pair.dense.model, ids.repeat(n, 1), mask.repeat(n, 1)).unflatten(0, (n, -1))
 
     def probabilities(self, push: Push, strength: float, directions: torch.Tensor | None = None) -> torch.Tensor:
@@ -267,6 +270,32 @@ def _last(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return model(
         input_ids=ids.to(model.device), attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=1
     ).logits[:, -1]
+
+
+def _behind_blocks(model: Any, prompts: Pairs) -> list[tuple[nn.Module, Any]]:
+    """Each block of a model that has a list of them, with what it gives on the prompts: what lies before a push is not run again."""
+    found: list[tuple[nn.Module, Any]] = []
+    with hooks() as handles:
+        for block in getattr(getattr(model, "transformer", None), "h", ()):
+            handles.append(block.register_forward_hook(lambda module, args, out: found.append((module, out))))
+        _last(model, prompts.input_ids, prompts.attention_mask)
+    return found
+
+
+@contextmanager
+def _begun(blocks: Sequence[tuple[nn.Module, Any]], times: int) -> Iterator[None]:
+    """While the block runs, these blocks give what they gave, so many times."""
+
+    def again(out: Any) -> Any:
+        return out.repeat(times, 1, 1) if isinstance(out, torch.Tensor) else tuple(map(again, out))
+
+    try:
+        for module, out in blocks:
+            module.forward = lambda *args, out=out, **more: again(out)
+        yield
+    finally:
+        for module, _ in blocks:
+            del module.forward
 
 
 @contextmanager

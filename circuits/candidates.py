@@ -207,9 +207,9 @@ class Search:
         Args:
             edges: with which to begin; default: all between the nodes.
         """
-        tried = False
+        tried, chunk = False, None
         while True:
-            smaller = self._fewer_nodes(nodes, edges)
+            smaller = self._fewer_nodes(nodes, edges, chunk)
             if edges is not None:
                 edges = within(edges, smaller)
                 if tried and node_count(smaller) == node_count(nodes):
@@ -218,10 +218,11 @@ class Search:
             if not self.config.edges:
                 return nodes, None
             kept(nodes, edges)
-            edges = self._fewer_edges(nodes, edges)
+            edges = self._fewer_edges(nodes, edges, chunk)
             kept(nodes, edges)
+            chunk = 1  # most of what is left is needed
 
-    def _fewer_nodes(self, nodes: Nodes, edges: dict[str, Edges] | None) -> Nodes:
+    def _fewer_nodes(self, nodes: Nodes, edges: dict[str, Edges] | None, chunk: int | None = None) -> Nodes:
         if not nodes:
             return nodes
         effect = self._node_effects(nodes)
@@ -235,7 +236,7 @@ class Search:
                 remaining = as_nodes(list(left), self.sites)
                 return self.loss(remaining, None if edges is None else within(edges, remaining)) <= self.config.target_loss
 
-            return as_nodes(shrink(places, fits), self.sites)
+            return as_nodes(shrink(places, fits, chunk), self.sites)
 
     def _some(self) -> Iterator[tuple[Pairs, Fills, Scales | bool, slice]]:
         """A few of the conditions (effects only order what is tried), on some prompts at a time: gradients keep what every site does."""
@@ -265,7 +266,7 @@ class Search:
                 effects[name] -= 0 if grad is None else grad.cpu()
         return effects
 
-    def _fewer_edges(self, nodes: Nodes, edges: dict[str, Edges] | None) -> dict[str, Edges]:
+    def _fewer_edges(self, nodes: Nodes, edges: dict[str, Edges] | None, chunk: int | None) -> dict[str, Edges]:
         edges = self.between(nodes) if edges is None else edges
         if not edges:
             return {}
@@ -277,7 +278,7 @@ class Search:
                 bar.update()
                 return self.loss(nodes, chosen(edges, left)) <= self.config.target_loss
 
-            return chosen(edges, shrink(places, fits))
+            return chosen(edges, shrink(places, fits, chunk))
 
     def _edge_effects(self, nodes: Nodes, edges: Mapping[str, Edges]) -> dict[EdgePlace, float]:
         """First-order effect of removing each edge, summed over some conditions: -W_ij * sum over prompts and tokens of d cost / d output_i *

@@ -8,25 +8,30 @@ from typing import TypeVar
 Item = TypeVar("Item", bound=Hashable)
 
 
-def shrink(items: Sequence[Item], fits: Callable[[Sequence[Item]], bool]) -> list[Item]:
+def shrink(items: Sequence[Item], fits: Callable[[Sequence[Item]], bool], chunk: int | None = None) -> list[Item]:
     """A subset that still fits, and from which no single item can be taken without it ceasing to fit.
 
     Args:
         items: the least important first; the whole must fit.
         fits: of a subset, in the order of `items`. It need not be monotone, and is called about (removed / log) + (kept) times.
+        chunk: how many go at once in the first round; default: a quarter. 1 where most are known to be needed.
 
-    Items go in chunks first, halved where a chunk is needed, then one by one until a whole round takes nothing.
+    Items go in chunks first, halved where a chunk is needed, then one by one, round and round, until none has gone since each that is left was tried.
     """
     kept = list(items)
-    chunk = max(1, len(kept) // 4)
+    chunk = max(1, len(kept) // 4) if chunk is None else chunk
     while chunk > 1:
         kept = _one_round(kept, fits, chunk)
         chunk = min(chunk // 2, max(1, len(kept) // 4))
-    while True:
-        smaller = _one_round(kept, fits, 1)
-        if len(smaller) == len(kept):
-            return kept
-        kept = smaller
+    at, needed = 0, 0
+    while needed < len(kept):
+        at %= len(kept)
+        without = kept[:at] + kept[at + 1 :]
+        if fits(without):
+            kept, needed = without, 0
+        else:
+            at, needed = at + 1, needed + 1
+    return kept
 
 
 def _one_round(kept: list[Item], fits: Callable[[Sequence[Item]], bool], chunk: int) -> list[Item]:

@@ -26,7 +26,7 @@ from .tokens import Answer, Place, TokenTemplate, longest
 
 CHUNK = 32_768  # prompts at a time
 WORST = 20
-DRAWN = 256  # prompts of each kind, right and not, that are kept for the whole model to see
+DRAWN = 256  # prompts of each kind that are kept, by default
 MARGIN = 1e-7  # nats: a smaller margin than this, either way, counts as not right; float64 rounding is far below
 
 
@@ -65,24 +65,29 @@ def runs(parts: Parts, templates: Sequence[TokenTemplate]) -> list[int]:
     return [math.prod(len(each.members) for each in classes) for classes in told_parts(parts, templates)[1]]
 
 
-def certify(parts: Parts, templates: Sequence[TokenTemplate], tell: Callable[[int], None] = lambda count: None) -> list[Tally]:
+def certify(
+    parts: Parts, templates: Sequence[TokenTemplate], tell: Callable[[int], None] = lambda count: None, drawn: int = DRAWN
+) -> list[Tally]:
     """Every prompt of each template through the circuit, whose answers have to be those of the language (`answer_tokens`).
 
     Args:
         tell: called with how many prompts have been run since it was called last.
+        drawn: prompts of each kind, right and not, that are kept for the whole model to see.
     """
     with torch.no_grad():
         small, classes = told_parts(parts, templates)
-        return [_tally(small, each, own, tell) for each, own in zip(templates, classes)]
+        return [_tally(small, each, own, tell, drawn) for each, own in zip(templates, classes)]
 
 
-def _tally(parts: Parts, template: TokenTemplate, classes: Sequence[SlotClasses], tell: Callable[[int], None]) -> Tally:
+def _tally(
+    parts: Parts, template: TokenTemplate, classes: Sequence[SlotClasses], tell: Callable[[int], None], drawn: int
+) -> Tally:
     if can_sum(parts):
         try:
-            return _Sums(parts, template, classes, tell).tally()
+            return _Sums(parts, template, classes, tell, drawn).tally()
         except TooFarApart:
             pass
-    return (_Walk if prompt_kernel() is None else _Rows)(parts, template, classes, tell).tally()
+    return (_Walk if prompt_kernel() is None else _Rows)(parts, template, classes, tell, drawn).tally()
 
 
 def told_parts(parts: Parts, templates: Sequence[TokenTemplate]) -> tuple[Parts, list[list[SlotClasses]]]:
@@ -111,8 +116,10 @@ class _Batch:
 class _Walk:
     """One template's tree of prompts, depth first in chunks."""
 
-    def __init__(self, parts: Parts, template: TokenTemplate, classes: Sequence[SlotClasses], tell: Callable[[int], None]):
-        self.parts, self.template, self.classes, self.tell = parts, template, classes, tell
+    def __init__(
+        self, parts: Parts, template: TokenTemplate, classes: Sequence[SlotClasses], tell: Callable[[int], None], drawn: int
+    ):
+        self.parts, self.template, self.classes, self.tell, self.drawn = parts, template, classes, tell, drawn
         self.sizes = [torch.tensor([len(each) for each in c.members]) for c in classes]
         self.groups = torch.tensor([slot.group for slot in template.template.slots])
         self.place = {token: i for i, token in enumerate(parts.answers.tokens)}
@@ -261,11 +268,11 @@ class _Walk:
         self.tell(len(weight))
 
     def draw(self, kind: bool, chosen: torch.Tensor, weight: torch.Tensor) -> None:
-        """Keeps `DRAWN` prompts of a kind, each prompt of the language as likely: those with the largest of random keys (Efraimidis and Spirakis, 2006)."""
+        """Keeps so many prompts of a kind, each prompt of the language as likely: those with the largest of random keys (Efraimidis and Spirakis, 2006)."""
         keys = torch.cat(
             [self._keys[kind], torch.rand(len(weight), generator=self._generator, dtype=torch.float64).log() / weight]
         )
-        best = keys.topk(min(DRAWN, len(keys))).indices
+        best = keys.topk(min(self.drawn, len(keys))).indices
         self._keys[kind], self._rows[kind] = keys[best], torch.cat([self._rows[kind], chosen])[best]
 
     def texts(self, chosen: Sequence[int]) -> tuple[int, ...]:
@@ -283,8 +290,10 @@ class _Walk:
 class _Rows(_Walk):
     """The same by kernels (`machine.py`), each prompt with as many tokens as it has: a slot's texts go together however long they are, with what follows them."""
 
-    def __init__(self, parts: Parts, template: TokenTemplate, classes: Sequence[SlotClasses], tell: Callable[[int], None]):
-        super().__init__(parts, template, classes, tell)
+    def __init__(
+        self, parts: Parts, template: TokenTemplate, classes: Sequence[SlotClasses], tell: Callable[[int], None], drawn: int
+    ):
+        super().__init__(parts, template, classes, tell, drawn)
         self.machine = Machine(parts, longest(template))
         self.start = self.machine.begin()
 
@@ -323,8 +332,10 @@ class _Sums(_Walk):
     """The same where what tokens bring adds up (`sums.py`): fixed tokens are added once, a slot's texts as wholes. Texts of as many tokens go together, so that it is known
     where each token stands."""
 
-    def __init__(self, parts: Parts, template: TokenTemplate, classes: Sequence[SlotClasses], tell: Callable[[int], None]):
-        super().__init__(parts, template, classes, tell)
+    def __init__(
+        self, parts: Parts, template: TokenTemplate, classes: Sequence[SlotClasses], tell: Callable[[int], None], drawn: int
+    ):
+        super().__init__(parts, template, classes, tell, drawn)
         self.machine = None if prompt_kernel() is None else Machine(parts, longest(template))
         self.known: dict[tuple[int, int], int] = {}  # rows of tables, by token and place
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import time
 
+from forked import run_forked
+
 _BLOCKED = """
 import socket
 def refuse(*args, **kwargs):
@@ -50,8 +52,9 @@ def test_registration_in_every_order():
         "from sparse_circuits import CSPForCausalLM; from transformers import AutoConfig, AutoModelForCausalLM",
     )
     use = "; m = AutoModelForCausalLM.from_config(AutoConfig.for_model('csp', n_layer=1)); print(type(m).__module__)"
-    for order in orders:
-        assert run(order + use).strip() == "sparse_circuits.modeling_csp", order
+    for order in orders:  # transformers is what the order is about; torch is the same before each
+        done = run_forked(["-c", order + use], imported=("torch",))
+        assert done.stdout.strip() == "sparse_circuits.modeling_csp", (order, done.stderr[-2000:])
 
 
 def test_public_names_exist():

@@ -179,6 +179,19 @@ def test_shrinking_copes_with_loss_that_is_not_monotone(flags):
     assert not kept or not fits(kept[1:])
 
 
+@given(st.sets(st.frozensets(st.integers(0, 7), min_size=1), min_size=1, max_size=6))
+def test_one_by_one_nothing_is_tried_twice(enough):
+    tried = []
+
+    def fits(items):
+        tried.append(frozenset(items))
+        return any(need <= set(items) for need in enough)
+
+    kept = shrink(range(8), fits, 1)
+    assert len(set(tried)) == len(tried)
+    assert all(frozenset(kept) - {gone} in tried for gone in kept)
+
+
 @pytest.mark.parametrize("ablation", ["mean", "mix"])
 def test_effects_do_not_depend_on_how_prompts_are_batched(ablation, monkeypatch):
     model = toy_model("distractor")
@@ -282,7 +295,7 @@ def test_an_interrupted_search_leaves_the_best_so_far(tmp_path, monkeypatch):
     model = toy_model("distractor")
     means = mean_activations(model, toy_blocks())
 
-    def stop(self, nodes, edges):
+    def stop(self, nodes, edges, chunk):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Search, "_fewer_edges", stop)

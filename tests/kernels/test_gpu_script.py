@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from forked import run_forked
 from sparse_circuits import CSPForCausalLM, SparsityConfig
 from sparse_circuits.training.callback import WeightSparsityCallback
 from sparse_circuits.training.projection import sparse_tensors
@@ -21,9 +22,27 @@ MOST_FILES, LARGEST = 8, 16 << 20  # what comes back from a lent machine
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the dry run is for machines without a GPU")
-def test_a_dry_run(tmp_path):
+def test_a_dry_run(tmp_path, monkeypatch):
     pytest.importorskip("triton")
-    subprocess.run([sys.executable, str(SCRIPT), "--dry", "--out", str(tmp_path)], check=True, capture_output=True)
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import gpu as script
+
+    run_forked(["-c", ""])  # the server has begun before anything is replaced
+
+    class Forked:
+        """A stage's process, begun with the libraries imported."""
+
+        def __init__(self, command, stdout, stderr, env):
+            self._done = run_forked(command[1:], env=env)
+            stdout.write(self._done.stdout + self._done.stderr)
+
+        def wait(self, limit):
+            return self._done.returncode
+
+    monkeypatch.setattr(script, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": Forked}))
+    monkeypatch.setattr(script, "on_the_path", lambda: None)  # stages do it themselves
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--dry", "--out", str(tmp_path)])
+    assert script.main() == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert {name: (stage["status"], stage["error"]) for name, stage in report["stages"].items()} == dict.fromkeys(
         ["kernels", "topk", "products", "decode", "attention", "training", "run"], ("done", "")
