@@ -12,6 +12,9 @@ TYPED := $(filter-out sparse_circuits.__init__,$(subst /,.,$(MODULES:%.py=sparse
 ON_NEWEST := tests/test_model.py tests/test_keywords.py tests/test_generation.py tests/kernels/test_attention.py tests/test_remote_code.py tests/test_hub.py tests/test_config.py \
   tests/checkpoints/test_tokenizer.py tests/checkpoints/test_writing.py tests/test_sparse_file.py tests/training/test_callback.py tests/training/test_guards.py tests/circuits/test_compiled.py
 
+# Of the models of one feature each, those with all of them and with none stand for the others there.
+FEWER := not (sinusoidal or concatenated or abs_topk or layer_norm_relu or knows_more or killed)
+
 .PHONY: demo test quick gpu check format compat newest beside browser venv clean
 
 demo: venv
@@ -20,7 +23,7 @@ demo: venv
 
 test: venv compat newest beside browser
 	$(BIN)/python -m pytest tests -q -n 2
-	PYTHONPATH=.venv-newest $(BIN)/python -m pytest $(ON_NEWEST) -q -n 2
+	PYTHONPATH=.venv-newest $(BIN)/python -m pytest $(ON_NEWEST) -k "$(FEWER)" -q -n 2
 
 # What breaks most things when it breaks, in under two minutes.
 QUICK := tests/test_house.py tests/test_wiring.py tests/test_docs.py tests/test_config.py tests/test_topk.py tests/test_nonzeros.py tests/test_attention.py \

@@ -38,10 +38,15 @@ def main() -> None:
         "--trials", type=int, default=6, help="settings that are tried, the default ones first, for each task and series"
     )
     parser.add_argument("--steps", type=int, default=400, help="of mask training")
+    parser.add_argument("--pairs", type=int, default=64, help="on which circuits are decided")
     parser.add_argument("--part", default="0/1", help="I/N: every N-th task, from the I-th, for processes side by side")
     given = parser.parse_args()
     measure(given)
-    print(machine(f"{given.trials} settings tried, {given.steps} steps, mean ablation, frozen norms, seed 0 of pruning"))
+    print(
+        machine(
+            f"{given.trials} settings tried, {given.steps} steps, {given.pairs} deciding pairs, mean ablation, frozen norms, seed 0 of pruning"
+        )
+    )
     print(as_table(rows_of(given.out / "rows.jsonl")))
 
 
@@ -64,10 +69,16 @@ def measure(given: argparse.Namespace) -> None:
     }
     for name in able[part::parts]:
         for run, model in models.items():
-            own = {"run": run, "weights": shas[run], "task": name, "steps": given.steps, "method": f"searched {given.trials}"}
+            own = {
+                "run": run,
+                "weights": shas[run],
+                "task": name,
+                "steps": given.steps,
+                "method": f"{given.trials} settings, {given.pairs} pairs",
+            }
             if rows.has(kind="circuit", **own):
                 continue
-            config = PruneConfig(steps=given.steps)
+            config = PruneConfig(steps=given.steps, eval_pairs=given.pairs)
             leader = next(other for other in models if series_of(other) == series_of(run))
             place = given.out / f"{series_of(run)}-{asked[name].name}"
             best = searched(models[leader], tokenizer, asked[name], means[leader], config, given.trials, place)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -116,10 +116,11 @@ class Search:
         removed, highest = self._removed(nodes, edges), float("-inf")
         layers = [] if whole else signatures(self.model, nodes, edges)
         for i, fills in enumerate(self.held):
-            narrow, begun = (
-                (nullcontext(), nullcontext()) if whole else (self._narrowed(nodes, fills), self._prefix(fills).running(layers))
-            )
-            with self._as(nodes, removed, fills), narrow, begun:
+            narrow = None if whole else self._narrowed(fills)
+            begun = nullcontext() if whole else self._prefix(fills).running(layers)
+            seen = self.pairs.answers.unique() if self.model_logits is None else None
+            lean = nullcontext() if narrow is None else narrow.running(nodes, seen, removed, fills)
+            with self._as(nodes, removed if narrow is None else None, fills), lean, begun:
                 highest = max(highest, float(self.cost(last_logits(self.model, self.pairs, len(self.pairs)))))
             if highest > self.config.target_loss and not whole:
                 self.held.insert(0, self.held.pop(i))  # what fails one candidate tends to fail the next
@@ -137,15 +138,15 @@ class Search:
             self._prefixes.append((fills, found))
         return found
 
-    def _narrowed(self, nodes: Nodes, fills: Fills) -> AbstractContextManager[None]:
+    def _narrowed(self, fills: Fills) -> Narrow | None:
         """The model by what a candidate needs, where it is dense and closed nodes stand at one value each."""
         if not can_narrow(self.model, fills):
-            return nullcontext()
+            return None
         narrow = next((each for known, each in self._narrow if known is fills), None)
         if narrow is None:
             narrow = Narrow(self.model, fills)
             self._narrow.append((fills, narrow))
-        return narrow.running(nodes, self.pairs.answers.unique() if self.model_logits is None else None)
+        return narrow
 
     def broken(self, nodes: Nodes, edges: Mapping[str, Edges] | None) -> bool:
         """Whether fills can be found under which the circuit misses the target; they are a condition from then on."""

@@ -15,6 +15,8 @@ from ..wiring_csp import MATRICES
 from .hooks import hooks
 from .sites import evaluating, require_csp
 
+MOST_SAMPLES = 1 << 29  # bytes of sampled activations: of large models fewer tokens are kept
+
 
 @dataclass(frozen=True)
 class Means:
@@ -78,7 +80,8 @@ def mean_activations(model: Any, blocks: torch.Tensor, batch: int = 16, *, sampl
     The same, up to float64 rounding, for every batch size. AbsTopK is applied, as the model does it.
 
     Args:
-        samples: how many tokens' activations to keep beside the means, for resampling; drawn by `seed`.
+        samples: how many tokens' activations to keep beside the means, for resampling, drawn by `seed`; of models of over 60,000 nodes fewer than
+            2,048, as half a gigabyte has room for.
 
     Raises:
         ValueError: if there are no tokens, or ids that the model does not have.
@@ -105,6 +108,7 @@ def mean_activations(model: Any, blocks: torch.Tensor, batch: int = 16, *, sampl
             model(input_ids=ids.long().to(model.device), use_cache=False, logits_to_keep=1)
     count = blocks.numel()
     corpus = corpus_sha256(blocks)
+    samples = min(samples, max(1, MOST_SAMPLES // (4 * sum(len(total) for total in sums.values()))))
     kept = sample_activations(model, blocks, samples, seed, batch) if samples else None
     return Means({name: (total / count).float() for name, total in sums.items()}, low, high, count, corpus, kept)
 

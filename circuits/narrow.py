@@ -3,7 +3,7 @@ for outputs that somebody sees, and a sublayer none of whose writes is open is n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..wiring_csp import MATRICES, site
+from .edges import Edges
+from .sites import EdgeMap, edge_maps
 
 _NONE = torch.zeros(0, dtype=torch.int64)
 
@@ -25,6 +27,7 @@ class Narrow:
 
     def __init__(self, model: Any, fills: Mapping[str, torch.Tensor]):
         self.model, self.sites = model, model.node_sites()
+        self.maps = edge_maps(model)
         self.parts: list[_Part] = []
         self.writers: list[
             tuple[Any, str, Any]
@@ -45,21 +48,31 @@ class Narrow:
                 self.parts.append(_Part(module, source, targets, held, base))
 
     @contextmanager
-    def running(self, nodes: Mapping[str, torch.Tensor], answers: torch.Tensor | None = None) -> Iterator[None]:
+    def running(
+        self,
+        nodes: Mapping[str, torch.Tensor],
+        answers: torch.Tensor | None = None,
+        removed: Mapping[str, Edges] | None = None,
+        means: Mapping[str, torch.Tensor] | None = None,
+    ) -> Iterator[None]:
         """While the block runs, the model computes what these nodes need; for the rest the caller's hooks have to hold the fills (and scales of frozen norms have to
         be given, since the whole model does not run in the block).
 
         Args:
             answers: tokens whose logits alone are needed; those of the others are not to be used. None: all.
+            removed, means: edges between open nodes that carry means, as `ablated` takes them, which need not be told of them then.
         """
         changed: list[Any] = []
+        cuts: dict[nn.Module, list[tuple[EdgeMap, Edges]]] = {}
+        for name, edges in (removed or {}).items():
+            cuts.setdefault(self.maps[name].module, []).append((self.maps[name], edges))
         try:
             for sublayer, written, silent in self.writers:
                 if not len(nodes.get(written, _NONE)):
                     changed.append(sublayer)
                     changed[-1].forward = silent
             for part in self.parts:
-                forward = part.forward(nodes, self.sites)
+                forward = part.forward(nodes, self.sites, cuts.get(part.module, ()), means or {})
                 if forward is not None:
                     changed.append(part.module)
                     changed[-1].forward = forward
@@ -111,22 +124,62 @@ class _Part:
             first += width
         return torch.cat(found) if some else None
 
-    def forward(self, nodes: Mapping[str, torch.Tensor], sites: Mapping[str, Any]) -> Any:
+    def forward(
+        self,
+        nodes: Mapping[str, torch.Tensor],
+        sites: Mapping[str, Any],
+        cuts: Sequence[tuple[EdgeMap, Edges]],
+        means: Mapping[str, torch.Tensor],
+    ) -> Any:
         """In place of the module's; None where there is nothing to be saved."""
-        rows, module = self.rows(nodes, sites), self.module
-        if self.held is None:
-            return None if rows is None else _rows_alone(module, rows)
-        columns = nodes.get(self.source, _NONE)
-        weight = (module.weight if rows is None else module.weight[rows])[:, columns]
-        held, base, width = self.held[columns], self.base, module.out_features
+        rows, module, held = self.rows(nodes, sites), self.module, self.held
+        if held is None and rows is None and not cuts:
+            return None
+        columns = None
+        weight, base = module.weight, module.bias if held is None else self.base
         if rows is not None:
-            base = base[rows]  # type: ignore[index]
+            weight, base = weight[rows], None if base is None else base[rows]
+        if held is not None:
+            columns = nodes.get(self.source, _NONE)
+            weight, held = weight[:, columns], held[columns]
+        if cuts:
+            weight, base = self._cut(weight, base, rows, columns, cuts, means)
+        width = module.out_features
 
         def forward(x: torch.Tensor) -> torch.Tensor:
-            out = F.linear(x[..., columns] - held, weight, base)
+            out = F.linear(x if columns is None or held is None else x[..., columns] - held, weight, base)
             return out if rows is None else out.new_zeros(*x.shape[:-1], width).index_copy_(-1, rows, out)
 
         return forward
+
+    def _cut(
+        self,
+        weight: torch.Tensor,
+        base: torch.Tensor | None,
+        rows: torch.Tensor | None,
+        columns: torch.Tensor | None,
+        cuts: Sequence[tuple[EdgeMap, Edges]],
+        means: Mapping[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights and constants without some edges: they give what they carry at the means, as far as the constants do not have it."""
+        weight = weight.clone()
+        base = weight.new_zeros(len(weight)) if base is None else base
+        for part, (source, target, _) in cuts:
+            at = (
+                _place(rows, target + part.rows.start, self.module.out_features),
+                _place(columns, source, self.module.in_features),
+            )
+            carried = means[part.mean_name].to(base)[source]
+            if self.held is not None:
+                carried = carried - self.held[source]
+            base = base.index_add(0, at[0], weight[at] * carried)
+            weight[at] = 0
+        return weight, base
+
+
+def _place(of: torch.Tensor | None, wanted: torch.Tensor, width: int) -> torch.Tensor:
+    """Where in a list of indices below `width` each wanted one stands; None: the list of all."""
+    return wanted if of is None else torch.empty(width, dtype=torch.int64).index_copy_(0, of, torch.arange(len(of)))[wanted]
 
 
 def _writing(fill: torch.Tensor) -> Any:

@@ -36,7 +36,12 @@ IMPORTED = (
 LIBRARIES = (
     "torch",
     "transformers.models.auto.modeling_auto",
+    "transformers.modeling_utils",
+    "transformers.generation",
+    "transformers.processing_utils",
 )  # where this package is not to be imported, or only by what runs
+
+_sleep = time.sleep  # tests of clients that wait replace it
 
 multiprocessing.get_context("forkserver").set_forkserver_preload(
     list(IMPORTED)
@@ -85,7 +90,7 @@ class Server:
         while not end.exists():
             if self._process.poll() is not None:
                 raise RuntimeError("The server that forks is gone.")
-            time.sleep(0.02)
+            _sleep(0.02)
         answer = end.read_text()
         text = [place.read_text(errors="replace") if place.exists() else "" for place in (out, err)]
         shutil.rmtree(scratch)

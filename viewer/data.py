@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from ..bridges.pair import BridgedPair
 from ..bridges.steering import Steering
 from ..circuits.ablation import Scales, ablated, recorded_scales
 from ..circuits.circuit import Circuit
-from ..circuits.edges import edges_in, removed_edges
+from ..circuits.edges import edges_in, removed_edges, within
 from ..circuits.identity import refuse_other_model
 from ..circuits.masks import opened
+from ..circuits.narrow import Narrow, can_narrow
 from ..circuits.prefix import Prefix, signatures
 from ..circuits.reading import observed, read_weights
 from ..circuits.report import Verification
@@ -261,12 +263,15 @@ class _Builder:
         if circuit.settings.get("freeze_norms"):
             with recorded_scales(self.model) as freeze:  # of all pairs, which are one batch
                 loss()
-        prefix = Prefix(self.model)
+        prefix, answers = Prefix(self.model), pairs.answers.unique()
+        narrow = Narrow(self.model, circuit.fills) if can_narrow(self.model, circuit.fills) else None
 
         def of(nodes: Mapping[str, torch.Tensor]) -> float:
             changes = opened(nodes, circuit.fills)
-            held = ablated(self.model, changes, removed=removed, means=circuit.means, freeze_norms=freeze)
-            with held, prefix.running(signatures(self.model, nodes, None)):
+            cut = None if removed is None else within(removed, nodes)
+            lean = nullcontext() if narrow is None else narrow.running(nodes, answers, cut, circuit.means)
+            held = ablated(self.model, changes, removed=None if narrow else removed, means=circuit.means, freeze_norms=freeze)
+            with held, lean, prefix.running(signatures(self.model, nodes, None)):
                 return loss()
 
         base = of(circuit.nodes)

@@ -26,6 +26,14 @@ def test_draws_are_of_one_token_at_every_node(means):
         assert all(bool((whole == row).all(1).any()) for row in rows.flatten(0, 1))
 
 
+def test_of_a_large_model_fewer_samples_are_kept(means, monkeypatch):
+    nodes = sum(len(mean) for mean in means.values.values())
+    for room, count in ((4 * nodes * 10, 10), (4 * nodes * 11 - 1, 10), (3, 1)):
+        monkeypatch.setattr("sparse_circuits.circuits.means.MOST_SAMPLES", room)
+        few = mean_activations(toy_model(), toy_blocks(), samples=64).samples
+        assert {len(each) for each in few.values()} == {count}
+
+
 def test_samples_are_activations_of_the_corpus(means):
     for name, samples in means.samples.items():
         assert samples.shape == (64, len(means.values[name]))

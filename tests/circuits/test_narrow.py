@@ -52,6 +52,13 @@ def equal(features, edges, seed):
         with narrow.running(nodes, answers):
             few = model(ids, use_cache=False).logits
         again = model(ids, use_cache=False).logits
+    with (
+        torch.no_grad(),
+        ablated(model, opened(nodes, fills), freeze_norms=freeze),
+        narrow.running(nodes, None, removed, means.values),
+    ):
+        cut = model(ids, use_cache=False).logits
+    assert (cut - whole).abs().max() < 1e-9
     assert (found - whole).abs().max() < 1e-9
     assert (few - whole)[..., answers].abs().max() < 1e-9
     assert torch.equal(again, whole)  # nothing of it stays

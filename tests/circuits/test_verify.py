@@ -206,6 +206,16 @@ def test_the_worst_fills_are_worse_than_others_and_within_what_was_seen(known, t
     assert found["worst_case"] >= found["means"]
 
 
+@pytest.mark.parametrize("freeze", [True, False])
+def test_the_worst_case_does_not_depend_on_how_many_pairs_run_at_once(known, task, freeze, monkeypatch):
+    model, circuit = known
+    circuit = dataclasses.replace(circuit, settings={**circuit.settings, "freeze_norms": freeze})
+    look = Examination(circuit, model, task, 8, 1, mean_activations(model, toy_blocks(), samples=32))
+    whole = look._worst(look.sets["test"])
+    monkeypatch.setattr(examination, "AT_ONCE", 1)
+    assert look._worst(look.sets["test"]) == pytest.approx(whole, rel=1e-4)
+
+
 def test_random_nodes_and_edges_move_as_the_circuits_do(known, task):
     """A node that never moves is no control for one that does."""
     model, circuit = known

@@ -363,10 +363,12 @@ def test_what_a_link_cannot_mean_is_ignored(opened, own_page):
     page = opened(f"{file.as_uri()}#changes={quote(json.dumps({'0': wrong}))}")
     page.wait_for_function("() => results.get(0)?.now")
     assert page.evaluate("() => state.changes") == {"0": fine}
-    for value in ("", "far", "NaN", "Infinity", "1e999", 3, None):
-        page = opened(f"{file.as_uri()}#changes={quote(json.dumps({'0': {node: value}}))}")
-        page.wait_for_function("() => results.get(0)?.now")
-        assert page.evaluate("() => state.changes") == {}
+    values = ("", "far", "NaN", "Infinity", "1e999", 3, None)
+    nodes = [f"{site}:{int(i)}" for site, indices in subject.circuit.nodes.items() for i in indices]
+    assert len(nodes) >= len(values)
+    page = opened(f"{file.as_uri()}#changes={quote(json.dumps({'0': dict(zip(nodes, values))}))}")
+    page.wait_for_function("() => results.get(0)?.now")
+    assert page.evaluate("() => state.changes") == {}
 
 
 def test_a_changed_circuit_has_its_before_on_every_prompt(opened, own_page):
