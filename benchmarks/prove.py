@@ -99,8 +99,8 @@ def measured(model, tokenizer, circuit: Circuit, scales, given: argparse.Namespa
         f"{took:.0f}",
         f"{done / took:,.0f}",
         f"{slow:,.0f}",
+        f"{done / took / slow:,.0f}",
     ]
-    cells.append(f"{done / took / slow:,.0f}")
     return [*cells, direct(model, circuit, scales, tallies, given.direct)] if given.direct else cells
 
 

@@ -115,10 +115,10 @@ class Search:
         candidate needs (`narrow.py`), and layers before the first that differs from the last candidate that met the target are not run (`prefix.py`)."""
         removed, highest = self._removed(nodes, edges), float("-inf")
         layers = [] if whole else signatures(self.model, nodes, edges)
+        seen = self.pairs.answers.unique() if self.model_logits is None else None
         for i, fills in enumerate(self.held):
             narrow = None if whole else self._narrowed(fills)
             begun = nullcontext() if whole else self._prefix(fills).running(layers)
-            seen = self.pairs.answers.unique() if self.model_logits is None else None
             lean = nullcontext() if narrow is None else narrow.running(nodes, seen, removed, fills)
             with self._as(nodes, removed if narrow is None else None, fills), lean, begun:
                 highest = max(highest, float(self.cost(last_logits(self.model, self.pairs, len(self.pairs)))))

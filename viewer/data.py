@@ -270,7 +270,7 @@ class _Builder:
             changes = opened(nodes, circuit.fills)
             cut = None if removed is None else within(removed, nodes)
             lean = nullcontext() if narrow is None else narrow.running(nodes, answers, cut, circuit.means)
-            held = ablated(self.model, changes, removed=None if narrow else removed, means=circuit.means, freeze_norms=freeze)
+            held = ablated(self.model, changes, removed=None if narrow else cut, means=circuit.means, freeze_norms=freeze)
             with held, lean, prefix.running(signatures(self.model, nodes, None)):
                 return loss()
 

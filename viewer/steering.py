@@ -33,16 +33,14 @@ def node_steering(steering: Steering, nodes: Sequence[str]) -> dict[str, dict[st
         push = steering.along(node)
         shares = torch.stack([steering.probabilities(push, s)[0].mean(0) for s in STRENGTHS])
         drawn = steering.random(push, RANDOM, generator)
-        most = [
-            shares[0, 1],
-            *(steering.probabilities(push, s, drawn)[..., 1].mean(1).max() for s in STRENGTHS[1:]),
-        ]  # of no push
+        pushed = [steering.probabilities(push, s, drawn)[..., 1].mean(1).max() for s in STRENGTHS[1:]]
+        most = torch.stack([shares[0, 1], *pushed])  # no push has no direction
         before, after = (next(steering.last_logits(push, s)).float().softmax(-1) for s in (0.0, 1.0))
         sign = push.amount.sum(1).sign().to(after)[:, None]
         change = 100 * ((sign * (after - before)).sum(0) / sign.abs().sum().clamp_min(1)).cpu()
         top = [t for t in change.abs().topk(min(TOKENS, len(change))).indices.tolist() if change[t]]
         found[node] = {
-            "strengths": list(STRENGTHS), "answer": _short(shares[:, 0]), "other": _short(shares[:, 1]), "random": _short(torch.stack(most)),
+            "strengths": list(STRENGTHS), "answer": _short(shares[:, 0]), "other": _short(shares[:, 1]), "random": _short(most),
             "raised": [{"token": t, "weight": _short(change[t : t + 1])[0]} for t in top],
         }  # fmt: skip
     return found

@@ -58,6 +58,18 @@ def test_effects_with_frozen_norms_are_those_of_the_circuit_without_the_node(toy
             assert node["effect"] == pytest.approx(score(model, pairs).loss - base, abs=1e-6), node["id"]
 
 
+def test_effects_do_not_depend_on_how_candidates_run(monkeypatch):
+    """By what a candidate needs, or whole: this circuit has values whose edges are cut, which is where the two could mean something else."""
+    model, tokenizer = CSPForCausalLM.from_pretrained(ROOT).eval(), CSPTokenizer.from_pretrained(ROOT)
+    circuit = Circuit.from_pretrained(ROOT, "single_double_quote")
+    subject, found = Subject(circuit, model, tokenizer, circuit.find_task(tokenizer)), []
+    for can in (True, False):
+        monkeypatch.setattr("sparse_circuits.viewer.data.can_narrow", lambda model, fills, can=can: can)
+        found.append([node["effect"] for node in circuit_data(subject)["nodes"]])
+    assert max(map(abs, found[0])) > 0.1
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
 def test_a_report_on_another_circuit_is_none(toy, tmp_path):
     subject = toy[3]
     subject.report.save(subject.circuit.save_pretrained(tmp_path))
