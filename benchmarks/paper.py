@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,26 +127,44 @@ class Rows:
         self.known.add(self._key(row))
 
 
+class Compared:
+    """Models of `csp train`, asked the same tasks, which are in the first one's form.
+
+    able: the tasks that all pass the gate for.
+    """
+
+    def __init__(self, runs: Sequence[Path], wanted: Sequence[str] | None):
+        self.models = {folder.name: CSPForCausalLM.from_pretrained(folder).eval() for folder in runs}
+        self.tokenizer = AutoTokenizer.from_pretrained(runs[0])
+        self.blocks = {folder.name: load_file(folder / "blocks.safetensors") for folder in runs}
+        self.weights = {name: weights_sha256(model) for name, model in self.models.items()}
+        first = next(iter(self.models.values()))
+        self.asked = {name: task_for(first, name, self.tokenizer) for name in wanted or tasks()}
+        self.able = [name for name, task in self.asked.items() if all(capability(m, task).passes for m in self.models.values())]
+        print(f"{len(self.able)} tasks pass the gate of all {len(self.models)} models: {', '.join(self.able)}", flush=True)
+
+    def add_models(self, rows: Rows) -> None:
+        held_out = next(iter(self.blocks.values()))["held_out"]
+        for name, model in self.models.items():
+            own = {"kind": "model", "run": name, "weights": self.weights[name]}
+            if not rows.has(**own):
+                rows.add(**own, **of_model(model, held_out))
+
+    def means(self, run: str) -> Any:
+        train_blocks = self.blocks[run]["train"]
+        return mean_activations(self.models[run], train_blocks[: 51_200 // train_blocks.shape[1]])
+
+
 def measure(given: argparse.Namespace) -> None:
-    models = {folder.name: CSPForCausalLM.from_pretrained(folder).eval() for folder in given.runs}
-    tokenizer = AutoTokenizer.from_pretrained(given.runs[0])
-    blocks = {folder.name: load_file(folder / "blocks.safetensors") for folder in given.runs}
-    rows, first = Rows(given.out), next(iter(models))
-    shas = {name: weights_sha256(model) for name, model in models.items()}
-    for name, model in models.items():
-        if not rows.has(kind="model", run=name, weights=shas[name]):
-            rows.add(kind="model", run=name, weights=shas[name], **of_model(model, blocks[first]["held_out"]))
-    asked = {name: task_for(models[first], name, tokenizer) for name in given.tasks or tasks()}
-    able = [name for name, task in asked.items() if all(capability(model, task).passes for model in models.values())]
-    print(f"{len(able)} tasks pass the gate of all {len(models)} models: {', '.join(able)}", flush=True)
+    rows, compared = Rows(given.out), Compared(given.runs, given.tasks)
+    compared.add_models(rows)
     part, parts = map(int, given.part.split("/"))
-    for run in given.only or list(models):
-        train_blocks = blocks[run]["train"]
-        means = mean_activations(models[run], train_blocks[: 51_200 // train_blocks.shape[1]])
-        for name in able[part::parts]:
+    for run in given.only or list(compared.models):
+        model, means = compared.models[run], compared.means(run)
+        for name in compared.able[part::parts]:
             for method in given.methods:
-                own = {"run": run, "weights": shas[run], "task": name, "method": method, "steps": given.steps}
-                circuits(models[run], tokenizer, asked[name], means, method, given, rows, own)
+                own = {"run": run, "weights": compared.weights[run], "task": name, "method": method, "steps": given.steps}
+                circuits(model, compared.tokenizer, compared.asked[name], means, method, given, rows, own)
     print(machine(f"{given.steps} steps, mean ablation, frozen norms, means over 51,200 training tokens, seed 0"))
 
 

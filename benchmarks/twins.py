@@ -16,15 +16,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from paper import Rows, geometric, of_model, series_of
-from safetensors.torch import load_file
+from paper import Compared, Rows, geometric, series_of
 from side_by_side import machine, rows_of
-from transformers import AutoTokenizer
 
-from sparse_circuits import Circuit, CSPForCausalLM
-from sparse_circuits.circuits import PruneConfig, capability, mean_activations, prune, search, task_for, tasks
-from sparse_circuits.circuits.identity import weights_sha256
-from sparse_circuits.circuits.search import RANGES, STUDY
+from sparse_circuits import Circuit
+from sparse_circuits.circuits import PruneConfig, prune
+from sparse_circuits.circuits.search import RANGES, STUDY, search
 
 
 def main() -> None:
@@ -51,39 +48,23 @@ def main() -> None:
 
 
 def measure(given: argparse.Namespace) -> None:
-    models = {folder.name: CSPForCausalLM.from_pretrained(folder).eval() for folder in given.runs}
-    tokenizer = AutoTokenizer.from_pretrained(given.runs[0])
-    blocks = {folder.name: load_file(folder / "blocks.safetensors") for folder in given.runs}
-    rows, first = Rows(given.out / "rows.jsonl"), next(iter(models))
-    shas = {name: weights_sha256(model) for name, model in models.items()}
+    rows, compared = Rows(given.out / "rows.jsonl"), Compared(given.runs, given.tasks)
     part, parts = map(int, given.part.split("/"))
-    for name, model in models.items():
-        if part == 0 and not rows.has(kind="model", run=name, weights=shas[name]):
-            rows.add(kind="model", run=name, weights=shas[name], **of_model(model, blocks[first]["held_out"]))
-    asked = {name: task_for(models[first], name, tokenizer) for name in given.tasks or tasks()}
-    able = [name for name, task in asked.items() if all(capability(model, task).passes for model in models.values())]
-    print(f"{len(able)} tasks pass the gate of all {len(models)} models: {', '.join(able)}", flush=True)
-    means = {
-        name: mean_activations(model, blocks[name]["train"][: 51_200 // blocks[name]["train"].shape[1]])
-        for name, model in models.items()
-    }
-    for name in able[part::parts]:
+    if part == 0:
+        compared.add_models(rows)
+    models, tokenizer, means = compared.models, compared.tokenizer, {run: compared.means(run) for run in compared.models}
+    config, method = PruneConfig(steps=given.steps, eval_pairs=given.pairs), f"{given.trials} settings, {given.pairs} pairs"
+    for name in compared.able[part::parts]:
+        task = compared.asked[name]
         for run, model in models.items():
-            own = {
-                "run": run,
-                "weights": shas[run],
-                "task": name,
-                "steps": given.steps,
-                "method": f"{given.trials} settings, {given.pairs} pairs",
-            }
+            own = {"run": run, "weights": compared.weights[run], "task": name, "steps": given.steps, "method": method}
             if rows.has(kind="circuit", **own):
                 continue
-            config = PruneConfig(steps=given.steps, eval_pairs=given.pairs)
             leader = next(other for other in models if series_of(other) == series_of(run))
-            place = given.out / f"{series_of(run)}-{asked[name].name}"
-            best = searched(models[leader], tokenizer, asked[name], means[leader], config, given.trials, place)
+            place = given.out / f"{series_of(run)}-{task.name}"
+            best = searched(models[leader], tokenizer, task, means[leader], config, given.trials, place)
             begun = time.perf_counter()
-            found = prune(model, tokenizer, asked[name], means[run], dataclasses.replace(config, **best)).metrics
+            found = prune(model, tokenizer, task, means[run], dataclasses.replace(config, **best)).metrics
             counts = {key: found[key] for key in ("reached", "nodes", "edges", "edges_before_pruning")}
             rows.add(kind="circuit", **own, **counts, settings=best, seconds=time.perf_counter() - begun)
             print(f"{run:16s} {name:24s} {found['edges']:7,d} edges{'' if found['reached'] else ', missed'}", flush=True)
@@ -129,7 +110,9 @@ def as_table(rows: list[dict[str, Any]]) -> str:
         means = {run: geometric(by_task[task][run]["edges"] for task in kept) for run in runs}
         lines.append(f"| **geometric mean, {len(kept)} tasks** | " + " | ".join(f"{means[run]:,.0f}" for run in runs) + " |")
         lines.append("| held-out loss | " + " | ".join(f"{losses[run]:.3f}" if run in losses else "" for run in runs) + " |")
-        dense, sparse = ([means[run] for run in runs if (series_of(run) == "dense") == wanted] for wanted in (True, False))
+        dense, sparse = (
+            [means[run] for run in runs if series_of(run).startswith("dense") == wanted] for wanted in (True, False)
+        )
         if dense and sparse:
             ratios = [d / s for d in dense for s in sparse]
             lines.append(

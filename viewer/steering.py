@@ -24,20 +24,20 @@ def node_steering(steering: Steering, nodes: Sequence[str]) -> dict[str, dict[st
         as the node rises (weight: percentage points at strength 1, mean over the prompts that are pushed; where the push lowers the node, summed
         over tokens, the sign is turned).
     """
-    generator = torch.Generator().manual_seed(0)
+    generator, answers = torch.Generator().manual_seed(0), steering.prompts.answers
     found: dict[str, dict[str, Any]] = {}
     for node in nodes:
         site, _, index = node.rpartition(":")
         if not reads_residual(site) or int(index) >= steering.pair.sparse.width or not steering.moves(node):
             continue
         push = steering.along(node)
-        shares = torch.stack([steering.probabilities(push, s)[0].mean(0) for s in STRENGTHS])
+        after = {s: next(steering.last_logits(push, s)).float().softmax(-1) for s in STRENGTHS}
+        shares = torch.stack([each.gather(-1, answers.to(each.device)).mean(0).cpu() for each in after.values()])
         drawn = steering.random(push, RANDOM, generator)
         pushed = [steering.probabilities(push, s, drawn)[..., 1].mean(1).max() for s in STRENGTHS[1:]]
         most = torch.stack([shares[0, 1], *pushed])  # no push has no direction
-        before, after = (next(steering.last_logits(push, s)).float().softmax(-1) for s in (0.0, 1.0))
-        sign = push.amount.sum(1).sign().to(after)[:, None]
-        change = 100 * ((sign * (after - before)).sum(0) / sign.abs().sum().clamp_min(1)).cpu()
+        sign = push.amount.sum(1).sign().to(after[1.0])[:, None]
+        change = 100 * ((sign * (after[1.0] - after[0.0])).sum(0) / sign.abs().sum().clamp_min(1)).cpu()
         top = [t for t in change.abs().topk(min(TOKENS, len(change))).indices.tolist() if change[t]]
         found[node] = {
             "strengths": list(STRENGTHS), "answer": _short(shares[:, 0]), "other": _short(shares[:, 1]), "random": _short(most),

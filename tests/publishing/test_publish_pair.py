@@ -1,5 +1,6 @@
 """Bridged pairs on the Hub: a stand-in over HTTP."""
 
+import dataclasses
 import json
 import shutil
 
@@ -12,9 +13,16 @@ from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
 from sparse_circuits.bridges import BridgedPair, side_of
 from sparse_circuits.bridges.evaluate import constant_bridges
 from sparse_circuits.convert import publish
+from sparse_circuits.wiring_csp import reads_residual
 from tiny import ROOT
 
 WIDTH = json.loads((ROOT / "config.json").read_text())["d_model"]
+
+
+def few_nodes(circuit):
+    """Two reads of the residual stream: each node of a pair's page pushes the dense model some hundred times."""
+    sites = [site for site in circuit.nodes if reads_residual(site)][:2]
+    return dataclasses.replace(circuit, nodes={site: circuit.nodes[site][:1] for site in sites}, edges={}, labels={})
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +35,7 @@ def pair_folder(tmp_path_factory):
     points = [{"fve": 1.0, "loss": 2.0}] * bridges.points
     report = {"dense": 2.0, "sparse": 2.0, "encode": points, "decode": points}
     BridgedPair(dense, sparse, tokenizer, bridges).save_pretrained(folder, {"report.json": json.dumps(report)})
-    shutil.copytree(ROOT / "circuits" / TASK, folder / "circuits" / TASK)
+    few_nodes(Circuit.from_pretrained(ROOT, TASK)).save_pretrained(folder / "circuits" / TASK)
     blocks = torch.randint(0, len(tokenizer), (8, 64), generator=torch.Generator().manual_seed(0))
     save_file({"train": blocks.int()}, folder / "blocks.safetensors")
     (folder / "sparse" / "optimizer.pt").write_bytes(b"pickle")
@@ -63,7 +71,7 @@ def test_a_pair_with_a_circuit_there_and_back(hub, cache, pair_folder):
     card = files["README.md"].decode()
     assert 'BridgedPair.from_pretrained("user/pair")' in card
     assert "| 0 | 1.000 | 2.000 | 1.000 | 2.000 |" in card
-    assert f"| {TASK} | {Circuit.from_pretrained(ROOT, TASK).num_edges} |" in card
+    assert f"| {TASK} | {0} |" in card
     assert "with circuit.applied_to(pair.sparse.model):" in card
     page = files[f"circuits/{TASK}/page.html"].decode()
     assert '"steering":{"strengths"' in page
@@ -71,7 +79,7 @@ def test_a_pair_with_a_circuit_there_and_back(hub, cache, pair_folder):
     assert done.returncode == 0, done.stderr[-3000:]
     total, points = done.stdout.split()
     model = CSPForCausalLM.from_pretrained(ROOT).eval()
-    with torch.no_grad(), Circuit.from_pretrained(ROOT, TASK).applied_to(model):
+    with torch.no_grad(), Circuit.from_pretrained(pair_folder, TASK).applied_to(model):
         assert float(total) == pytest.approx(float(model(torch.arange(16)[None]).logits.sum()), rel=1e-3)
     assert int(points) == 2 * model.config.n_layer + 1
     # the page of a pair on the Hub
