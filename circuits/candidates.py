@@ -43,7 +43,7 @@ class Search:
             )
         self.model, self.task, self.means, self.config = model, task, means, config
         self._known: tuple[Nodes, dict[str, Edges]] | None = None
-        self._narrow: list[tuple[Fills, Narrow]] = []  # by fills, of dense models
+        self._narrow: list[tuple[Fills, Narrow]] = []  # by fills
         self.sites, self.barred = list(sites), barred or {}
         self.widths = {name: site.width for name, site in sites.items()}
         self.conditions = Conditions(means, config.ablation, config.draws, config.seed, model.device)
@@ -111,7 +111,7 @@ class Search:
 
     @torch.no_grad()
     def loss(self, nodes: Nodes, edges: Mapping[str, Edges] | None = None, *, whole: bool = False) -> float:
-        """The highest cost under all conditions; unless the `whole` is asked for, the first that exceeds the target will do, dense models run by what the
+        """The highest cost under all conditions; unless the `whole` is asked for, the first that exceeds the target will do, models run by what the
         candidate needs (`narrow.py`), and layers before the first that differs from the last candidate that met the target are not run (`prefix.py`)."""
         removed, highest = self._removed(nodes, edges), float("-inf")
         layers = [] if whole else signatures(self.model, nodes, edges)
@@ -139,7 +139,7 @@ class Search:
         return found
 
     def _narrowed(self, fills: Fills) -> Narrow | None:
-        """The model by what a candidate needs, where it is dense and closed nodes stand at one value each."""
+        """The model by what a candidate needs, where closed nodes stand at one value each."""
         if not can_narrow(self.model, fills):
             return None
         narrow = next((each for known, each in self._narrow if known is fills), None)

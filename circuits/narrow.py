@@ -1,5 +1,5 @@
-"""Candidate circuits of dense models, run by what they need: where a map's closed inputs stand at constants, only its open ones are multiplied, only
-for outputs that somebody sees, and a sublayer none of whose writes is open is not run. Equal to the whole computation but for the order of sums; what decides in the end is run whole (`candidates.py`)."""
+"""Candidate circuits, run by what they need: where a map's closed inputs stand at constants, only its open ones are multiplied, only for outputs that somebody sees,
+and a sublayer none of whose writes is open is not run. Equal to the whole computation but for the order of sums; what decides in the end is run whole (`candidates.py`)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..nonzeros_csp import SparseLinear, Support, sparse_product
 from ..wiring_csp import MATRICES, site
 from .edges import Edges
 from .sites import EdgeMap, edge_maps
@@ -19,7 +20,7 @@ _NONE = torch.zeros(0, dtype=torch.int64)
 
 
 class Narrow:
-    """The dense maps of a model as they are while closed nodes stand at one value each.
+    """The maps of a model as they are while closed nodes stand at one value each.
 
     Args:
         fills: site -> what closed nodes are held at, [width].
@@ -28,7 +29,7 @@ class Narrow:
     def __init__(self, model: Any, fills: Mapping[str, torch.Tensor]):
         self.model, self.sites = model, model.node_sites()
         self.maps = edge_maps(model)
-        self.parts: list[_Part] = []
+        self.parts: list[_DensePart | _SparsePart] = []
         self.writers: list[
             tuple[Any, str, Any]
         ] = []  # sublayers, where they write, and what stands in for them where no node does
@@ -38,14 +39,15 @@ class Narrow:
             self.writers.append((block.mlp, mlp_out, _writing(fills[mlp_out])))
             for matrix in MATRICES:
                 module, source = block.get_submodule(matrix.path), site(layer, matrix.reads)
-                if type(module) is not nn.Linear:
+                kind = _PARTS.get(type(module))
+                if kind is None:
                     continue
                 # What attention makes of held values is these values, unless a sink takes a share of them.
                 constant = not matrix.inputs or block.attn.sink_bias is None
-                held = fills[source].to(module.weight) if constant else None
+                held = fills[source].to(next(module.parameters())) if constant else None
                 targets = [site(layer, location) for location in matrix.writes]
-                base = None if held is None else F.linear(held, module.weight, module.bias)
-                self.parts.append(_Part(module, source, targets, held, base))
+                base = None if held is None else type(module).forward(module, held)
+                self.parts.append(kind(module, source, targets, held, base))
 
     @contextmanager
     def running(
@@ -89,7 +91,7 @@ class Narrow:
 def narrowed(
     model: Any, nodes: Mapping[str, torch.Tensor], fills: Mapping[str, torch.Tensor], answers: torch.Tensor | None
 ) -> AbstractContextManager[None]:
-    """`Narrow(model, fills).running(nodes, answers)` where it is of use: the model is dense, on CPU, and closed nodes stand at one value each."""
+    """`Narrow(model, fills).running(nodes, answers)` where it is of use: on CPU, and closed nodes stand at one value each."""
     if not can_narrow(model, fills):
         return nullcontext()
     return Narrow(model, fills).running(nodes, None if answers is None else answers.unique())
@@ -97,15 +99,13 @@ def narrowed(
 
 def can_narrow(model: Any, fills: Mapping[str, torch.Tensor]) -> bool:
     """Whether a model under these fills can be run by what a candidate needs."""
-    return not model.is_sparse and model.device.type == "cpu" and all(each.dim() == 1 for each in fills.values())
+    return model.device.type == "cpu" and all(each.dim() == 1 for each in fills.values())
 
 
 class _Part:
     """One map: its sources' site, its targets' sites in the order of its rows, the constants that sources are held at, and what comes out of these alone."""
 
-    def __init__(
-        self, module: nn.Linear, source: str, targets: list[str], held: torch.Tensor | None, base: torch.Tensor | None
-    ):
+    def __init__(self, module: Any, source: str, targets: list[str], held: torch.Tensor | None, base: torch.Tensor | None):
         self.module, self.source, self.targets = module, source, targets
         self.held = held
         # Of fills that are being searched for, what they lead to is differentiated; of a model whose weights are, nothing is.
@@ -124,6 +124,8 @@ class _Part:
             first += width
         return torch.cat(found) if some else None
 
+
+class _DensePart(_Part):
     def forward(
         self,
         nodes: Mapping[str, torch.Tensor],
@@ -175,6 +177,53 @@ class _Part:
             base = base.index_add(0, at[0], weight[at] * carried)
             weight[at] = 0
         return weight, base
+
+
+class _SparsePart(_Part):
+    def forward(
+        self,
+        nodes: Mapping[str, torch.Tensor],
+        sites: Mapping[str, Any],
+        cuts: Sequence[tuple[EdgeMap, Edges]],
+        means: Mapping[str, torch.Tensor],
+    ) -> Any:
+        """In place of the module's; None where there is nothing to be saved."""
+        rows, module, held = self.rows(nodes, sites), self.module, self.held
+        if held is None and rows is None and not cuts:
+            return None
+        support, values = module.weight.support, module.weight.values
+        stays = torch.ones(len(values), dtype=torch.bool)
+        if rows is not None:
+            stays &= _among(rows, module.out_features)[support.row_of.long()]
+        if held is not None:
+            stays &= _among(nodes.get(self.source, _NONE), module.in_features)[support.columns.long()]
+        base = module.bias if held is None else self.base
+        base = values.new_zeros(module.out_features) if base is None else base
+        if held is not None:  # what open inputs would be held at is part of the constants
+            open_ = stays.nonzero()[:, 0]
+            source, target = support.columns[open_].long(), support.row_of[open_].long()
+            base = base.index_add(0, target, -values[open_] * held[source])
+        for part, (source, target, _) in cuts:
+            target = target + part.rows.start
+            at = torch.searchsorted(self.places(support), target * module.in_features + source)
+            stays[at] = False
+            base = base.index_add(0, target, values[at] * means[part.mean_name].to(base)[source])
+        kept = stays.nonzero()[:, 0]
+        counts = torch.bincount(support.row_of[kept].long(), minlength=module.out_features)
+        fewer = Support(F.pad(counts.cumsum(0), (1, 0)).int(), support.columns[kept], module.in_features)
+        weights, constants = values[kept], base
+        return lambda x: sparse_product(x, weights, fewer, constants)
+
+    def places(self, support: Support) -> torch.Tensor:
+        """row * width + column of each nonzero, rising."""
+        return support.row_of.long() * support.shape[1] + support.columns.long()
+
+
+_PARTS = {nn.Linear: _DensePart, SparseLinear: _SparsePart}
+
+
+def _among(indices: torch.Tensor, width: int) -> torch.Tensor:
+    return torch.zeros(width, dtype=torch.bool).index_fill_(0, indices, True)
 
 
 def _place(of: torch.Tensor | None, wanted: torch.Tensor, width: int) -> torch.Tensor:

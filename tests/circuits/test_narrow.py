@@ -13,22 +13,23 @@ from sparse_circuits.circuits.hooks import frozen
 from sparse_circuits.circuits.masks import opened
 from sparse_circuits.circuits.narrow import Narrow
 from sparse_circuits.circuits.outcome import losses
-from tiny import STREAM, tiny_ids, tiny_model
+from tiny import STREAM, sparse_pair, tiny_ids, tiny_model
 from toy import NODES, toy_blocks, toy_circuit, toy_model, toy_task
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("edges", [False, True])
-def test_what_is_needed_gives_what_the_whole_gives(features, edges, seed):
-    equal(features, edges, seed)
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_what_is_needed_gives_what_the_whole_gives(features, edges, seed, form):
+    equal(features, edges, seed, form)
 
 
 def test_also_with_abstopk_on_the_stream():
     equal(STREAM, True, 0)
 
 
-def equal(features, edges, seed):
-    model = tiny_model(**features).double()
+def equal(features, edges, seed, form="dense"):
+    model = (tiny_model(**features) if form == "dense" else sparse_pair(**features)[1]).double()
     means = mean_activations(model, tiny_ids(8, 16, seed=3))
     generator = torch.Generator().manual_seed(seed)
     nodes = {}
@@ -85,17 +86,32 @@ def test_a_search_decides_by_it_and_counts_by_the_whole(sparse):
     search = Search(model, toy_task(), means, PruneConfig(steps=1, eval_pairs=8))
     nodes = {name: torch.tensor(each) for name, each in NODES.items()}
     assert search.loss(nodes) == pytest.approx(search.loss(nodes, whole=True), abs=1e-5)
-    assert len(search._narrow) == (0 if sparse else 1)
+    assert len(search._narrow) == 1
 
 
+def test_nonzeros_between_open_nodes_are_multiplied_and_no_more(monkeypatch):
+    import sparse_circuits.circuits.narrow as lean
+
+    model = sparse_pair()[1]
+    means = mean_activations(model, tiny_ids(8, 16, seed=3))
+    nodes = {"0.mlp.act_in": torch.tensor([1, 2]), "0.mlp.post_act": torch.arange(20), "0.mlp.resid_delta": torch.tensor([0])}
+    fills, done, product = {name: means.values[name] for name in model.node_sites()}, [], lean.sparse_product
+    monkeypatch.setattr(lean, "sparse_product", lambda x, v, s, b: done.append(len(v)) or product(x, v, s, b))
+    with torch.no_grad(), ablated(model, opened(nodes, fills)), Narrow(model, fills).running(nodes):
+        model(tiny_ids(2, 5), use_cache=False)
+    assert sum(done) == sum(len(each.source) for each in edges_in(model, nodes).values()) > 5
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse"])
 @pytest.mark.parametrize("frozen_norms", [False, True])
-def test_the_search_for_the_worst_fills_goes_the_same_way(frozen_norms, monkeypatch):
+def test_the_search_for_the_worst_fills_goes_the_same_way(frozen_norms, form, monkeypatch):
     """Gradients to what closed nodes are held at are those of the whole model, and none is computed for a weight."""
     import sparse_circuits.circuits.narrow as lean
 
     model = toy_model("distractor").double()
     means = mean_activations(model, toy_blocks())
     circuit = toy_circuit(model, means)
+    model = model.to_sparse(max_density=1.0) if form == "sparse" else model
     circuit.settings = {**circuit.settings, "eval_pairs": 8, "freeze_norms": frozen_norms}
     found = []
     for can in (True, False):

@@ -4,21 +4,22 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from sparse_circuits import CSPTokenizer
+from forked import in_forked_process
+from sparse_circuits import CSPForCausalLM, CSPTokenizer
 from sparse_circuits.circuits import (
     PruneConfig,
 )
 from sparse_circuits.cli.app import app
 from sparse_circuits.cli.circuits import prune_config
-from sparse_circuits.training.demo import run_demo
+from sparse_circuits.training import demo
 from sparse_circuits.training.recipes import make_recipe
 from tiny import ROOT, tiny_model
 
@@ -146,13 +147,15 @@ def test_generate(tmp_path, monkeypatch):
     assert len(result.stdout.rstrip("\n")) > len("def add(a, b):\n    return ")
 
 
-def test_a_short_demo_end_to_end(tmp_path):
+def test_a_short_demo_end_to_end(tmp_path, monkeypatch):
     """The whole of `csp demo` with few steps: it trains, saves, reloads in another process and beats its own start."""
-    said = []
+    said: list[str] = []
+    monkeypatch.setattr(demo, "in_new_process", in_forked_process)
     small = {"model": {"n_layer": 1, "d_model": 32, "d_mlp": 64, "n_head": 2}, "sparsity": {"density": 0.5}, "eval_blocks": 64}
+    small["corpora"] = {"idioms:400": 1.0}
     small["arguments"] = {"max_steps": 80, "per_device_train_batch_size": 8, "learning_rate": 0.02}
     recipe = make_recipe("demo", small)
-    report = run_demo(tmp_path / "demo", recipe, say=said.append)
+    report = demo.run_demo(tmp_path / "demo", recipe, say=said.append)
     assert report["reloaded"] == pytest.approx(report["held out"], abs=2e-3)
     assert report["bigram"] < report["unigram"]
     assert report["held out"] < report["dense start"] - 0.005
@@ -168,21 +171,29 @@ def test_a_short_demo_end_to_end(tmp_path):
 
 
 def test_the_demo_ends_with_a_circuit_or_says_why_not(tmp_path, monkeypatch):
-    """With few steps the model closes no strings; in full it does (`make demo`, which CI runs). Here the shipped model stands in for that."""
+    """After few steps the model closes no strings; in full it does (`make demo`, which CI runs). Here other models stand in for both."""
+    import sparse_circuits.cli.training as training
+
+    tokenizer = CSPTokenizer.from_pretrained(ROOT)
+    untrained = tiny_model(vocab_size=len(tokenizer), block_size=128)
+    text = torch.randint(0, len(tokenizer), (32, 64), generator=torch.Generator().manual_seed(0))
+
+    def stand_in(model):
+        def run(out, recipe, say):
+            model.save_pretrained(out)
+            tokenizer.save_pretrained(out)
+            save_file({"train": text.int()}, out / "blocks.safetensors")
+            return {"finished": True}
+
+        return run
+
+    monkeypatch.setattr(demo, "run_demo", stand_in(untrained))
     done = csp("demo", "--out", tmp_path / "short", "--steps", 10)
     assert done.exit_code == 0, done.output
     assert "The model cannot do single_double_quote: " in done.stdout
     assert "force=True" not in done.stdout
     assert not (tmp_path / "short" / "circuits").exists()
-
-    import sparse_circuits.cli.training as training
-    import sparse_circuits.training.demo as demo
-
-    def stand_in(out, recipe, say):
-        shutil.copytree(ROOT, out, ignore=lambda f, names: {n for n in names if f != str(ROOT) or "." not in n[1:]})
-        return {"finished": True}
-
-    monkeypatch.setattr(demo, "run_demo", stand_in)
+    monkeypatch.setattr(demo, "run_demo", stand_in(CSPForCausalLM.from_pretrained(ROOT)))
     monkeypatch.setattr(training, "DEMO_SEARCH", ["steps=20", "pairs=4", "eval_pairs=8", "target_loss=0.4"])
     done = csp("demo", "--out", tmp_path / "full", "--steps", 10)
     assert done.exit_code == 0, done.output

@@ -1,16 +1,14 @@
 """A stand-in for the Hub, and what is published to it."""
 
 import importlib
-import os
 import shutil
-import tempfile
 
 import pytest
 import torch
 from published import TASK
 from safetensors.torch import save_file
 
-from forked import LIBRARIES, run_forked
+from forked import in_forked_process
 from hub_server import Hub
 from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
 from sparse_circuits.training.card import write_card
@@ -48,16 +46,7 @@ def hub():
 @pytest.fixture(autouse=True)
 def folders_load_in_forks(monkeypatch):
     """Publishing loads what it has put together in a new process; here it is a forked one, but where the command runs as a whole."""
-
-    def forked(code, *words):
-        with tempfile.TemporaryDirectory() as empty:
-            env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": empty}
-            done = run_forked(["-c", code, *words], cwd=empty, env=env, imported=LIBRARIES)
-        if done.returncode:
-            raise ValueError((done.stderr.strip().splitlines() or ["no reason given"])[-1][:300])
-        return done.stdout
-
-    monkeypatch.setattr(publishing, "in_new_process", forked)
+    monkeypatch.setattr(publishing, "in_new_process", in_forked_process)
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ RUN = """async ([packed, prompts, frozen, circuit]) => {
   const all = new Float64Array(parts.reduce((sum, part) => sum + part.length, 0)), sites = runPrompt(model, prompts[0], run, { frozen }).steps[0].sites;
   let at = 0;
   for (const part of parts) { all.set(part, at); at += part.length; }
-  const url = await new Promise(resolve => { const reader = new FileReader(); reader.onload = () => resolve(reader.result); reader.readAsDataURL(new Blob([all])); });
-  return [[...sites].map(([name, x]) => [name, x.length]), url.slice(url.indexOf(",") + 1)];
+  Object.assign(document.createElement("a"), { href: URL.createObjectURL(new Blob([all])), download: "numbers" }).click();
+  return [...sites].map(([name, x]) => [name, x.length]);
 }"""
 
 
@@ -71,9 +71,10 @@ def compared(page, model, ids, circuit=None, frozen=False, limit=1e-6):
             "cut": {name: [[int(s), int(t), float(w)] for s, t, w in zip(*edges)] for name, edges in removed.items()},
             "means": {name: mean.tolist() for name, mean in fills.items()},
         }  # fmt: skip
-    sites, numbers = page.evaluate(RUN, [pack_model(model), ids.tolist(), frozen, given])
+    with page.expect_download() as numbers:  # tens of megabytes: as what a call gives they would take longer than the runs
+        sites = page.evaluate(RUN, [pack_model(model), ids.tolist(), frozen, given])
     widths = [logits.shape[-1]] + [width for _, width in sites]
-    found = torch.frombuffer(bytearray(base64.b64decode(numbers)), dtype=torch.float64).view(*ids.shape, -1)
+    found = torch.frombuffer(bytearray(numbers.value.path().read_bytes()), dtype=torch.float64).view(*ids.shape, -1)
     own, *activations = found.split(widths, -1)
     worst = float((own - logits).abs().max())
     if circuit is None:
