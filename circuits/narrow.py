@@ -219,7 +219,7 @@ class _SparsePart(_Part):
         return support.row_of.long() * support.shape[1] + support.columns.long()
 
 
-_PARTS = {nn.Linear: _DensePart, SparseLinear: _SparsePart}
+_PARTS: dict[type[nn.Module], type[_DensePart | _SparsePart]] = {nn.Linear: _DensePart, SparseLinear: _SparsePart}
 
 
 def _among(indices: torch.Tensor, width: int) -> torch.Tensor:
