@@ -12,8 +12,8 @@ TYPED := $(filter-out sparse_circuits.__init__,$(subst /,.,$(MODULES:%.py=sparse
 ON_NEWEST := tests/test_model.py tests/test_keywords.py tests/test_generation.py tests/kernels/test_attention.py tests/test_remote_code.py tests/test_hub.py tests/test_config.py \
   tests/checkpoints/test_tokenizer.py tests/checkpoints/test_writing.py tests/test_sparse_file.py tests/training/test_callback.py tests/training/test_guards.py tests/circuits/test_compiled.py
 
-# There, of the models of one feature each, those with all of them and with none stand for some; nor what is no matter of transformers.
-FEWER := not (sinusoidal or concatenated or abs_topk or layer_norm_relu or knows_more or killed)
+# There, of the models of one feature each, those with all of them and with none stand for some; nor what is no matter of transformers, or of another version of it.
+FEWER := not (sinusoidal or concatenated or added or abs_topk or layer_norm_relu or tied or knows_more or killed or 4_57)
 
 .PHONY: demo test quick gpu check format compat newest beside browser venv clean
 

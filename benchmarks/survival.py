@@ -3,7 +3,7 @@
     csp train --preset tiny --out runs/tiny
     python benchmarks/survival.py runs/tiny --out runs/survival.jsonl              # hours on one core; goes on where it was stopped
     python benchmarks/survival.py runs/tiny --out runs/quick.jsonl --tasks single_double_quote --ways mean --steps 60
-    python benchmarks/survival.py runs/tiny --out runs/survival.jsonl --controls   # also: nonsense twins and shuffled weights, the same way
+    python benchmarks/survival.py runs/tiny --out runs/survival.jsonl --kinds nonsense shuffled   # where nothing is to be found, the same way
 
 One row for each task that the model passes the gate for, and each way of pruning: its size, its figures on test prompts beside those of the model and of
 everything ablated, its pairwise loss under ablations that it was not found under, and the levels.
@@ -37,6 +37,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "adversarial": {"ablation": "adversarial", "draws": 2},
 }
 
+KINDS = ("task", "nonsense", "shuffled")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -47,7 +49,13 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", help="default: all that the model passes the gate for")
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--controls", action="store_true", help="each way on the nonsense twin and on shuffled weights too")
+    parser.add_argument(
+        "--kinds",
+        nargs="*",
+        choices=KINDS,
+        default=["task"],
+        help="the tasks themselves, their nonsense twins, the tasks on shuffled weights",
+    )
     given = parser.parse_args()
     model, tokenizer = CSPForCausalLM.from_pretrained(given.model).eval(), AutoTokenizer.from_pretrained(given.model)
     blocks = load_file(given.model / "blocks.safetensors")["train"]
@@ -56,10 +64,8 @@ def main() -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     weights = weights_sha256(model)
     done = {(row["task"], row["way"], row["kind"], row["steps"], row["weights"]) for row in rows_of(given.out)}
-    kinds = {"task": (model, mean_activations(model, blocks, samples=SAMPLES))}
-    if given.controls:
-        other = shuffled(model)
-        kinds |= {"nonsense": kinds["task"], "shuffled": (other, mean_activations(other, blocks, samples=SAMPLES))}
+    subjects = {kind: shuffled(model) if kind == "shuffled" else model for kind in given.kinds}
+    kinds = {kind: (subject, mean_activations(subject, blocks, samples=SAMPLES)) for kind, subject in subjects.items()}
     for name in able:
         for way in given.ways:
             for kind, (subject, means) in kinds.items():
@@ -90,7 +96,7 @@ def main() -> None:
             [
                 row
                 for row in rows_of(given.out)
-                if row["task"] in able and row["way"] in given.ways and asked.items() <= row.items()
+                if row["task"] in able and row["way"] in given.ways and row["kind"] in kinds and asked.items() <= row.items()
             ]
         )
     )
