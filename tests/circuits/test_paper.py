@@ -35,7 +35,7 @@ def measured(tmp_path_factory):
         "--out",
         str(folder / "rows.jsonl"),
         "--steps",
-        "40",
+        "25",
     ]
     words += ["--tasks", str(folder / "sparse-seed0" / "task.jsonl"), "--targets", "0.3", "0.15", "--methods", *paper.METHODS]
     with pytest.MonkeyPatch.context() as patch:

@@ -125,7 +125,7 @@ def test_dictionaries_are_trained_by_saelens_and_sparsify():
     python = ROOT / ".venv-beside" / "bin" / "python"
     if not (ROOT / ".venv-beside" / ".installed").is_file():
         pytest.skip("needs SAELens and sparsify; `make beside` installs them beside the environment")
-    words = ["benchmarks/dictionaries.py", str(ROOT), "--tokens", "16000", "--corpus", "idioms:600", "--steps", "100"]
+    words = ["benchmarks/dictionaries.py", str(ROOT), "--tokens", "12000", "--corpus", "idioms:600", "--steps", "60"]
     done = subprocess.run([str(python), *words], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = re.findall(r"^\| (\w+), .* \| ([\d.]+) \| ([\d.]+) \|$", done.stdout, re.M)
