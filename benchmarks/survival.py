@@ -64,8 +64,10 @@ def main() -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     weights = weights_sha256(model)
     done = {(row["task"], row["way"], row["kind"], row["steps"], row["weights"]) for row in rows_of(given.out)}
-    subjects = {kind: shuffled(model) if kind == "shuffled" else model for kind in given.kinds}
-    kinds = {kind: (subject, mean_activations(subject, blocks, samples=SAMPLES)) for kind, subject in subjects.items()}
+    kinds = dict.fromkeys(given.kinds, (model, mean_activations(model, blocks, samples=SAMPLES)))
+    if "shuffled" in kinds:
+        other = shuffled(model)
+        kinds["shuffled"] = other, mean_activations(other, blocks, samples=SAMPLES)
     for name in able:
         for way in given.ways:
             for kind, (subject, means) in kinds.items():

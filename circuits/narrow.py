@@ -17,6 +17,7 @@ from .edges import Edges
 from .sites import EdgeMap, edge_maps
 
 _NONE = torch.zeros(0, dtype=torch.int64)
+Cuts = Sequence[tuple[EdgeMap, Edges]]  # of one map
 
 
 class Narrow:
@@ -124,19 +125,24 @@ class _Part:
             first += width
         return torch.cat(found) if some else None
 
-
-class _DensePart(_Part):
     def forward(
-        self,
-        nodes: Mapping[str, torch.Tensor],
-        sites: Mapping[str, Any],
-        cuts: Sequence[tuple[EdgeMap, Edges]],
-        means: Mapping[str, torch.Tensor],
+        self, nodes: Mapping[str, torch.Tensor], sites: Mapping[str, Any], cuts: Cuts, means: Mapping[str, torch.Tensor]
     ) -> Any:
         """In place of the module's; None where there is nothing to be saved."""
-        rows, module, held = self.rows(nodes, sites), self.module, self.held
-        if held is None and rows is None and not cuts:
-            return None
+        rows = self.rows(nodes, sites)
+        return None if self.held is None and rows is None and not cuts else self._narrower(rows, nodes, cuts, means)
+
+    def _narrower(
+        self, rows: torch.Tensor | None, nodes: Mapping[str, torch.Tensor], cuts: Cuts, means: Mapping[str, torch.Tensor]
+    ) -> Any:
+        raise NotImplementedError
+
+
+class _DensePart(_Part):
+    def _narrower(
+        self, rows: torch.Tensor | None, nodes: Mapping[str, torch.Tensor], cuts: Cuts, means: Mapping[str, torch.Tensor]
+    ) -> Any:
+        module, held = self.module, self.held
         columns = None
         weight, base = module.weight, module.bias if held is None else self.base
         if rows is not None:
@@ -160,7 +166,7 @@ class _DensePart(_Part):
         base: torch.Tensor | None,
         rows: torch.Tensor | None,
         columns: torch.Tensor | None,
-        cuts: Sequence[tuple[EdgeMap, Edges]],
+        cuts: Cuts,
         means: Mapping[str, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights and constants without some edges: they give what they carry at the means, as far as the constants do not have it."""
@@ -180,17 +186,10 @@ class _DensePart(_Part):
 
 
 class _SparsePart(_Part):
-    def forward(
-        self,
-        nodes: Mapping[str, torch.Tensor],
-        sites: Mapping[str, Any],
-        cuts: Sequence[tuple[EdgeMap, Edges]],
-        means: Mapping[str, torch.Tensor],
+    def _narrower(
+        self, rows: torch.Tensor | None, nodes: Mapping[str, torch.Tensor], cuts: Cuts, means: Mapping[str, torch.Tensor]
     ) -> Any:
-        """In place of the module's; None where there is nothing to be saved."""
-        rows, module, held = self.rows(nodes, sites), self.module, self.held
-        if held is None and rows is None and not cuts:
-            return None
+        module, held = self.module, self.held
         support, values = module.weight.support, module.weight.values
         stays = torch.ones(len(values), dtype=torch.bool)
         if rows is not None:

@@ -71,7 +71,7 @@ def test_a_pair_with_a_circuit_there_and_back(hub, cache, pair_folder):
     card = files["README.md"].decode()
     assert 'BridgedPair.from_pretrained("user/pair")' in card
     assert "| 0 | 1.000 | 2.000 | 1.000 | 2.000 |" in card
-    assert f"| {TASK} | {0} |" in card
+    assert f"| {TASK} | 0 |" in card
     assert "with circuit.applied_to(pair.sparse.model):" in card
     page = files[f"circuits/{TASK}/page.html"].decode()
     assert '"steering":{"strengths"' in page
