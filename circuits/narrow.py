@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -189,33 +190,40 @@ class _SparsePart(_Part):
     def _narrower(
         self, rows: torch.Tensor | None, nodes: Mapping[str, torch.Tensor], cuts: Cuts, means: Mapping[str, torch.Tensor]
     ) -> Any:
-        module, held = self.module, self.held
-        support, values = module.weight.support, module.weight.values
+        module, held, values = self.module, self.held, self.module.weight.values
+        row_of, columns = self.places
         stays = torch.ones(len(values), dtype=torch.bool)
         if rows is not None:
-            stays &= _among(rows, module.out_features)[support.row_of.long()]
+            stays &= _among(rows, module.out_features)[row_of]
         if held is not None:
-            stays &= _among(nodes.get(self.source, _NONE), module.in_features)[support.columns.long()]
+            stays &= _among(nodes.get(self.source, _NONE), module.in_features)[columns]
         base = module.bias if held is None else self.base
         base = values.new_zeros(module.out_features) if base is None else base
         if held is not None:  # what open inputs would be held at is part of the constants
             open_ = stays.nonzero()[:, 0]
-            source, target = support.columns[open_].long(), support.row_of[open_].long()
-            base = base.index_add(0, target, -values[open_] * held[source])
+            base = base.index_add(0, row_of[open_], -values[open_] * held[columns[open_]])
         for part, (source, target, _) in cuts:
             target = target + part.rows.start
-            at = torch.searchsorted(self.places(support), target * module.in_features + source)
+            at = torch.searchsorted(self.order, target * module.in_features + source)
             stays[at] = False
             base = base.index_add(0, target, values[at] * means[part.mean_name].to(base)[source])
         kept = stays.nonzero()[:, 0]
-        counts = torch.bincount(support.row_of[kept].long(), minlength=module.out_features)
-        fewer = Support(F.pad(counts.cumsum(0), (1, 0)).int(), support.columns[kept], module.in_features)
+        counts = torch.bincount(row_of[kept], minlength=module.out_features)
+        fewer = Support(F.pad(counts.cumsum(0), (1, 0)).int(), module.weight.support.columns[kept], module.in_features)
         weights, constants = values[kept], base
         return lambda x: sparse_product(x, weights, fewer, constants)
 
-    def places(self, support: Support) -> torch.Tensor:
+    @cached_property
+    def places(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Row and column of each nonzero; candidates ask for them by the thousand."""
+        support = self.module.weight.support
+        return support.row_of.long(), support.columns.long()
+
+    @cached_property
+    def order(self) -> torch.Tensor:
         """row * width + column of each nonzero, rising."""
-        return support.row_of.long() * support.shape[1] + support.columns.long()
+        row_of, columns = self.places
+        return row_of * self.module.in_features + columns
 
 
 _PARTS: dict[type[nn.Module], type[_DensePart | _SparsePart]] = {nn.Linear: _DensePart, SparseLinear: _SparsePart}
