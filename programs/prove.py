@@ -22,7 +22,7 @@ from ..files import read_json, read_text, write_whole
 from .certificate import FORMAT, VERSION, Certificate, headline, held_scales, story
 from .certify import WORST, answer_tokens, certify, runs
 from .compile import compile_circuit, mean_scales
-from .language import count, language, narrowed
+from .language import count, language
 from .lengths import by_length, repetitions
 from .parts import Parts
 from .ranges import specialised
@@ -30,7 +30,7 @@ from .simplify import sample_prompts, simplified
 from .story import story_text
 from .symbols import symbols_of
 from .text import program_text
-from .tokens import TokenTemplate, tokenised
+from .tokens import TokenTemplate, fewer, tokenised
 
 PROGRAM, SIMPLE, STORY, CERTIFICATE = "program.py", "simple.py", "program.md", "certificate.json"
 MOST = 20_000_000  # prompts that are run, unless more are asked for
@@ -228,7 +228,7 @@ def first_few(
     best, low, high = None, 1, _MOST_TEXTS + 1
     while low < high:
         middle = (low + high) // 2
-        few = [tokenised(narrowed(each.template, middle), tokenizer) for each in templates]
+        few = [fewer(each, middle, tokenizer) for each in templates]
         if fits(few):
             best, low = (few, {"texts": middle}), middle + 1
         else:

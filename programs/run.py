@@ -11,6 +11,7 @@ from .parts import MLP, Answers, Attention, Head, Linear, Parts, Read
 
 Seen = dict[str, list[torch.Tensor]]
 Blocks = tuple[torch.Tensor, ...]  # of a growing sequence: putting them together at each token would copy all of it each time
+SMALL = 1 << 16  # numbers that are sooner copied than left in two blocks
 
 
 @dataclass
@@ -31,6 +32,13 @@ class State:
         return State(len(rows), taken(self.keys), taken(self.values), self.tokens)
 
 
+def _longer(blocks: Blocks, of_token: torch.Tensor) -> Blocks:
+    """With one token more [n, ...]; of few prompts in one block, since each block costs a round of calls."""
+    if not blocks or blocks[-1].numel() > SMALL:
+        return (*blocks, of_token[:, None])
+    return (*blocks[:-1], torch.cat([blocks[-1], of_token[:, None]], 1))
+
+
 def begin(count: int = 1) -> State:
     return State(count, {}, {})
 
@@ -47,8 +55,8 @@ def step(
             break
         if isinstance(each, Attention) and not (each.alone and seen is None):
             q, k, v = _asked(each, "qkv", tokens, stream, seen)
-            keys[each.layer] = (*keys.get(each.layer, ()), k[:, None])
-            values[each.layer] = (*values.get(each.layer, ()), v[:, None])
+            keys[each.layer] = _longer(keys.get(each.layer, ()), k)
+            values[each.layer] = _longer(values.get(each.layer, ()), v)
             if not last and each.layer == parts.deepest:
                 break
             if seen is not None:

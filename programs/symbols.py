@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -44,7 +45,12 @@ class Symbols:
         return first + at
 
     def row(self, token: int, place: int) -> int:
-        return int(self.rows(torch.tensor([token]), place))
+        at = self._at.get((place, token))
+        return int(self.rows(torch.tensor([token]), place)) if at is None else at
+
+    @cached_property
+    def _at(self) -> dict[Spot, int]:
+        return {spot: i for i, spot in enumerate(zip(self.places.tolist(), self.tokens.tolist()))}
 
 
 def spots(made: TokenTemplate) -> set[Spot]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from .language import Template, fill, place, without
+from .language import Template, fill, narrowed, place, without
 
 _CHECKED = 200  # random prompts on which a template's tokens are compared with the tokenizer's
 
@@ -99,6 +99,18 @@ def tokenised(template: Template, tokenizer: Any) -> TokenTemplate:
     made = TokenTemplate(template, units, tuple(pieces), *answers)
     _check(made, tokenizer)
     return made
+
+
+def fewer(made: TokenTemplate, texts: int, tokenizer: Any) -> TokenTemplate:
+    """`tokenised(narrowed(made.template, texts), tokenizer)`, out of the tokens that are known."""
+    template, answers = narrowed(made.template, texts), []
+    for each in (made.right, made.wrong):
+        kept = each.by_text if each.slot is None else each.by_text[: len(template.slots[each.slot].texts)]
+        if each.slot is not None and len(set(kept)) == 1:
+            return tokenised(template, tokenizer)  # of the few texts left, the answer depends on another slot, or on none
+        answers.append(Answer(each.token, each.slot, kept))
+    pieces = tuple(each[: len(slot.texts)] for each, slot in zip(made.pieces, template.slots))
+    return TokenTemplate(template, made.units, pieces, *answers)
 
 
 def _first(template: Template, given: dict[int, str] | None = None) -> list[str]:

@@ -1,5 +1,6 @@
 """The paper's figures, redone on planted models: the rows hold what is known of them, and every figure that they allow is drawn."""
 
+import functools
 import json
 import math
 import sys
@@ -35,11 +36,12 @@ def measured(tmp_path_factory):
         "--out",
         str(folder / "rows.jsonl"),
         "--steps",
-        "25",
+        "10",
     ]
     words += ["--tasks", str(folder / "sparse-seed0" / "task.jsonl"), "--targets", "0.3", "0.15", "--methods", *paper.METHODS]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["paper.py", *words])
+        patch.setattr(paper, "PruneConfig", functools.partial(paper.PruneConfig, pairs=8, eval_pairs=16))
         paper.main()
         before = (folder / "rows.jsonl").read_text()
         paper.main()

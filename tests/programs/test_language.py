@@ -10,7 +10,7 @@ from sparse_circuits.circuits import load_task, make_task, tasks
 from sparse_circuits.circuits.python_tasks import Values
 from sparse_circuits.circuits.tasks import in_family
 from sparse_circuits.programs.language import Slot, Template, count, fill, language, narrowed, place
-from sparse_circuits.programs.tokens import random_assignment, tokenised
+from sparse_circuits.programs.tokens import fewer, random_assignment, tokenised
 from tiny import ROOT
 
 
@@ -142,3 +142,19 @@ def test_what_no_prompt_differs_by_is_not_counted(name, tokenizer):
             chosen = [places[text] for places, text in zip(index, texts)]
             found.append((tuple(each.ids(chosen)), each.right.at(chosen), each.wrong.at(chosen)))
     assert len(found) == count(list(made)) == len(set(found))
+
+
+@pytest.mark.parametrize("name", ["with_open", "if_equals", "bracket_counting", "class_init"])
+def test_fewer_texts_are_what_they_would_be_alone(name, tokenizer):
+    for made in [tokenised(each, tokenizer) for each in language(load_task(name, tokenizer), "test")]:
+        for texts in (1, 3):
+            assert fewer(made, texts, tokenizer) == tokenised(narrowed(made.template, texts), tokenizer)
+
+
+def test_an_answer_that_few_texts_leave_alone_is_fixed(tokenizer):
+    """The first two of these texts begin with the same token."""
+    slots = (Slot("word", ("zqx", "zqy", "if"), 0),)
+    made = tokenised(Template("x = \ue000\nprint(", "\ue000)", "None)", slots), tokenizer)
+    assert len(set(made.right.by_text)) == 2
+    assert fewer(made, 2, tokenizer) == tokenised(narrowed(made.template, 2), tokenizer)
+    assert fewer(made, 2, tokenizer).right.slot is None
