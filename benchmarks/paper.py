@@ -89,7 +89,8 @@ def main() -> None:
     command = commands.add_parser("draw", help="figures and tables of rows")
     command.add_argument("rows", type=Path)
     command.add_argument("--out", type=Path, required=True, help="folder for the PNGs")
-    command.set_defaults(run=lambda given: draw(rows_of(given.rows), given.out))
+    command.add_argument("--figures", nargs="*", choices=FIGURES, default=list(FIGURES), help="the paper's numbers")
+    command.set_defaults(run=lambda given: draw(rows_of(given.rows), given.out, given.figures))
     given = parser.parse_args()
     given.run(given)
 
@@ -250,7 +251,7 @@ def sizes(
     return kept, found
 
 
-def draw(rows: list[dict[str, Any]], out: Path) -> None:
+def draw(rows: list[dict[str, Any]], out: Path, wanted: Iterable[str]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -261,8 +262,8 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
         print(
             f"| {name} | {row['width']} x {row['layers']} | {row['density']:.3f} | {row['loss']:.3f} | {row['kurtosis']:.1f} |"
         )
-    for figure in (by_target, frontier, kurtosis, by_method, necessity):
-        figure(rows, models, out)
+    for name in wanted:
+        FIGURES[name](rows, models, out)
 
 
 def by_target(rows: list[dict[str, Any]], models: dict[str, Any], out: Path) -> None:
@@ -396,6 +397,8 @@ def finish(figure: Any, axes: Any, path: Path, title: str, legend: bool = True) 
     pyplot.close(figure)
     print(f"Wrote {path}")
 
+
+FIGURES = {"2": by_target, "3": frontier, "10": kurtosis, "31": by_method, "32": necessity}
 
 if __name__ == "__main__":
     main()

@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from side_by_side import machine, rows_of
 from transformers import AutoTokenizer
 
@@ -27,6 +26,7 @@ from sparse_circuits import CSPForCausalLM
 from sparse_circuits.circuits import PruneConfig, capabilities, mean_activations, prune, task_for, verify
 from sparse_circuits.circuits.controls import SAMPLES, shuffled
 from sparse_circuits.circuits.identity import weights_sha256
+from sparse_circuits.cli.given import corpus_blocks
 
 WAYS: dict[str, dict[str, Any]] = {
     "mean, free norms": {"ablation": "mean", "freeze_norms": False},
@@ -42,7 +42,7 @@ KINDS = ("task", "nonsense", "shuffled")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="folder of `csp train`")
+    parser.add_argument("model", type=Path, help="folder of a model; means are over its training blocks, or the standard library")
     parser.add_argument(
         "--out", type=Path, required=True, help="rows, one JSON a line; those that are there are not measured again"
     )
@@ -57,9 +57,9 @@ def main() -> None:
         help="the tasks themselves, their nonsense twins, the tasks on shuffled weights",
     )
     given = parser.parse_args()
-    model, tokenizer = CSPForCausalLM.from_pretrained(given.model).eval(), AutoTokenizer.from_pretrained(given.model)
-    blocks = load_file(given.model / "blocks.safetensors")["train"]
-    blocks = blocks[: 51_200 // blocks.shape[1]]
+    model = CSPForCausalLM.from_pretrained(given.model, sparse="shuffled" not in given.kinds).eval()
+    tokenizer = AutoTokenizer.from_pretrained(given.model)
+    blocks = corpus_blocks(str(given.model), None, tokenizer, 51_200)
     able = given.tasks or [each.task for each in capabilities(model, tokenizer) if each.passes]
     given.out.parent.mkdir(parents=True, exist_ok=True)
     weights = weights_sha256(model)

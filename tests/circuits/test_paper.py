@@ -71,7 +71,7 @@ def test_models_are_measured_as_they_are(measured):
 
 def test_figures_are_drawn_and_said(measured, capsys):
     folder, known, rows = measured
-    paper.draw(rows, folder / "figures")
+    paper.draw(rows, folder / "figures", paper.FIGURES)
     names = {path.name for path in (folder / "figures").iterdir()}
     assert names == {
         "figure2.png",
