@@ -42,7 +42,9 @@ KINDS = ("task", "nonsense", "shuffled")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="folder of a model; means are over its training blocks, or the standard library")
+    parser.add_argument(
+        "model", type=Path, help="folder of a model; means are over its training blocks, or the standard library"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, help="rows, one JSON a line; those that are there are not measured again"
     )
