@@ -7,16 +7,20 @@ import dataclasses
 import re
 import runpy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..wiring_csp import located
 from .ablation import Change, Scales, ablated, recorded_scales
 from .edges import removed_edges
 from .masks import opened
+from .narrow import Narrow, can_narrow
 from .outcome import last_logits, losses
+from .prefix import Prefix
 from .python_state import PREDICATES, SEEN, holding_at
 from .reading import activations_of, parse_node
 from .sites import evaluating
@@ -235,11 +239,19 @@ class Stage:
         self.texts = [[tokenizer.decode([i]) for i in prompt] for prompt in pairs.prompts()]
         self._changes: dict[str, Change] = {}
         self._held: dict[str, Any] = {}
+        self._nodes: Mapping[str, torch.Tensor] = {}
+        self._cut: tuple[Any, Any] = (None, None)  # edges that carry means, and these
+        self._narrow: Narrow | None = None
+        self._prefix, self._layers = Prefix(model), [b""] * len(model.transformer.h)
         if circuit is not None:
             edges = None if circuit.edges is None else removed_edges(model, circuit.nodes, circuit.edges)
             scales = self._scales() if circuit.settings.get("freeze_norms") else False
+            self._nodes, self._cut = circuit.nodes, (edges, circuit.means)
             self._changes = dict(opened(circuit.nodes, circuit.fills))
-            self._held = {"removed": edges, "means": circuit.means, "freeze_norms": scales}
+            self._narrow = Narrow(model, circuit.fills) if can_narrow(model, circuit.fills) else None
+            self._held = {"removed": None if self._narrow else edges, "means": circuit.means, "freeze_norms": scales}
+        self._logits(self._changes, self._nodes, self._layers)
+        self._prefix.keep()
 
     def _scales(self) -> Scales:
         """Those of the unpruned model, which replacing a node must not move."""
@@ -247,13 +259,21 @@ class Stage:
             last_logits(self.model, self.pairs, len(self.pairs))
         return scales
 
-    def loss(self, site: str, change: Change) -> float:
-        """Task loss, with one more change at a site, after the circuit's own."""
-        before = self._changes.get(site)
+    def loss(self, site: str, index: int, change: Change) -> float:
+        """Task loss, with one more change at a node, after the circuit's own. Layers before it are run once, and a circuit by what it needs."""
+        before, layer = self._changes.get(site), located(site)[0]
         changes = {**self._changes, site: (lambda out: change(out.clone() if before is None else before(out)))}
-        with evaluating(self.model), torch.no_grad(), ablated(self.model, changes, **self._held):
-            logits = last_logits(self.model, self.pairs, len(self.pairs))
+        here = torch.cat([self._nodes.get(site, torch.zeros(0, dtype=torch.int64)), torch.tensor([index])]).unique()
+        layers = [b"changed" if i == layer else each for i, each in enumerate(self._layers)]
+        logits = self._logits(changes, {**self._nodes, site: here}, layers)
         return float(losses(logits.gather(1, self.pairs.answers)).mean())
+
+    def _logits(self, changes: Mapping[str, Change], nodes: Mapping[str, torch.Tensor], layers: list[bytes]) -> torch.Tensor:
+        """Of the answers; those of other tokens are not to be used."""
+        lean = nullcontext() if self._narrow is None else self._narrow.running(nodes, self.pairs.answers.unique(), *self._cut)
+        held = ablated(self.model, changes, **self._held)
+        with evaluating(self.model), torch.no_grad(), held, lean, self._prefix.running(layers):
+            return last_logits(self.model, self.pairs, len(self.pairs))
 
 
 class Stand:
@@ -317,7 +337,7 @@ class Stand:
                 out[..., self.index] = values.to(out)
             return out
 
-        return self._stage.loss(self.site, change)
+        return self._stage.loss(self.site, self.index, change)
 
 
 def explain_node(

@@ -1,5 +1,7 @@
 """Candidates run by what they need are the candidates run whole, and save what they are there to save."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -7,12 +9,14 @@ from torch import nn
 from sparse_circuits.circuits import PruneConfig, ablated, edges_in, mean_activations
 from sparse_circuits.circuits.ablation import recorded_scales
 from sparse_circuits.circuits.candidates import Search
-from sparse_circuits.circuits.edges import Edges
+from sparse_circuits.circuits.edges import Edges, removed_edges
 from sparse_circuits.circuits.examination import Examination
 from sparse_circuits.circuits.hooks import frozen
+from sparse_circuits.circuits.hypotheses import Stage
 from sparse_circuits.circuits.masks import opened
 from sparse_circuits.circuits.narrow import Narrow
 from sparse_circuits.circuits.outcome import losses
+from sparse_circuits.circuits.tasks import Pairs
 from tiny import STREAM, sparse_pair, tiny_ids, tiny_model
 from toy import NODES, toy_blocks, toy_circuit, toy_model, toy_task
 
@@ -132,3 +136,31 @@ def test_the_search_for_the_worst_fills_goes_the_same_way(frozen_norms, form, mo
     for one, other in zip(found[0][1], found[1][1]):
         assert (one - other).abs().max() < 1e-9
     assert max(float(g.abs().max()) for g in found[0][1]) > 1e-3
+
+
+@pytest.mark.parametrize("frozen_norms", [False, True])
+def test_a_node_is_replaced_in_what_the_circuit_needs_as_in_the_whole(features, frozen_norms):
+    """Nodes of the circuit, and others, at every site; the layers before each are run once."""
+    model = tiny_model(**features).double()
+    means, generator = mean_activations(model, tiny_ids(8, 16, seed=3)).values, torch.Generator().manual_seed(1)
+    fills = {name: means[name] for name in model.node_sites()}
+    nodes = {
+        name: (torch.rand(site.width, generator=generator) < 0.4).nonzero()[:, 0] for name, site in model.node_sites().items()
+    }
+    edges = {name: Edges(*(part[::2] for part in each)) for name, each in edges_in(model, nodes).items()}
+    circuit = SimpleNamespace(nodes=nodes, edges=edges, means=means, fills=fills, settings={"freeze_norms": frozen_norms})
+    pairs = Pairs(tiny_ids(6, 9, seed=5), torch.ones(6, 9, dtype=torch.int64), torch.tensor([[4, 9]] * 6), ("",) * 6)
+    stage = Stage(model, SimpleNamespace(decode=str), pairs, circuit)
+    with torch.no_grad(), recorded_scales(model) as scales:
+        model(pairs.input_ids, use_cache=False)
+    removed, opens = removed_edges(model, nodes, edges), opened(nodes, fills)
+    for name, site in model.node_sites().items():
+        for index in (0, site.width - 1):
+
+            def change(out, index=index):
+                return out.index_fill(-1, torch.tensor([index]), 0.7)
+
+            held = {**opens, name: lambda out, name=name: change(opens[name](out.clone()))}
+            with torch.no_grad(), ablated(model, held, removed=removed, means=means, freeze_norms=scales if frozen_norms else False):
+                logits = model(pairs.input_ids, use_cache=False).logits[:, -1]
+            assert stage.loss(name, index, change) == pytest.approx(float(losses(logits.gather(1, pairs.answers)).mean()), abs=1e-9)
