@@ -161,6 +161,11 @@ def test_a_node_is_replaced_in_what_the_circuit_needs_as_in_the_whole(features, 
                 return out.index_fill(-1, torch.tensor([index]), 0.7)
 
             held = {**opens, name: lambda out, name=name: change(opens[name](out.clone()))}
-            with torch.no_grad(), ablated(model, held, removed=removed, means=means, freeze_norms=scales if frozen_norms else False):
+            with (
+                torch.no_grad(),
+                ablated(model, held, removed=removed, means=means, freeze_norms=scales if frozen_norms else False),
+            ):
                 logits = model(pairs.input_ids, use_cache=False).logits[:, -1]
-            assert stage.loss(name, index, change) == pytest.approx(float(losses(logits.gather(1, pairs.answers)).mean()), abs=1e-9)
+            assert stage.loss(name, index, change) == pytest.approx(
+                float(losses(logits.gather(1, pairs.answers)).mean()), abs=1e-9
+            )
