@@ -70,8 +70,6 @@ def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
     out = None if fast is None else fast.abs_topk(x, k)
     if out is not None:
         return out
-    if x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cpu" and not torch.compiler.is_compiling():
-        return abs_topk(x.float(), k).to(x.dtype)  # the same selection: widening keeps order and ties
     return torch.where(abs_topk_mask(x.detach(), k), x, 0)
 
 
@@ -85,7 +83,8 @@ def abs_topk_mask(x: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def magnitude_bits(x: torch.Tensor) -> torch.Tensor:
-    """|x| as integers of its width: the bits of a non-negative float order as integers do, with NaN above infinity."""
+    """|x| as integers of its width: the bits of a non-negative float order as integers do, with NaN above infinity. (Of its own width: PyTorch widens a float16's
+    NaN to one of two others, by where in a row it stands.)"""
     return x.abs().view(_SAME_WIDTH_INT[x.dtype])
 
 

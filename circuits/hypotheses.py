@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import re
 import runpy
 from collections.abc import Callable, Mapping, Sequence
@@ -93,6 +94,7 @@ class Hypotheses:
             for name, holds in holding_at([self._texts[i] for i in row]).items():
                 by_name[name].append(holds)
         self.ready = {name: torch.tensor(rows) for name, rows in by_name.items()}
+        self._of_tokens: dict[str, torch.Tensor] = {}
 
     def holds(self, rule: Rule) -> torch.Tensor:
         """Where a predicate of one's own holds, bool [n, tokens].
@@ -123,7 +125,9 @@ class Hypotheses:
 
     def where(self, name: str) -> torch.Tensor:
         """Where a ready predicate or that of a token holds, bool [n, tokens]."""
-        return self.ready[name] if name in self.ready else self.holds(rule_of(name))
+        if name not in self.ready and name not in self._of_tokens:
+            self._of_tokens[name] = self.holds(_ready(name))
+        return self.ready[name] if name in self.ready else self._of_tokens[name]
 
     def _tokens(self, activations: torch.Tensor) -> dict[str, torch.Tensor]:
         """Predicates of single tokens: those with the largest activations on the first half."""
@@ -231,12 +235,16 @@ def _text(said: str) -> str:
     return found if isinstance(found, str) else said
 
 
+_ready = functools.cache(rule_of)  # of the names of ready predicates, which many nodes are tried with
+
+
 class Stage:
     """The pairs of a task, and the model or the circuit in it, with what does not depend on which node is replaced: made once for any number of nodes."""
 
     def __init__(self, model: Any, tokenizer: Any, pairs: Pairs, circuit: Circuit | None = None):
         self.model, self.pairs = model, pairs.to(model.device)
         self.texts = [[tokenizer.decode([i]) for i in prompt] for prompt in pairs.prompts()]
+        self._holds: dict[Rule, torch.Tensor] = {}
         self._changes: dict[str, Change] = {}
         self._held: dict[str, Any] = {}
         self._nodes: Mapping[str, torch.Tensor] = {}
@@ -258,6 +266,15 @@ class Stage:
         with evaluating(self.model), torch.no_grad(), recorded_scales(self.model) as scales:
             last_logits(self.model, self.pairs, len(self.pairs))
         return scales
+
+    def holds(self, rule: Rule) -> torch.Tensor:
+        """Where a rule holds, bool [prompts, tokens], not to be changed; nowhere on padding, which is on the left."""
+        if rule not in self._holds:
+            found = torch.zeros(self.pairs.input_ids.shape, dtype=torch.bool)
+            for row, texts in enumerate(self.texts):
+                found[row, found.shape[1] - len(texts) :] = torch.tensor(checked(rule, texts))
+            self._holds[rule] = found
+        return self._holds[rule]
 
     def loss(self, site: str, index: int, change: Change) -> float:
         """Task loss, with one more change at a node, after the circuit's own. Layers before it are run once, and a circuit by what it needs."""
@@ -296,16 +313,9 @@ class Stand:
         """Whether the task loses at least 0.01 nats without the node."""
         return self.without - self.whole >= _NO_EFFECT
 
-    def holds(self, rule: Rule) -> torch.Tensor:
-        """Where a rule holds, bool [prompts, tokens]; nowhere on padding, which is on the left."""
-        found = torch.zeros(self._own.shape, dtype=torch.bool)
-        for row, texts in enumerate(self._stage.texts):
-            found[row, found.shape[1] - len(texts) :] = torch.tensor(checked(rule, texts))
-        return found
-
     def levels(self, rule: Rule) -> tuple[float, float]:
         """What the node is on average where a rule does not hold, and where it does."""
-        holds, there = self.holds(rule), self._stage.pairs.attention_mask.bool().cpu()
+        holds, there = self._stage.holds(rule), self._stage.pairs.attention_mask.bool().cpu()
         return tuple(float(self._own[at].mean()) if bool(at.any()) else self.mean for at in (~holds & there, holds & there))  # type: ignore[return-value]
 
     def kept(self, holds: torch.Tensor, levels: tuple[float, float]) -> float:
@@ -381,10 +391,10 @@ def _explained(
                 names = dict.fromkeys([found.name, *hypotheses.likely(activations, _TRIED)])
                 scored = {name: hypotheses.score(activations, hypotheses.where(name), name) for name in names}
                 fair = [name for name, score in scored.items() if score.f1 >= _LEAST_F1]
-                rules = {name: rule_of(name) for name in fair or names}
-                name = min(rules, key=lambda each: abs(1 - train.kept(train.holds(rules[each]), train.levels(rules[each]))))
+                rules = {name: _ready(name) for name in fair or names}
+                name = min(rules, key=lambda each: abs(1 - train.kept(stages[0].holds(rules[each]), train.levels(rules[each]))))
                 rule, found = rules[name], scored[name]
-            holds, levels = test.holds(rule), train.levels(rule)
+            holds, levels = stages[1].holds(rule), train.levels(rule)
             share, by_chance = test.kept(holds, levels), test.by_chance(holds, levels)
     says, said = found.says_something, str(found)
     if share is not None and by_chance is not None and task is not None:

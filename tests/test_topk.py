@@ -49,6 +49,16 @@ def test_brute_force(numba, data):
         check(rows, data.draw(st.integers(0, width)), dtype)
 
 
+@pytest.mark.parametrize("numba", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", [3, 9, 17, 40])
+def test_of_many_nans_the_first_is_kept(width, dtype, numba, monkeypatch):
+    """PyTorch widens a float16's NaN to one of two, by whether it is at the end of a row: they rank the same."""
+    if not numba:
+        without_kernels(monkeypatch)
+    check([[0.0] * (width - 2) + [NAN, NAN]], 1, dtype)
+
+
 @pytest.mark.parametrize("shape", [(1, 7), (3, 5, 96), (512, 300), (2, 2048), (0, 8), (1, 1, 1, 4), (700, 130)])
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.25, 0.5, 0.99, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
