@@ -142,7 +142,7 @@ def test_all_that_ships_is_small():
     files = [
         path for path in (ROOT / "circuits").glob("*/*") if path.suffix in (".json", ".safetensors", ".py", ".md", ".html")
     ]
-    assert sum(path.stat().st_size for path in files if path.parent.name in EVERY) < 6e6
+    assert sum(path.stat().st_size for path in files if path.parent.name in EVERY) < 9e6  # half of it tables of programs
     assert (ROOT / "sparse_weights.safetensors").stat().st_size < 10e6
 
 
