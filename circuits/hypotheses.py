@@ -125,9 +125,10 @@ class Hypotheses:
 
     def where(self, name: str) -> torch.Tensor:
         """Where a ready predicate or that of a token holds, bool [n, tokens]."""
-        if name not in self.ready and name not in self._of_tokens:
-            self._of_tokens[name] = self.holds(_ready(name))
-        return self.ready[name] if name in self.ready else self._of_tokens[name]
+        known = self.ready if name in self.ready else self._of_tokens
+        if name not in known:
+            known[name] = self.holds(_ready(name))
+        return known[name]
 
     def _tokens(self, activations: torch.Tensor) -> dict[str, torch.Tensor]:
         """Predicates of single tokens: those with the largest activations on the first half."""
@@ -250,7 +251,7 @@ class Stage:
         self._nodes: Mapping[str, torch.Tensor] = {}
         self._cut: tuple[Any, Any] = (None, None)  # edges that carry means, and these
         self._narrow: Narrow | None = None
-        self._prefix, self._layers = Prefix(model), [b""] * len(model.transformer.h)
+        self._prefix = Prefix(model)
         if circuit is not None:
             edges = None if circuit.edges is None else removed_edges(model, circuit.nodes, circuit.edges)
             scales = self._scales() if circuit.settings.get("freeze_norms") else False
@@ -258,7 +259,7 @@ class Stage:
             self._changes = dict(opened(circuit.nodes, circuit.fills))
             self._narrow = Narrow(model, circuit.fills) if can_narrow(model, circuit.fills) else None
             self._held = {"removed": None if self._narrow else edges, "means": circuit.means, "freeze_norms": scales}
-        self._logits(self._changes, self._nodes, self._layers)
+        self._logits(self._changes, self._nodes, None)
         self._prefix.keep()
 
     def _scales(self) -> Scales:
@@ -281,13 +282,13 @@ class Stage:
         before, layer = self._changes.get(site), located(site)[0]
         changes = {**self._changes, site: (lambda out: change(out.clone() if before is None else before(out)))}
         here = torch.cat([self._nodes.get(site, torch.zeros(0, dtype=torch.int64)), torch.tensor([index])]).unique()
-        layers = [b"changed" if i == layer else each for i, each in enumerate(self._layers)]
-        logits = self._logits(changes, {**self._nodes, site: here}, layers)
+        logits = self._logits(changes, {**self._nodes, site: here}, layer)
         return float(losses(logits.gather(1, self.pairs.answers)).mean())
 
-    def _logits(self, changes: Mapping[str, Change], nodes: Mapping[str, torch.Tensor], layers: list[bytes]) -> torch.Tensor:
-        """Of the answers; those of other tokens are not to be used."""
+    def _logits(self, changes: Mapping[str, Change], nodes: Mapping[str, torch.Tensor], layer: int | None) -> torch.Tensor:
+        """Of the answers; those of other tokens are not to be used. The layer in which something is changed is the first that is run anew."""
         lean = nullcontext() if self._narrow is None else self._narrow.running(nodes, self.pairs.answers.unique(), *self._cut)
+        layers = [b"changed" if i == layer else b"" for i in range(len(self._prefix.blocks))]
         held = ablated(self.model, changes, **self._held)
         with evaluating(self.model), torch.no_grad(), held, lean, self._prefix.running(layers):
             return last_logits(self.model, self.pairs, len(self.pairs))
