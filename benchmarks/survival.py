@@ -59,7 +59,7 @@ def main() -> None:
         help="the tasks themselves, their nonsense twins, the tasks on shuffled weights",
     )
     given = parser.parse_args()
-    model = CSPForCausalLM.from_pretrained(given.model, sparse="shuffled" not in given.kinds).eval()
+    model = CSPForCausalLM.from_pretrained(given.model, sparse=True).eval()
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     blocks = corpus_blocks(str(given.model), None, tokenizer, 51_200)
     able = given.tasks or [each.task for each in capabilities(model, tokenizer) if each.passes]
