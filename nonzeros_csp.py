@@ -36,6 +36,10 @@ class Support:
     @functools.cached_property
     def transposed(self) -> tuple[Support, torch.Tensor]:
         """The support of the transposed matrix, and the order that puts the values into it."""
+        fast = kernels()
+        found = None if fast is None else fast.turned(self)
+        if found is not None:
+            return Support(found[0], found[1], self.shape[0]), found[2]
         order = self.columns.argsort(stable=True)
         counts = torch.bincount(self.columns.long(), minlength=self.shape[1])
         starts = F.pad(counts.cumsum(0), (1, 0)).to(torch.int32)
@@ -75,8 +79,11 @@ def _transformable_product(x: torch.Tensor, values: torch.Tensor, support: Suppo
 
 def _product(x: torch.Tensor, values: torch.Tensor, support: Support, bias: torch.Tensor | None) -> torch.Tensor:
     wide = torch.promote_types(values.dtype, torch.float32)
-    inputs, weights, fast = x.to(wide), values.to(wide), kernels()
-    out = None if fast is None else fast.product(inputs, weights, support, bias)
+    weights, fast = values.to(wide), kernels()
+    out = None if fast is None else fast.product(x, weights, support, bias)
+    if out is None:
+        inputs = x.to(wide)
+        out = None if fast is None or inputs is x else fast.product(inputs, weights, support, bias)
     if out is None:
         out = _torch_product(inputs, weights, support)
         out = out if bias is None else out + bias

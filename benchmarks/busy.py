@@ -24,9 +24,10 @@ STEP = """
 import sys, time, torch
 sys.path.insert(0, sys.argv[1])
 from training import Run
+from sparse_circuits import SparsityConfig
 from sparse_circuits.training.recipes import make_recipe
 recipe, seconds = make_recipe(sys.argv[2]), float(sys.argv[3])
-run = Run(recipe, plain=False)
+run = Run(recipe.model, SparsityConfig(**recipe.sparsity), 25, "skipping zeros")
 batch = torch.randint(0, 2048, (recipe.arguments["per_device_train_batch_size"], recipe.block), generator=torch.Generator().manual_seed(0))
 run.step(batch)
 run.step(batch)

@@ -3,6 +3,7 @@
     python benchmarks/training.py                              # the `small` preset, halfway down and at its density; some five minutes on 2 cores
     python benchmarks/training.py --preset tiny --rounds 2
     python benchmarks/training.py --width 1024 --density 0.00390625 --tokens 2048
+    python benchmarks/training.py --keep-memory                # as `csp train` runs, the plain loop too
     python benchmarks/training.py --products                   # single products by shape and density: where `kernels/dispatch.py` has its crossovers from
 
 "plain" differs in what released code does: projection through `torch.topk`, AbsTopK through `torch.topk` + scatter, and attention with
@@ -26,11 +27,13 @@ from torch.nn import functional as F
 import sparse_circuits.attention_csp as attention_csp
 import sparse_circuits.topk_csp as topk_csp
 from sparse_circuits import CSPConfig, CSPForCausalLM, SparsityConfig
-from sparse_circuits.nonzeros_csp import Support, nonzeros, sparse_product
-from sparse_circuits.training import normalize_gradients_, project_tensors_, sparse_products, sparse_tensors
+from sparse_circuits.kernels.dense import dense_product, onednn_pays, weight_gradient
+from sparse_circuits.kernels.listing import listed as kernel_listed
+from sparse_circuits.nonzeros_csp import Support, sparse_product
+from sparse_circuits.training import keep_memory, normalize_gradients_, project_tensors_, sparse_products, sparse_tensors
 from sparse_circuits.training.recipes import make_recipe
 
-WAYS = ("skipping zeros", "dense products", "dense products, bfloat16", "plain")
+WAYS = ("skipping zeros", "skipping zeros, bfloat16", "dense products", "dense products, bfloat16", "plain")
 
 
 class Run:
@@ -39,7 +42,9 @@ class Run:
     def __init__(self, model: dict[str, Any], sparsity: SparsityConfig, percent: int, way: str):
         torch.manual_seed(0)
         self.way, self.model = way, CSPForCausalLM(CSPConfig(**model))
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01, betas=(0.9, 0.95), eps=0.1, weight_decay=0.1)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=0.01, betas=(0.9, 0.95), eps=0.1, weight_decay=0.1, fused=True
+        )
         self.tensors = sparse_tensors(self.model)
         self.densities = sparsity.densities_at(percent, 100)
         project_tensors_(self.tensors, self.densities, 4)
@@ -90,35 +95,58 @@ SHAPES = ((576, 224), (192, 768), (768, 192), (3072, 1024), (1024, 4096))  # of 
 
 
 def listed(matrix: torch.Tensor) -> tuple[torch.Tensor, Support]:
-    values, starts, columns = nonzeros(matrix, matrix != 0)
+    values, starts, columns = kernel_listed(matrix, matrix.numel())
     return values, Support(starts, columns, matrix.shape[1])
 
 
 def by_weights(x: torch.Tensor, dy: torch.Tensor, weight: torch.Tensor, rounds: int) -> list[str]:
-    """Output and input gradient."""
-    out = {"dense": lambda: F.linear(x, weight), "ours": lambda: sparse_product(x, *listed(weight))}
+    """Output and input gradient against the dense ones that a run would have instead: of their type, by the library that serves."""
     values, known = listed(weight)  # by the forward pass; it is turned anew each time
+    dense = weight.to(x.dtype)
+    by_onednn = onednn_pays() and x.dtype == torch.float32
 
     def turned() -> torch.Tensor:
         support, order = Support(known.starts, known.columns, weight.shape[1]).transposed
         return sparse_product(dy, values[order], support)
 
-    back = {"dense": lambda: dy @ weight, "ours": turned}
+    out = {
+        "dense": lambda: dense_product(x, dense) if by_onednn else F.linear(x, dense),
+        "ours": lambda: sparse_product(x, *listed(weight)),
+    }
+    back = {"dense": lambda: dense_product(dy, dense.t()) if by_onednn else dy @ dense, "ours": turned}
     times = [in_turns(paths, rounds) for paths in (out, back)]
     return [ratio(each["dense"], each["ours"]) for each in times]
 
 
 def products(tokens: int, rounds: int) -> None:
-    """Outputs and input gradients over the nonzeros of weights, which are listed anew each time."""
-    print(
-        f"\nTimes as fast as a dense product, {tokens} tokens\n\n| matrix | density | output | input gradient |\n|---|---|---|---|"
-    )
+    """Outputs and input gradients over the nonzeros of weights, which are listed anew each time; and dense ones, by MKL and by oneDNN."""
+    head = "| matrix | density | output | input gradient | output, bfloat16 | input gradient, bfloat16 |\n|---|---|---|---|---|---|"
+    print(f"\nTimes as fast as a dense product, {tokens} tokens\n\n{head}")
     for rows, width in SHAPES:
         x, dy = torch.randn(tokens, width), torch.randn(tokens, rows)
-        for density in (1 / 4, 1 / 8, 1 / 16, 1 / 64, 1 / 256):
+        for density in (1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 256):
             weight = torch.randn(rows, width) * (torch.rand(rows, width) < density)
-            cells = " | ".join(by_weights(x, dy, weight, rounds))
-            print(f"| {rows} x {width} | 1/{round(1 / density)} | {cells} |", flush=True)
+            cells = by_weights(x, dy, weight, rounds) + by_weights(x.bfloat16(), dy.bfloat16(), weight, rounds)
+            print(f"| {rows} x {width} | 1/{round(1 / density)} | {' | '.join(cells)} |", flush=True)
+    print(
+        "\nDense float32 products: times as fast by oneDNN as by MKL\n\n"
+        "| matrix | output | input gradient | weight gradient |\n|---|---|---|---|"
+    )
+    for rows, width in SHAPES:
+        cells = by_library(torch.randn(tokens, width), torch.randn(tokens, rows), rounds)
+        print(f"| {rows} x {width} | {' | '.join(cells)} |", flush=True)
+
+
+def by_library(x: torch.Tensor, dy: torch.Tensor, rounds: int) -> list[str]:
+    """Output, input gradient and weight gradient of a dense matrix."""
+    weight = torch.randn(dy.shape[1], x.shape[1])
+    pairs = (
+        {"mkl": lambda: F.linear(x, weight), "onednn": lambda: dense_product(x, weight)},
+        {"mkl": lambda: dy @ weight, "onednn": lambda: dense_product(dy, weight.t())},
+        {"mkl": lambda: dy.t() @ x, "onednn": lambda: weight_gradient(dy, x)},
+    )
+    times = [in_turns(pair, rounds) for pair in pairs]
+    return [ratio(each["mkl"], each["onednn"]) for each in times]
 
 
 def main() -> None:
@@ -134,7 +162,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192, help="with --width: a step's; with --products: a product's")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--products", action="store_true")
+    parser.add_argument("--keep-memory", action="store_true", help="of all ways alike, as csp train does")
     options = parser.parse_args()
+    if options.keep_memory and not keep_memory():
+        raise SystemExit("Memory cannot be kept here: there is no glibc, or the environment says otherwise.")
     if options.products:
         print(machine(f"{options.rounds} rounds"))
         with torch.no_grad():

@@ -31,9 +31,11 @@ def train(
 
     Example: csp train --preset tiny --corpus idioms --out runs/tiny
     """
+    from ..training.memory import keep_memory
     from ..training.recipes import corpus_setting, make_recipe
     from ..training.train import train as run
 
+    keep_memory()
     given = [*(settings or []), *corpus_setting(corpus)]
     if steps is not None:
         given.append(f"arguments.max_steps={steps}")
@@ -51,8 +53,10 @@ def demo(
     """
     from ..circuits import CannotDo
     from ..training.demo import run_demo
+    from ..training.memory import keep_memory
     from ..training.recipes import make_recipe
 
+    keep_memory()
     given = [f"arguments.seed={seed}"] + ([f"arguments.max_steps={steps}"] if steps is not None else [])
     run_demo(out, make_recipe("demo", settings=given), say=typer.echo)
     typer.echo(f"\nA circuit for {DEMO_TASK}:")

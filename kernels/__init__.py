@@ -10,11 +10,12 @@ from .dispatch import (
     causal_attention,
     embedding,
     fused_block,
+    listed,
     pays,
-    pays_in_training,
     product,
     prompt_kernel,
-    trains_sparse,
+    trains,
+    turned,
     value_gradient,
 )
 
@@ -23,10 +24,11 @@ __all__ = [
     "causal_attention",
     "embedding",
     "fused_block",
+    "listed",
     "pays",
-    "pays_in_training",
     "product",
     "prompt_kernel",
-    "trains_sparse",
+    "trains",
+    "turned",
     "value_gradient",
 ]

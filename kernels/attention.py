@@ -172,6 +172,10 @@ def _gradient_block(first, keys, values, rows, turned, deltas, lse, key_sums, va
     value_counts, value_channels, value_weights = values
     q_turned, dout_turned, dq_turned = turned
     (p, ds), wide = scratch, key_sums.shape[1]
+    own_lse, own_deltas = (
+        lse[first : first + QUERIES],
+        deltas[first : first + QUERIES],
+    )  # an index that is a sum would not become vector instructions
     for j in range(min(first + QUERIES, key_counts.shape[0])):
         weighted_rows_of_four(
             key_weights[j].ctypes.data, key_channels[j].ctypes.data, np.int64(0), np.int64(key_counts[j]), q_turned.ctypes.data,
@@ -184,8 +188,8 @@ def _gradient_block(first, keys, values, rows, turned, deltas, lse, key_sums, va
         for i in range(max(0, min(QUERIES, j - first))):
             p[i] = np.float32(-np.inf)
         for i in range(QUERIES):
-            p[i] = exp(p[i] - lse[first + i])
-            ds[i] = p[i] * (ds[i] - deltas[first + i])
+            p[i] = exp(p[i] - own_lse[i])
+            ds[i] = p[i] * (ds[i] - own_deltas[i])
         for n in range(key_counts[j]):
             weight, total = key_weights[j, n], dq_turned[key_channels[j, n]]
             for i in range(QUERIES):

@@ -18,11 +18,12 @@ __all__ = [
     "embedding",
     "fused_block",
     "gpu",
+    "listed",
     "pays",
-    "pays_in_training",
     "product",
     "prompt_kernel",
-    "trains_sparse",
+    "trains",
+    "turned",
     "value_gradient",
 ]
 
@@ -32,9 +33,12 @@ ATTENTION_QUERIES = 16  # and from how many queries on
 # Up to which density, or, for one matrix, up to how many nonzeros, whose time is less than what a fused block saves, products here beat
 # dense ones: by `benchmarks/sparse.py` on 2 cores (AVX-512).
 PRODUCT_DENSITY, PRODUCT_NONZEROS = 1 / 16, 1 << 14
-# The same where a weight is a dense parameter in training, whose nonzeros are listed anew for each product, and from how many tokens on: by
-# `benchmarks/training.py --products`.
-TRAINING_DENSITY, TRAINING_TOKENS = 1 / 8, 512
+# The same where a weight is a dense parameter in training, whose nonzeros are listed anew for each product, and from how many tokens on: against MKL's
+# or oneDNN's dense float32 products, and against bfloat16's, by `benchmarks/training.py --products`.
+TRAINING_DENSITY, NARROW_DENSITY, TRAINING_TOKENS = 1 / 8, 1 / 16, 512
+AMX_DENSITY = (
+    1 / 64
+)  # for bfloat16 where the processor has AMX, whose dense products are several times as fast: by that, not measured
 
 
 @functools.cache
@@ -51,9 +55,11 @@ def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor | None:
 
 
 def product(x: torch.Tensor, values: torch.Tensor, support: Any, bias: torch.Tensor | None) -> torch.Tensor | None:
-    """x [tokens, width] @ W.T + bias -> [tokens, rows], for W by its nonzeros."""
-    if serve(x, values):
+    """x [tokens, width] @ W.T + bias -> [tokens, rows], for W by its nonzeros; of bfloat16 in bfloat16, summed in float32."""
+    if serve(values) and (serve(x) or (x.dtype == torch.bfloat16 and x.shape[0] >= LANES and serve(x, halves=True))):
         return _module("products").product(x, values, support, bias)
+    if x.dtype != values.dtype:
+        return None
     triton = gpu(x) if values.numel() and x.dtype == torch.float32 else None
     if triton is None:
         return None
@@ -69,16 +75,27 @@ def value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Any) -> torch.Ten
     return None if triton is None else triton.value_gradient(dy, x, support.row_of, support.columns)
 
 
-def trains_sparse(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether a linear map's training may skip zeros here: enough tokens, and tensors that kernels take."""
-    if x.numel() < TRAINING_TOKENS * x.shape[-1] or min(weight.shape) < LANES or torch.is_autocast_enabled("cpu"):
+def trains(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether a linear map's training may go another way than PyTorch's here: enough tokens, and tensors that kernels take; under autocast its bfloat16."""
+    if x.numel() < TRAINING_TOKENS * x.shape[-1] or min(weight.shape) < LANES:
         return False
-    return serve(x, weight)
+    narrow = torch.is_autocast_enabled("cpu")
+    if narrow and torch.get_autocast_dtype("cpu") != torch.bfloat16:
+        return False
+    return serve(weight) and serve(x, halves=narrow) and x.dtype != torch.float16
 
 
-def pays_in_training(weight: torch.Tensor) -> bool:
-    """Whether products with a matrix are faster by its nonzeros, which are listed anew each time."""
-    return int(weight.count_nonzero()) <= TRAINING_DENSITY * weight.numel()
+def listed(weight: torch.Tensor, narrow: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """(values, int32 row starts, int32 columns) of a matrix that trains faster by its nonzeros, which are listed anew each time; None for others."""
+    density = TRAINING_DENSITY if not narrow else AMX_DENSITY if torch.cpu._is_amx_tile_supported() else NARROW_DENSITY
+    return _module("listing").listed(weight, int(density * weight.numel()))
+
+
+def turned(support: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """The list of a matrix' nonzeros by columns: row starts of the transpose, its columns, and the order that puts the values into it."""
+    starts, columns = support.starts, support.columns
+    plain = all(x.device.type == "cpu" and x.dtype == torch.int32 and type(x) is torch.Tensor for x in (starts, columns))
+    return _module("listing").turned(support) if plain and columns.numel() and available() else None
 
 
 def embedding(ids: torch.Tensor, values: torch.Tensor, support: Any) -> torch.Tensor | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types
 from numba.core import cgutils
@@ -85,33 +86,65 @@ doubles, bytes_of = _array_of(_f64_at), _array_of(_i8_at)
 # ------------------------------------------------------------------------------------------------------------- vectors
 
 
-@intrinsic
-def transpose_block(typing, source, source_stride, target, target_stride):
-    """16 x 16 floats, by addresses and strides in floats: four rounds of interleaving row i with row i + 8."""
+def _transpose(narrow: bool, narrowed: bool):
+    """16 x 16 numbers, by addresses and strides in numbers: four rounds of interleaving row i with row i + 8. float32; narrow: bfloat16 is read, narrowed:
+    bfloat16 is written, rounded to nearest, ties to even."""
 
-    def generate(context, builder, signature, arguments):
-        vector, word = ir.VectorType(ir.FloatType(), LANES), ir.IntType(32)
-        low = ir.Constant(ir.VectorType(word, LANES), [i // 2 + LANES * (i % 2) for i in range(LANES)])
-        high = ir.Constant(ir.VectorType(word, LANES), [LANES // 2 + i // 2 + LANES * (i % 2) for i in range(LANES)])
+    @intrinsic
+    def transpose_block(typing, source, source_stride, target, target_stride):
+        def generate(context, builder, signature, arguments):
+            word = ir.IntType(32)
+            low = ir.Constant(ir.VectorType(word, LANES), [i // 2 + LANES * (i % 2) for i in range(LANES)])
+            high = ir.Constant(ir.VectorType(word, LANES), [LANES // 2 + i // 2 + LANES * (i % 2) for i in range(LANES)])
 
-        def place(base, stride, i):
-            return _vector_at(context, builder, base, builder.mul(stride, context.get_constant(types.int64, i)))
+            def place(base, stride, i, half):
+                index = builder.mul(stride, context.get_constant(types.int64, i))
+                return _vector_at(context, builder, base, index, half)
 
-        source, source_stride, target, target_stride = arguments
-        rows = [builder.load(place(source, source_stride, i), align=4, typ=vector) for i in range(LANES)]
-        for _ in range(4):
-            pairs = [(rows[i], rows[i + LANES // 2]) for i in range(LANES // 2)]
-            rows = [builder.shuffle_vector(*pair, order) for pair in pairs for order in (low, high)]
-        for i, row in enumerate(rows):
-            builder.store(row, place(target, target_stride, i), align=4)
+            source, source_stride, target, target_stride = arguments
+            rows = [_load(builder, place(source, source_stride, i, narrow), narrow) for i in range(LANES)]
+            for _ in range(4):
+                pairs = [(rows[i], rows[i + LANES // 2]) for i in range(LANES // 2)]
+                rows = [builder.shuffle_vector(*pair, order) for pair in pairs for order in (low, high)]
+            for i, row in enumerate(rows):
+                builder.store(
+                    _narrowed(builder, row) if narrowed else row,
+                    place(target, target_stride, i, narrowed),
+                    align=2 if narrowed else 4,
+                )
 
-    return types.void(types.int64, types.int64, types.int64, types.int64), generate
+        return types.void(types.int64, types.int64, types.int64, types.int64), generate
+
+    return transpose_block
 
 
-def _vector_at(context, builder, base, index):
-    """Pointer to the floats at an address plus an index in floats."""
-    address = builder.add(base, builder.mul(index, context.get_constant(types.int64, 4)))
-    return builder.inttoptr(address, ir.VectorType(ir.FloatType(), LANES).as_pointer())
+def _load(builder, place, narrow):
+    """LANES floats; of bfloat16 the bits are a float's upper half."""
+    vector = ir.VectorType(ir.FloatType(), LANES)
+    if not narrow:
+        return builder.load(place, align=4, typ=vector)
+    bits = builder.zext(
+        builder.load(place, align=2, typ=ir.VectorType(ir.IntType(16), LANES)), ir.VectorType(ir.IntType(32), LANES)
+    )
+    return builder.bitcast(builder.shl(bits, _all(bits.type, 16)), vector)
+
+
+def _narrowed(builder, row):
+    bits = builder.bitcast(row, ir.VectorType(ir.IntType(32), LANES))
+    odd = builder.and_(builder.lshr(bits, _all(bits.type, 16)), _all(bits.type, 1))
+    rounded = builder.lshr(builder.add(bits, builder.add(odd, _all(bits.type, 0x7FFF))), _all(bits.type, 16))
+    kept = builder.select(builder.fcmp_unordered("uno", row, row), _all(bits.type, 0x7FC0), rounded)
+    return builder.trunc(kept, ir.VectorType(ir.IntType(16), LANES))
+
+
+def _all(kind, value):
+    return ir.Constant(kind, [value] * LANES)
+
+
+def _vector_at(context, builder, base, index, half=False):
+    """Pointer to the floats at an address plus an index in floats; half: to numbers of 16 bits."""
+    address = builder.add(base, builder.mul(index, context.get_constant(types.int64, 2 if half else 4)))
+    return builder.inttoptr(address, ir.VectorType(ir.IntType(16) if half else ir.FloatType(), LANES).as_pointer())
 
 
 def _weighted_rows(groups):
@@ -188,3 +221,25 @@ def add_weighted_sum(typing, weights, rows, count, stride, out):
 
 
 weighted_rows_of_one, weighted_rows_of_four = _weighted_rows(1), _weighted_rows(4)
+transpose_block, transpose_halves, transpose_to_halves = (
+    _transpose(False, False),
+    _transpose(True, False),
+    _transpose(False, True),
+)
+
+
+@compiled
+def widened(half):
+    """The float of a bfloat16's bits."""
+    return float_of(np.int32(half) << np.int32(16))
+
+
+@compiled
+def narrowed(x):
+    """The bits of a float as bfloat16, rounded to nearest, ties to even."""
+    bits = bits_of(x)
+    if x != x:
+        return np.uint16(0x7FC0)
+    return np.uint16(
+        np.uint32(np.uint32(bits) + np.uint32(0x7FFF) + np.uint32((bits >> np.int32(16)) & np.int32(1))) >> np.uint32(16)
+    )

@@ -65,8 +65,9 @@ def map_of(at, values_at, out_at, lows, highs):
     for j in range(width):
         value, first = values[j], j * rows
         if value != 0.0:
+            column = weight[first:]  # an index that is a sum would not become vector instructions
             for r in range(rows):
-                out[r] += value * weight[first + r]
+                out[r] += value * column[r]
     if kind != 0:
         before = doubles(highs)
         for i in range(count):

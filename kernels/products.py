@@ -7,7 +7,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from .jit import compiled, draw, floats, ints, summing, transpose_block, weighted_rows_of_four, weighted_rows_of_one, words
+from .jit import (
+    compiled,
+    draw,
+    floats,
+    halves,
+    ints,
+    narrowed,
+    summing,
+    transpose_block,
+    transpose_halves,
+    transpose_to_halves,
+    weighted_rows_of_four,
+    weighted_rows_of_one,
+    widened,
+    words,
+)
 from .jobs import CHUNKS, flat, positions, record
 from .run import LANES, run
 
@@ -31,6 +46,18 @@ def _to_lanes(x, stride, tokens, width, lanes, lane, count):
 
 
 @compiled
+def _halves_to_lanes(x, stride, tokens, width, lanes, lane, count):
+    """`_to_lanes` of bfloat16."""
+    whole = width // LANES * LANES if tokens == LANES else 0
+    for c in range(0, whole, LANES):
+        transpose_halves(x + 2 * c, stride, lanes + 4 * (c * count + lane), count)
+    source, target = halves(x), floats(lanes)
+    for c in range(whole, width):
+        for t in range(LANES):
+            target[c * count + lane + t] = widened(source[t * stride + c]) if t < tokens else np.float32(0)
+
+
+@compiled
 def _product_of_one(x, starts, columns, values, bias, biased, rows, out):
     for r in range(rows):
         total = bias[r] if biased else np.float32(0)
@@ -51,10 +78,9 @@ def _product_of_one(x, starts, columns, values, bias, biased, rows, out):
 
 
 @compiled
-def _product_of_lanes(lanes, count, matrix, rows, out, stride, tokens, sums):
-    """out[token, row] for up to `count` tokens (LANES, or four times as many), LANES rows at a time. By addresses, but for sums."""
-    starts, bias, biased, block = ints(matrix[M.row_starts]), floats(matrix[M.bias]), matrix[M.bias] != 0, floats(sums)
-    target = floats(out)
+def _product_of_lanes(lanes, count, matrix, rows, out, stride, tokens, sums, narrow):
+    """out[token, row] for up to `count` tokens (LANES, or four times as many), LANES rows at a time; narrow: out is bfloat16. By addresses."""
+    starts, bias, biased = ints(matrix[M.row_starts]), floats(matrix[M.bias]), matrix[M.bias] != 0
     for first in range(0, rows, LANES):
         last = min(rows, first + LANES)
         for r in range(first, last):
@@ -68,13 +94,34 @@ def _product_of_lanes(lanes, count, matrix, rows, out, stride, tokens, sums):
                 weighted_rows_of_four(
                     matrix[M.values], matrix[M.columns], np.int64(starts[r]), np.int64(starts[r + 1]), lanes, start, place
                 )
-        for lane in range(0, tokens, LANES):
-            if last - first == LANES and tokens - lane >= LANES:
-                transpose_block(sums + 4 * lane, count, out + 4 * (lane * stride + first), stride)
-            else:
-                for t in range(lane, min(tokens, lane + LANES)):
-                    for r in range(first, last):
-                        target[t * stride + r] = block[(r - first) * count + t]
+        if narrow:
+            _write_halves(sums, count, out, stride, tokens, first, last)
+        else:
+            _write(sums, count, out, stride, tokens, first, last)
+
+
+@compiled
+def _write(sums, count, out, stride, tokens, first, last):
+    target, block = floats(out), floats(sums)
+    for lane in range(0, tokens, LANES):
+        if last - first == LANES and tokens - lane >= LANES:
+            transpose_block(sums + 4 * lane, count, out + 4 * (lane * stride + first), stride)
+        else:
+            for t in range(lane, min(tokens, lane + LANES)):
+                for r in range(first, last):
+                    target[t * stride + r] = block[(r - first) * count + t]
+
+
+@compiled
+def _write_halves(sums, count, out, stride, tokens, first, last):
+    target, block = halves(out), floats(sums)
+    for lane in range(0, tokens, LANES):
+        if last - first == LANES and tokens - lane >= LANES:
+            transpose_to_halves(sums + 4 * lane, count, out + 2 * (lane * stride + first), stride)
+        else:
+            for t in range(lane, min(tokens, lane + LANES)):
+                for r in range(first, last):
+                    target[t * stride + r] = narrowed(block[(r - first) * count + t])
 
 
 @compiled
@@ -92,7 +139,16 @@ def product_rows(x, tokens, width, matrix, rows, out, out_stride, lanes, count, 
     for lane in range(0, count, LANES):
         present = max(0, min(LANES, tokens - lane))
         _to_lanes(x + 4 * lane * width, width, present, width, lanes, lane, count)
-    _product_of_lanes(lanes, count, matrix, rows, out, out_stride, tokens, sums)
+    _product_of_lanes(lanes, count, matrix, rows, out, out_stride, tokens, sums, False)
+
+
+@compiled
+def _product_halves(x, tokens, width, matrix, rows, out, lanes, count, sums):
+    """`product_rows` from bfloat16 to bfloat16, summed in float32."""
+    for lane in range(0, count, LANES):
+        present = max(0, min(LANES, tokens - lane))
+        _halves_to_lanes(x + 2 * lane * width, width, present, width, lanes, lane, count)
+    _product_of_lanes(lanes, count, matrix, rows, out, rows, tokens, sums, True)
 
 
 # x [tokens, width] -> out [tokens, rows]. tokens_per_chunk: LANES, or four times as many.
@@ -114,6 +170,23 @@ def product_kernel(job):
         first = chunk * count
         product_rows(
             x + 4 * first * width, min(count, tokens - first), width, a[PRODUCT.matrix :], rows, out + 4 * first * rows, rows,
+            lanes.ctypes.data, count, sums.ctypes.data,
+        )  # fmt: skip
+
+
+def product_halves_kernel(job):
+    """The same of x and out in bfloat16."""
+    a = words(job)
+    x, out, count = a[PRODUCT.x], a[PRODUCT.out], a[PRODUCT.tokens_per_chunk]
+    tokens, width, rows = a[PRODUCT.tokens], a[PRODUCT.width], a[PRODUCT.rows]
+    lanes, sums = np.empty(width * count, np.float32), np.empty(LANES * count, np.float32)
+    while True:
+        chunk = draw(job)
+        if chunk >= a[CHUNKS]:
+            return
+        first = chunk * count
+        _product_halves(
+            x + 2 * first * width, min(count, tokens - first), width, a[PRODUCT.matrix :], rows, out + 2 * first * rows,
             lanes.ctypes.data, count, sums.ctypes.data,
         )  # fmt: skip
 
@@ -181,10 +254,10 @@ def embedding_kernel(job):
 
 
 def product(x: torch.Tensor, values: torch.Tensor, support: Any, bias: torch.Tensor | None) -> torch.Tensor:
-    """x [tokens, width] @ W.T + bias -> [tokens, rows], for W by its nonzeros; x and values as `serve` takes them."""
+    """x [tokens, width] @ W.T + bias -> [tokens, rows] of x's dtype, for W by its nonzeros; x float32 or bfloat16 and values float32, as `serve` takes them."""
     rows, width = support.shape
     x, values = x.contiguous(), values.contiguous()
-    out = torch.empty(x.shape[0], rows, dtype=torch.float32)  # whatever the default dtype is meanwhile
+    out = torch.empty(x.shape[0], rows, dtype=x.dtype)
     kept_alive = None if bias is None else bias.to(torch.float32).contiguous()
     # Four groups of lanes share each weight that is read, as long as their inputs fit the second-level cache.
     per_chunk = 4 * LANES if x.shape[0] >= 8 * LANES and width <= 4096 else LANES
@@ -195,7 +268,7 @@ def product(x: torch.Tensor, values: torch.Tensor, support: Any, bias: torch.Ten
         0 if kept_alive is None else kept_alive.data_ptr(),
     )
     job = ProductJob(x.data_ptr(), out.data_ptr(), x.shape[0], width, rows, matrix, per_chunk)
-    run(product_kernel, -(-x.shape[0] // per_chunk), flat(job))
+    run(product_halves_kernel if x.dtype == torch.bfloat16 else product_kernel, -(-x.shape[0] // per_chunk), flat(job))
     return out
 
 

@@ -135,5 +135,6 @@ def zero_up_to_kernel(job):
         chunk = draw(job)
         if chunk >= a[CHUNKS]:
             return
-        for i in range(chunk * per_chunk, min(a[ZERO_UP_TO.entries], (chunk + 1) * per_chunk)):
-            weights[i] = weights[i] if (bits_of(weights[i]) & np.int32(MAX_BITS)) > threshold else np.float32(0)
+        own = weights[chunk * per_chunk :]  # from 0 on: an index that might be negative would not become vector instructions
+        for i in range(min(per_chunk, a[ZERO_UP_TO.entries] - chunk * per_chunk)):
+            own[i] = own[i] if (bits_of(own[i]) & np.int32(MAX_BITS)) > threshold else np.float32(0)

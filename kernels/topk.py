@@ -9,7 +9,7 @@ import torch
 from numba import types
 from numba.extending import overload
 
-from .jit import bits_of, compiled, draw, flags, floats, halves, summing, words
+from .jit import bits_of, compiled, draw, flags, floats, halves, ints, summing, words
 from .jobs import CHUNKS, positions, record
 from .run import run, serve
 
@@ -80,21 +80,23 @@ def _threshold(magnitudes, width, k, guess, fewer):
 
 @compiled
 def _select(row, width, k, magnitudes, guess, zero, fewer):
-    """AbsTopK of one row in place, given its magnitudes; 0 < k < width. Returns the threshold, the next row's guess."""
+    """AbsTopK of one row in place, given its magnitudes; 0 < k < width. Returns the threshold, the next row's guess, and how many are at or above it."""
     guess, count = _threshold(magnitudes, width, k, guess, fewer)
     t = np.int32(guess)
-    if count == k:
-        for i in range(width):
-            row[i] = row[i] if magnitudes[i] >= t else zero
-        return guess
-    room = np.int64(k)  # for entries tied at the threshold, from the left
     for i in range(width):
-        room -= np.int64(magnitudes[i] > t)
-    for i in range(width):
-        tied = magnitudes[i] == t and room > 0
-        room -= np.int64(tied)
-        row[i] = row[i] if tied or magnitudes[i] > t else zero
-    return guess
+        row[i] = row[i] if magnitudes[i] >= t else zero
+    _drop_ties(row, width, magnitudes, t, count - k, zero)
+    return guess, count
+
+
+@compiled
+def _drop_ties(row, width, magnitudes, threshold, excess, zero):
+    """Of the entries tied at the threshold the last ones, as many as there are too many: ties go to the lower index."""
+    i = width
+    while excess > 0:
+        i -= 1
+        if magnitudes[i] == threshold:
+            row[i], excess = zero, excess - 1
 
 
 @compiled
@@ -108,7 +110,7 @@ def top_k_in_place(row, width, k, magnitudes, guess):
         return guess
     for i in range(width):
         magnitudes[i] = bits_of(row[i]) & np.int32(MAX_BITS)
-    return _select(row, width, k, magnitudes, _first_guess(row, width, k) if guess < 0 else guess, np.float32(0), 0)
+    return _select(row, width, k, magnitudes, _first_guess(row, width, k) if guess < 0 else guess, np.float32(0), 0)[0]
 
 
 # x, out [rows, width], float32, or bfloat16 or float16 for the kernel of halves; kept: bool [rows, width], or 0 where it is not wanted; 0 < k < width.
@@ -125,9 +127,9 @@ def _keep_rows(x, out, mask, width, k, zero, fewer, first, last, guess, magnitud
     for r in range(first, last):
         row = out[r * width :]
         _copy_with_magnitudes(x[r * width :], row, width, magnitudes)
-        guess = _select(row, width, k, magnitudes, guess, zero, fewer)
+        guess, count = _select(row, width, k, magnitudes, guess, zero, fewer)
         if wanted:
-            _mark_kept(magnitudes, width, k, guess, kept[r * width :])
+            _mark_kept(magnitudes, width, k, guess, count, kept[r * width :])
 
 
 def _copy_with_magnitudes(source, row, width, magnitudes):
@@ -189,21 +191,11 @@ def abs_topk_halves_kernel(job):
 
 
 @compiled
-def _mark_kept(magnitudes, width, k, threshold, kept):
-    t, room = np.int32(threshold), np.int64(k)
+def _mark_kept(magnitudes, width, k, threshold, count, kept):
+    t = np.int32(threshold)
     for i in range(width):
-        room -= np.int64(magnitudes[i] > t)
-    tied = np.int64(0)
-    for i in range(width):
-        tied += np.int64(magnitudes[i] == t)
-    if tied <= room:
-        for i in range(width):
-            kept[i] = magnitudes[i] >= t
-        return
-    for i in range(width):
-        last = magnitudes[i] == t and room > 0
-        room -= np.int64(last)
-        kept[i] = last or magnitudes[i] > t
+        kept[i] = magnitudes[i] >= t
+    _drop_ties(kept, width, magnitudes, t, count - k, np.uint8(0))
 
 
 # out = x where the bool mask is set, else 0; float32, or numbers of 16 bits if `narrow`.
@@ -214,9 +206,10 @@ MASKED = positions(MaskedJob)
 
 
 @compiled
-def _mask(x, kept, out, zero, first, last):
-    for i in range(first, last):
-        out[i] = x[i] if kept[i] != 0 else zero
+def _mask(x, kept, out, count):
+    """By the bits of numbers, and from 0 on: a choice between numbers, or an index that might be negative, would not become vector instructions."""
+    for i in range(count):
+        out[i] = x[i] & -np.int32(kept[i])
 
 
 def masked_kernel(job):
@@ -226,11 +219,12 @@ def masked_kernel(job):
         chunk = draw(job)
         if chunk >= a[CHUNKS]:
             return
-        first, last = chunk * per_chunk, min(a[MASKED.entries], (chunk + 1) * per_chunk)
+        first = chunk * per_chunk
+        count = min(a[MASKED.entries] - first, per_chunk)
         if a[MASKED.narrow]:
-            _mask(halves(x), kept, halves(out), np.uint16(0), first, last)
+            _mask(halves(x)[first:], kept[first:], halves(out)[first:], count)
         else:
-            _mask(floats(x), kept, floats(out), np.float32(0), first, last)
+            _mask(ints(x)[first:], kept[first:], ints(out)[first:], count)
 
 
 def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:

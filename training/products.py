@@ -1,7 +1,8 @@
-"""Linear maps that train over the nonzeros of their weights, where a projection left few: outputs, and the gradients of inputs.
+"""Linear maps that train over the nonzeros of their weights, where a projection left few: outputs, and the gradients of inputs; dense ones by the
+faster library.
 
-Weights stay dense parameters, since any entry may come back, and their gradient is exact and whole, by a dense product. Results differ from dense
-ones by the order of float32 sums, and in that an infinite or NaN activation reaches the outputs that it is connected to, and no others.
+Weights stay dense parameters, since any entry may come back, and their gradient is exact and whole, by a dense product. Results differ from PyTorch's
+by the order of float32 sums, and in that an infinite or NaN activation reaches the outputs that it is connected to, and no others.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..kernels import pays_in_training, trains_sparse
-from ..nonzeros_csp import Support, nonzeros, sparse_product
+from ..kernels import listed, trains
+from ..kernels.dense import dense_product, onednn_pays, weight_gradient
+from ..nonzeros_csp import Support, sparse_product
 from ..topk_csp import kernels
 
 __all__ = ["attach", "detach", "sparse_products"]
 
 
 def attach(model: nn.Module) -> None:
-    """Lets every `nn.Linear` of a model skip zeros while it trains, on CPU in float32; elsewhere they run as ever. `detach` undoes it."""
+    """Lets every `nn.Linear` of a model skip zeros while it trains, on CPU in float32 or under autocast's bfloat16; elsewhere they run as ever. `detach` undoes it."""
     for module in model.modules():
         if type(module) is nn.Linear and "forward" not in vars(module):
             module.forward = types.MethodType(_forward, module)  # type: ignore[method-assign]
@@ -49,30 +51,49 @@ def sparse_products(model: nn.Module) -> Iterator[None]:
 def _forward(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     weight = self.weight
     learns = torch.is_grad_enabled() and weight.requires_grad and kernels() is not None
-    if not (learns and trains_sparse(x, weight) and pays_in_training(weight)):
+    if not (learns and trains(x, weight)):
         return F.linear(x, weight, self.bias)
-    out = _Product.apply(x.reshape(-1, x.shape[-1]), weight, self.bias)
+    narrow = torch.is_autocast_enabled("cpu")
+    few = listed(weight, narrow)
+    if few is None and (narrow or not onednn_pays()):
+        return F.linear(x, weight, self.bias)
+    flat = x.reshape(-1, x.shape[-1])
+    out = _Product.apply(flat.to(torch.bfloat16) if narrow else flat, weight, self.bias, few)
     return out.view(*x.shape[:-1], weight.shape[0])
 
 
 class _Product(torch.autograd.Function):
-    """x [tokens, width], weight [rows, width], bias [rows] or None -> [tokens, rows]."""
+    """x [tokens, width], weight [rows, width], bias [rows] or None -> [tokens, rows]; by the nonzeros, if they are few enough to be listed, else by
+    oneDNN. float32, or x and what comes of it in bfloat16, summed in float32."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, few: Any) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
-        values, starts, columns = nonzeros(weight, weight != 0)
-        ctx.values, ctx.support = values, Support(starts, columns, weight.shape[1])
-        return sparse_product(x, values, ctx.support, bias)
+        ctx.few = None
+        if few is None:
+            return dense_product(x, weight, bias)
+        values, starts, columns = few
+        support = Support(starts, columns, weight.shape[1])
+        ctx.few = values, support
+        return sparse_product(x, values, support, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (dy,), (x, weight) = gradients, ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        dx = None
-        if needs_x and torch.is_grad_enabled():  # a second derivative is wanted
-            dx = dy @ weight
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        again = torch.is_grad_enabled()  # a second derivative is wanted
+        dx = dweight = dbias = None
+        if needs_x and again:
+            dx = dy @ weight.to(dy.dtype)
+        elif needs_x and ctx.few is None:
+            dx = dense_product(dy, weight.t())
         elif needs_x:
-            support, order = ctx.support.transposed
-            dx = sparse_product(dy, ctx.values[order], support)
-        return dx, dy.t() @ x if needs_weight else None, dy.sum(0) if needs_bias else None
+            values, known = ctx.few
+            support, order = known.transposed
+            dx = sparse_product(dy, values[order], support)
+        if needs_weight:
+            plain = again or not (onednn_pays() and dy.dtype == torch.float32)
+            dweight = (dy.t() @ x if plain else weight_gradient(dy, x)).to(weight.dtype)
+        if needs_bias:
+            dbias = dy.sum(0, dtype=weight.dtype)
+        return dx, dweight, dbias, None

@@ -14,11 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from ..kernels.run import run, serve
-from ..topk_csp import largest_mask, magnitude_bits
+from ..topk_csp import abs_topk, largest_mask, magnitude_bits
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,9 @@ def select_in_place(weight: torch.Tensor, k: int, neuron_dim: int | None, at_lea
     if (
         minimum and minimum * weight.shape[neuron_dim or 0] == k
     ):  # all there is to give is given: no threshold tells anything apart
-        own = weight.detach() if neuron_dim == 0 else weight.detach().t()
-        mask = largest_mask(magnitude_bits(own.contiguous()), minimum)
-        weight.masked_fill_(~(mask if neuron_dim == 0 else mask.t()), 0)
+        own = weight.detach() if neuron_dim == 0 else weight.detach().t().contiguous()
+        kept = abs_topk(own, minimum)
+        weight.detach().copy_(kept if neuron_dim == 0 else kept.t())
         return True
     extra, margin = 0, MARGIN  # entries that neurons are given below the threshold, which must be higher for them
     for _ in range(12):
@@ -155,12 +156,17 @@ def _bracket(weight: torch.Tensor, k: int, margin: float) -> tuple[int, int]:
     # Every step-th entry, shifted from stretch to stretch, so that no column is favoured.
     index = torch.arange(0, size - step + 1, step)
     index = index + (index // step * 7919) % step
-    sample = magnitude_bits(flat[index].detach()).sort(descending=True).values
-    share = k / size
+    sample = magnitude_bits(flat[index].detach()).numpy()
+    share, most = k / size, len(sample) - 1
     spread = margin * (share * (1 - share) / len(sample)) ** 0.5 + 1 / len(sample)
-    first, last = int((share - spread) * len(sample)), int((share + spread) * len(sample)) + 1
-    high = min(int(sample[first]) + 1, _MAX) if first > 0 else _MAX
-    low = int(sample[last]) if last < len(sample) else 0
+    first, last = (
+        int((share - spread) * len(sample)),
+        int((share + spread) * len(sample)) + 1,
+    )  # of the sample from the largest on
+    places = {name: most - place for name, place in (("high", first), ("low", last)) if 0 < place <= most}
+    ordered = np.partition(sample, sorted(set(places.values()))) if places else sample
+    high = min(int(ordered[places["high"]]) + 1, _MAX) if "high" in places else _MAX
+    low = int(ordered[places["low"]]) if "low" in places else 0
     return min(low, high - 1), high
 
 

@@ -9,6 +9,7 @@ from torch import nn
 import sparse_circuits.kernels.dispatch as dispatch
 import sparse_circuits.training.products as products
 from sparse_circuits import SparsityConfig, WeightSparsityCallback
+from sparse_circuits.nonzeros_csp import nonzeros
 from sparse_circuits.training import project_, sparse_products
 from sparse_circuits.training.products import attach, detach
 from tiny import FEATURES, tiny_ids, tiny_model
@@ -18,8 +19,9 @@ WIDE = {"d_model": 32, "d_mlp": 64, "n_head": 2, "d_head": 16}
 
 @pytest.fixture(autouse=True)
 def everywhere(monkeypatch):
-    """However few tokens there are."""
+    """However few tokens there are; dense products by PyTorch."""
     monkeypatch.setattr(dispatch, "TRAINING_TOKENS", 1)
+    monkeypatch.setattr(products, "onednn_pays", lambda: False)
 
 
 def gradients(model, ids):
@@ -29,11 +31,14 @@ def gradients(model, ids):
     return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("by_onednn", [False, True])
 @pytest.mark.parametrize("density", [1.0, 0.25, 1 / 16])
 @pytest.mark.parametrize("name", ["abs_topk", "everything", "plain"])
-def test_gradients_are_those_of_dense_products(name, density, monkeypatch):
-    used, real = [], products.sparse_product
+def test_gradients_are_those_of_dense_products(name, density, by_onednn, monkeypatch):
+    used, dense, real, real_dense = [], [], products.sparse_product, products.dense_product
     monkeypatch.setattr(products, "sparse_product", lambda *a: (used.append(1), real(*a))[1])
+    monkeypatch.setattr(products, "dense_product", lambda *a: (dense.append(1), real_dense(*a))[1])
+    monkeypatch.setattr(products, "onednn_pays", lambda: by_onednn)
     model = tiny_model(**{**FEATURES[name], **WIDE, "d_pos_emb": 16 if "d_pos_emb" in FEATURES[name] else None}).train()
     project_(model, density, min_alive=1)
     ids = tiny_ids(3, 40)
@@ -45,15 +50,37 @@ def test_gradients_are_those_of_dense_products(name, density, monkeypatch):
     assert found.keys() == wanted.keys()
     for key, grad in wanted.items():
         assert (found[key] - grad).abs().max() <= 1e-5 * grad.abs().max(), key
+        assert found[key].is_contiguous() == grad.is_contiguous(), key
     assert bool(used) == (density <= dispatch.TRAINING_DENSITY)
+    assert bool(dense) == (by_onednn and density > dispatch.TRAINING_DENSITY)
 
 
-def test_float64_autocast_and_no_gradients_go_the_dense_way():
+@pytest.mark.parametrize("density", [0.25, 1 / 16])
+def test_under_autocast_gradients_are_as_near_as_those_of_dense_products(density, monkeypatch):
+    used, real = [], products.sparse_product
+    monkeypatch.setattr(products, "sparse_product", lambda *a: (used.append(a[0].dtype), real(*a))[1])
+    model, ids = tiny_model(**FEATURES["abs_topk"], **WIDE).train(), tiny_ids(3, 40)
+    project_(model, density, min_alive=1)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    _, exact = gradients(copy.deepcopy(model).double(), ids)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, dense = gradients(model, ids)
+        assert not used
+        with sparse_products(model):
+            _, found = gradients(model, ids)
+    assert set(used) == ({torch.bfloat16} if density <= dispatch.NARROW_DENSITY else set())
+    for key, grad in exact.items():
+        assert found[key].dtype == torch.float32
+        off, of_dense = ((each[key].double() - grad).norm() / grad.norm() for each in (found, dense))
+        assert off <= max(1.5 * of_dense, 0.02), key
+
+
+def test_float64_float16_and_no_gradients_go_the_dense_way():
     model, ids = tiny_model(**WIDE), tiny_ids(2, 30)
     project_(model, 1 / 16, min_alive=1)
     double = copy.deepcopy(model).double()
     wanted = gradients(double, ids)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.float16):
         half = gradients(model, ids)
     with torch.no_grad():
         logits = model(ids).logits
@@ -62,7 +89,7 @@ def test_float64_autocast_and_no_gradients_go_the_dense_way():
     found = gradients(double, ids)
     assert found[0] == wanted[0]
     assert all(torch.equal(found[1][name], grad) for name, grad in wanted[1].items())
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.float16):
         again = gradients(model, ids)
     assert again[0] == half[0]
     with torch.no_grad():
@@ -72,7 +99,9 @@ def test_float64_autocast_and_no_gradients_go_the_dense_way():
 def test_second_derivatives():
     weight = torch.randn(48, 32, dtype=torch.float64) * (torch.rand(48, 32) < 1 / 16)
     x = torch.randn(20, 32, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradgradcheck(lambda x, w: products._Product.apply(x, w, None).square(), (x, weight.requires_grad_()))
+    assert torch.autograd.gradgradcheck(
+        lambda x, w: products._Product.apply(x, w, None, nonzeros(w.detach(), w != 0)).square(), (x, weight.requires_grad_())
+    )
 
 
 def test_nothing_stays_and_a_copy_is_its_own():
