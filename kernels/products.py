@@ -31,6 +31,7 @@ Matrix = record("Matrix", "row_starts columns values bias")
 
 
 M = positions(Matrix, first=0)
+ABREAST = 4 * LANES  # tokens of which the gradient of values takes the sum in one go
 
 
 @compiled
@@ -204,7 +205,7 @@ def value_gradient_kernel(job):
     tokens, rows, width = a[VALUE_GRADIENT.tokens], a[VALUE_GRADIENT.rows], a[VALUE_GRADIENT.width]
     row_of, columns = ints(a[VALUE_GRADIENT.row_of]), ints(a[VALUE_GRADIENT.columns])
     nonzeros, per_chunk = a[VALUE_GRADIENT.nonzeros], a[VALUE_GRADIENT.tokens_per_chunk]
-    left, right = np.empty((rows, LANES), np.float32), np.empty((width, LANES), np.float32)
+    left, right = np.empty(rows * ABREAST, np.float32), np.empty(width * ABREAST, np.float32)
     while True:
         chunk = draw(job)
         if chunk >= a[CHUNKS]:
@@ -212,18 +213,21 @@ def value_gradient_kernel(job):
         sums = partial[chunk * nonzeros : (chunk + 1) * nonzeros]
         for n in range(nonzeros):
             sums[n] = np.float32(0)
-        for first in range(chunk * per_chunk, min(tokens, (chunk + 1) * per_chunk), LANES):
-            count = min(LANES, tokens - first)
-            _to_lanes(dy + 4 * first * rows, rows, count, rows, left.ctypes.data, 0, LANES)
-            _to_lanes(x + 4 * first * width, width, count, width, right.ctypes.data, 0, LANES)
+        last = min(tokens, (chunk + 1) * per_chunk)
+        for first in range(chunk * per_chunk, last, ABREAST):
+            for lane in range(0, ABREAST, LANES):
+                at, count = first + lane, max(0, min(LANES, last - first - lane))
+                _to_lanes(dy + 4 * at * rows, rows, count, rows, left.ctypes.data, lane, ABREAST)
+                _to_lanes(x + 4 * at * width, width, count, width, right.ctypes.data, lane, ABREAST)
             for n in range(nonzeros):
-                sums[n] += _dot(left[row_of[n]], right[columns[n]])
+                row, column = np.int64(row_of[n]) * ABREAST, np.int64(columns[n]) * ABREAST
+                sums[n] += _dot(left[row : row + ABREAST], right[column : column + ABREAST])
 
 
 @summing
 def _dot(left, right):
     total = np.float32(0)
-    for t in range(LANES):
+    for t in range(ABREAST):
         total += left[t] * right[t]
     return total
 
@@ -275,7 +279,7 @@ def product(x: torch.Tensor, values: torch.Tensor, support: Any, bias: torch.Ten
 def value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Any) -> torch.Tensor:
     """The entries of dy.T @ x at the nonzeros, [nonzeros]."""
     dy, x, tokens, nonzeros = dy.contiguous(), x.contiguous(), x.shape[0], support.columns.shape[0]
-    per_chunk = -(-tokens // (16 * LANES)) * LANES  # at most 16 chunks, each with a row of partial sums
+    per_chunk = -(-tokens // (16 * ABREAST)) * ABREAST  # at most 16 chunks, each with a row of partial sums
     chunks = -(-tokens // per_chunk)
     partial = torch.empty(chunks, nonzeros, dtype=torch.float32)
     places = support.row_of.data_ptr(), support.columns.data_ptr()
