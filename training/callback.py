@@ -39,7 +39,7 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
     density of that step. The Trainer's own learning-rate schedule is multiplied by the density factor. Everything follows from
     `state.global_step`, so a resumed run continues exactly; the settings are saved with each checkpoint and must not change.
 
-    On CPU in float32, linear maps skip multiplications by zeros while they train (`products.py`).
+    On CPU, in float32 and with `bf16=True`, linear maps skip multiplications by zeros while they train (`products.py`).
 
     Logged with the loss: `density_asked/*`, `density/*` (measured), `l0` (nonzeros under the projection), `gradient_rms`. Trackers of
     `report_to` run before added callbacks; call `lead(trainer)` to let them see these figures too.
