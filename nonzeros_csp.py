@@ -36,10 +36,6 @@ class Support:
     @functools.cached_property
     def transposed(self) -> tuple[Support, torch.Tensor]:
         """The support of the transposed matrix, and the order that puts the values into it."""
-        fast = kernels()
-        found = None if fast is None else fast.turned(self)
-        if found is not None:
-            return Support(found[0], found[1], self.shape[0]), found[2]
         order = self.columns.argsort(stable=True)
         counts = torch.bincount(self.columns.long(), minlength=self.shape[1])
         starts = F.pad(counts.cumsum(0), (1, 0)).to(torch.int32)

@@ -29,6 +29,7 @@ import sparse_circuits.topk_csp as topk_csp
 from sparse_circuits import CSPConfig, CSPForCausalLM, SparsityConfig
 from sparse_circuits.kernels.dense import dense_product, onednn_pays, weight_gradient
 from sparse_circuits.kernels.listing import listed as kernel_listed
+from sparse_circuits.kernels.listing import turned as kernel_turned
 from sparse_circuits.nonzeros_csp import Support, sparse_product
 from sparse_circuits.training import keep_memory, normalize_gradients_, project_tensors_, sparse_products, sparse_tensors
 from sparse_circuits.training.recipes import make_recipe
@@ -106,8 +107,8 @@ def by_weights(x: torch.Tensor, dy: torch.Tensor, weight: torch.Tensor, rounds: 
     by_onednn = onednn_pays() and x.dtype == torch.float32
 
     def turned() -> torch.Tensor:
-        support, order = Support(known.starts, known.columns, weight.shape[1]).transposed
-        return sparse_product(dy, values[order], support)
+        starts, columns, order = kernel_turned(known)
+        return sparse_product(dy, values[order], Support(starts, columns, weight.shape[0]))
 
     out = {
         "dense": lambda: dense_product(x, dense) if by_onednn else F.linear(x, dense),

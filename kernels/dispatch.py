@@ -91,11 +91,9 @@ def listed(weight: torch.Tensor, narrow: bool) -> tuple[torch.Tensor, torch.Tens
     return _module("listing").listed(weight, int(density * weight.numel()))
 
 
-def turned(support: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-    """The list of a matrix' nonzeros by columns: row starts of the transpose, its columns, and the order that puts the values into it."""
-    starts, columns = support.starts, support.columns
-    plain = all(x.device.type == "cpu" and x.dtype == torch.int32 and type(x) is torch.Tensor for x in (starts, columns))
-    return _module("listing").turned(support) if plain and columns.numel() and available() else None
+def turned(support: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What was `listed`, by columns: row starts of the transpose, its columns, and the order that puts the values into it."""
+    return _module("listing").turned(support)
 
 
 def embedding(ids: torch.Tensor, values: torch.Tensor, support: Any) -> torch.Tensor | None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..kernels import listed, trains
+from ..kernels import listed, trains, turned
 from ..kernels.dense import dense_product, onednn_pays, weight_gradient
 from ..nonzeros_csp import Support, sparse_product
 from ..topk_csp import kernels
@@ -89,8 +89,8 @@ class _Product(torch.autograd.Function):
             dx = dense_product(dy, weight.t())
         elif needs_x:
             values, known = ctx.few
-            support, order = known.transposed
-            dx = sparse_product(dy, values[order], support)
+            starts, columns, order = turned(known)
+            dx = sparse_product(dy, values[order], Support(starts, columns, weight.shape[0]))
         if needs_weight:
             plain = again or not (onednn_pays() and dy.dtype == torch.float32)
             dweight = (dy.t() @ x if plain else weight_gradient(dy, x)).to(weight.dtype)

@@ -40,17 +40,3 @@ def test_of_many_chunks(threads):
                 assert torch.equal(found, wanted)
     finally:
         torch.set_num_threads(before)
-
-
-def test_the_turned_support_is_that_of_pytorch(monkeypatch):
-    import sparse_circuits.nonzeros_csp as nonzeros_csp
-
-    weight = torch.randn(40, 30, generator=torch.Generator().manual_seed(1))
-    _, starts, columns = nonzeros(weight, weight > 1)
-    support, order = Support(starts, columns, 30).transposed
-    monkeypatch.setattr(nonzeros_csp, "kernels", lambda: None)
-    other, other_order = Support(starts, columns, 30).transposed
-    assert torch.equal(order.long(), other_order)
-    assert torch.equal(support.starts, other.starts)
-    assert torch.equal(support.columns, other.columns)
-    assert support.shape == other.shape
