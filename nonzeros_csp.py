@@ -63,7 +63,7 @@ def sparse_product(x: torch.Tensor, values: torch.Tensor, support: Support, bias
         out = _SparseProduct.apply(flat, values, support, bias)
     else:
         out = _product(flat, values, support, bias)
-    return out.view(*x.shape[:-1], support.shape[0])
+    return out if x.dim() == 2 else out.view(*x.shape[:-1], support.shape[0])  # a view of it could not be changed in place
 
 
 def _transformable_product(x: torch.Tensor, values: torch.Tensor, support: Support, bias: torch.Tensor | None) -> torch.Tensor:

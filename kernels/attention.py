@@ -360,8 +360,8 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(out, log of the softmax' denominator, sink included, [batch, heads, tokens], if wanted)."""
     batch, heads, tokens, d_head = query.shape
-    out = torch.empty(batch, tokens, heads, d_head, dtype=torch.float32)
-    sums = torch.empty(batch, heads, tokens, dtype=torch.float32) if wanted else None
+    out = torch.empty(batch, tokens, heads, d_head, dtype=torch.float32, device=query.device)
+    sums = torch.empty(batch, heads, tokens, dtype=torch.float32, device=query.device) if wanted else None
     job = AttentionJob(
         query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr(), 0 if sums is None else sums.data_ptr(),
         0 if sink is None else sink.data_ptr(), heads, tokens, key.shape[2], d_head, Strides(*query.stride()), Strides(*key.stride()),

@@ -10,9 +10,14 @@ import torch
 __all__ = ["dense_product", "onednn_pays", "weight_gradient"]
 
 
-@functools.lru_cache(maxsize=1)
 def onednn_pays() -> bool:
-    """Whether this machine is one of those (Linux tells whose the processor is): the same on every run, so that results stay the same to the bit."""
+    """Whether this machine is one of those, and PyTorch may use oneDNN (`torch.backends.mkldnn`)."""
+    return bool(torch._C._get_mkldnn_enabled()) and _is_held_back()
+
+
+@functools.lru_cache(maxsize=1)
+def _is_held_back() -> bool:
+    """By the processor's name, which Linux tells: the same on every run, so that results stay the same to the bit."""
     if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     try:
@@ -24,7 +29,8 @@ def onednn_pays() -> bool:
 
 def dense_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x [tokens, width] @ W.T + bias -> [tokens, rows], float32; W [rows, width] in any layout."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    own = None if bias is None else bias.contiguous()  # whose strides oneDNN does not look at
+    return torch.ops.mkldnn._linear_pointwise(x, weight, own, "none", [], "")
 
 
 def weight_gradient(dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

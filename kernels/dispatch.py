@@ -87,8 +87,12 @@ def trains(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 def listed(weight: torch.Tensor, narrow: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
     """(values, int32 row starts, int32 columns) of a matrix that trains faster by its nonzeros, which are listed anew each time; None for others."""
-    density = TRAINING_DENSITY if not narrow else AMX_DENSITY if torch.cpu._is_amx_tile_supported() else NARROW_DENSITY
+    density = TRAINING_DENSITY if not narrow else AMX_DENSITY if _has_amx() else NARROW_DENSITY
     return _module("listing").listed(weight, int(density * weight.numel()))
+
+
+def _has_amx() -> bool:
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def turned(support: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

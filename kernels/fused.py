@@ -90,7 +90,7 @@ def _run(
         positions = positions.expand(batch, -1, -1).contiguous()
         stride = positions.shape[-1]
     place = 0 if positions is None else positions.data_ptr()
-    qkv = torch.empty(rows, 3 * heads * d_head, dtype=torch.float32)
+    qkv = torch.empty(rows, 3 * heads * d_head, dtype=torch.float32, device="cpu")
     words = plan.words()
     run(before_attention_kernel, chunks, (*words, *BlockCall(x.data_ptr(), place, stride, rows, 0, qkv.data_ptr())))
     layer = _dynamic_layer(cache, attn.layer_idx, (batch, heads, past, d_head)) if past else None
@@ -234,7 +234,7 @@ def _attention_of_one(attn: Any, qkv: torch.Tensor, layer: Any, heads: int, past
     """One new token per text: stores its key and value in the cache, and attends to all that are there."""
     batch, d_head, seen = qkv.shape[0], attn.d_head, past + 1
     keys, values = _room_for(layer, seen)
-    y = torch.empty(batch, heads * d_head, dtype=torch.float32)
+    y = torch.empty(batch, heads * d_head, dtype=torch.float32, device="cpu")
     total = batch * heads
     per_chunk = -(-total // 8) if total * seen * d_head > 1 << 17 else total
     sink = 0 if attn.sink_bias is None else attn.sink_bias.data_ptr()
@@ -261,8 +261,8 @@ def _room_for(layer: Any, seen: int) -> tuple[torch.Tensor, torch.Tensor]:
             return room[:2]
     batch, heads, past, d_head = layer.keys.shape
     size = ((seen + seen // 4 + 64) // 16 | 1) * 16  # an odd number of cache lines: powers of two would alias in the cache
-    keys = torch.empty(batch, heads, d_head, size, dtype=torch.float32)
-    values = torch.empty(batch, heads, size, d_head, dtype=torch.float32)
+    keys = torch.empty(batch, heads, d_head, size, dtype=torch.float32, device="cpu")
+    values = torch.empty(batch, heads, size, d_head, dtype=torch.float32, device="cpu")
     keys[..., :past] = layer.keys.transpose(2, 3)
     values[:, :, :past] = layer.values
     _rooms[layer] = keys, values, seen

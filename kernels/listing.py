@@ -51,13 +51,13 @@ def _any(entries):
 
 
 @compiled
-def _list_row(row, width, n, columns, values):
-    """Most groups of LANES have none: those are seen at one glance."""
+def _list_row(row, width, n, last, columns, values):
+    """Most groups of LANES have none: those are seen at one glance. No more than were counted, whatever others do to the matrix meanwhile."""
     whole = width // LANES * LANES
     for c in range(0, width, LANES):
         if c == whole or _any(row[c:]):
             for i in range(c, min(width, c + LANES)):
-                if row[i] & np.int32(MAGNITUDE) != 0:
+                if row[i] & np.int32(MAGNITUDE) != 0 and n < last:
                     columns[n], values[n] = i, row[i]
                     n += 1
 
@@ -73,7 +73,7 @@ def list_kernel(job):
         first = chunk * a[LIST.rows_per_chunk]
         for r in range(first, min(a[LIST.rows], first + a[LIST.rows_per_chunk])):
             if starts[r + 1] > starts[r]:
-                _list_row(weight[r * width :], width, np.int64(starts[r]), columns, values)
+                _list_row(weight[r * width :], width, np.int64(starts[r]), np.int64(starts[r + 1]), columns, values)
 
 
 # The list of a matrix [rows, width] -> that of its transpose: starts_turned [width + 1], zeros before, rows_turned and order [nonzeros].
@@ -110,14 +110,15 @@ def turn_kernel(job):
 def listed(weight: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
     """(values, int32 row starts, int32 columns) of the nonzeros of a matrix; None if they are more than `most`. It is as `serve` takes it."""
     weight, (rows, width) = weight.detach().contiguous(), weight.shape
-    starts, per_chunk = torch.zeros(rows + 1, dtype=torch.int32), max(1, ENTRIES_PER_CHUNK // width)
+    starts, per_chunk = torch.zeros(rows + 1, dtype=torch.int32, device="cpu"), max(1, ENTRIES_PER_CHUNK // width)
     chunks = -(-rows // per_chunk)
     run(count_kernel, chunks, ListJob(weight.data_ptr(), starts.data_ptr(), 0, 0, rows, width, per_chunk))
-    starts = starts.cumsum(0, dtype=torch.int32)
-    count = int(starts[-1])
-    if count > most:
+    ends = starts.cumsum(0)
+    count = int(ends[-1])
+    if count > min(most, (1 << 31) - 1):
         return None
-    values, columns = torch.empty(count, dtype=torch.float32), torch.empty(count, dtype=torch.int32)
+    starts = ends.to(torch.int32)
+    values, columns = (torch.empty(count, dtype=kind, device="cpu") for kind in (torch.float32, torch.int32))
     places = starts.data_ptr(), columns.data_ptr(), values.data_ptr()
     run(list_kernel, chunks, ListJob(weight.data_ptr(), *places, rows, width, per_chunk))
     return values, starts, columns
@@ -126,7 +127,7 @@ def listed(weight: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor,
 def turned(support: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of a transposed matrix: int32 row starts, int32 columns, and the int32 order that puts the values into it."""
     (rows, width), before = support.shape, (support.starts.contiguous(), support.columns.contiguous())
-    starts = torch.zeros(width + 1, dtype=torch.int32)
+    starts = torch.zeros(width + 1, dtype=torch.int32, device="cpu")
     columns, order = torch.empty_like(before[1]), torch.empty_like(before[1])
     places = starts.data_ptr(), columns.data_ptr(), order.data_ptr()
     run(turn_kernel, 1, TurnJob(before[0].data_ptr(), before[1].data_ptr(), rows, width, *places))

@@ -261,7 +261,7 @@ def product(x: torch.Tensor, values: torch.Tensor, support: Any, bias: torch.Ten
     """x [tokens, width] @ W.T + bias -> [tokens, rows] of x's dtype, for W by its nonzeros; x float32 or bfloat16 and values float32, as `serve` takes them."""
     rows, width = support.shape
     x, values = x.contiguous(), values.contiguous()
-    out = torch.empty(x.shape[0], rows, dtype=x.dtype)
+    out = torch.empty(x.shape[0], rows, dtype=x.dtype, device=x.device)  # not on a default device
     kept_alive = None if bias is None else bias.to(torch.float32).contiguous()
     # Four groups of lanes share each weight that is read, as long as their inputs fit the second-level cache.
     per_chunk = 4 * LANES if x.shape[0] >= 8 * LANES and width <= 4096 else LANES
@@ -281,7 +281,7 @@ def value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Any) -> torch.Ten
     dy, x, tokens, nonzeros = dy.contiguous(), x.contiguous(), x.shape[0], support.columns.shape[0]
     per_chunk = -(-tokens // (16 * ABREAST)) * ABREAST  # at most 16 chunks, each with a row of partial sums
     chunks = -(-tokens // per_chunk)
-    partial = torch.empty(chunks, nonzeros, dtype=torch.float32)
+    partial = torch.empty(chunks, nonzeros, dtype=torch.float32, device=x.device)
     places = support.row_of.data_ptr(), support.columns.data_ptr()
     job = ValueGradientJob(
         dy.data_ptr(), x.data_ptr(), partial.data_ptr(), tokens, *support.shape, *places, nonzeros, per_chunk
@@ -292,7 +292,7 @@ def value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Any) -> torch.Ten
 
 def embedding(ids: torch.Tensor, values: torch.Tensor, support: Any) -> torch.Tensor:
     """Rows [tokens, width] of a matrix by its nonzeros; ids [tokens], all of them in range, not none."""
-    out, small = torch.empty(ids.shape[0], support.shape[1], dtype=torch.float32), ids.to(torch.int32)
+    out, small = torch.empty(ids.shape[0], support.shape[1], dtype=torch.float32, device=ids.device), ids.to(torch.int32)
     matrix = Matrix(support.starts.data_ptr(), support.columns.data_ptr(), values.data_ptr(), 0)
     run(embedding_kernel, ids.shape[0], flat(EmbeddingJob(small.data_ptr(), out.data_ptr(), support.shape[1], matrix)))
     return out

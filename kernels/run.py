@@ -45,9 +45,14 @@ def serve(*tensors: torch.Tensor, halves: bool = False) -> bool:
             or x.numel() == 0
         ):
             return False
-        if type(x) is not torch.Tensor and type(x) is not nn.Parameter:
+        if (type(x) is not torch.Tensor and type(x) is not nn.Parameter) or is_batched(x):
             return False
     return available()
+
+
+def is_batched(x: torch.Tensor) -> bool:
+    """Whether a tensor stands for many, as gradients do under `is_grads_batched`: it has no memory of its own."""
+    return bool(torch._C._functorch.is_legacy_batchedtensor(x))
 
 
 @functools.cache

@@ -246,7 +246,7 @@ def _selected(x: torch.Tensor, k: int, kept: torch.Tensor | None) -> torch.Tenso
 class _AbsTopK(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, k: int) -> torch.Tensor:
-        kept = torch.empty(x.shape, dtype=torch.bool)
+        kept = torch.empty(x.shape, dtype=torch.bool, device=x.device)
         out = _selected(x, k, kept)
         ctx.save_for_backward(kept)
         return out

@@ -1,8 +1,8 @@
 """Linear maps that train over the nonzeros of their weights, where a projection left few: outputs, and the gradients of inputs; dense ones by the
 faster library.
 
-Weights stay dense parameters, since any entry may come back, and their gradient is exact and whole, by a dense product. Results differ from PyTorch's
-by the order of float32 sums, and in that an infinite or NaN activation reaches the outputs that it is connected to, and no others.
+Weights stay dense parameters, since any entry may come back, and their gradient is whole, by a dense product. In float32 results differ from PyTorch's by
+the order of sums. Under autocast, inputs, outputs and gradients are bfloat16, as PyTorch's are, but weights are not rounded where zeros are skipped. Both differ in that an infinite or NaN activation reaches the outputs that it is connected to, and no others.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from ..kernels import listed, trains, turned
 from ..kernels.dense import dense_product, onednn_pays, weight_gradient
+from ..kernels.run import is_batched
 from ..nonzeros_csp import Support, sparse_product
-from ..topk_csp import kernels
+from ..topk_csp import is_transformed, kernels
 
 __all__ = ["attach", "detach", "sparse_products"]
 
@@ -50,8 +51,10 @@ def sparse_products(model: nn.Module) -> Iterator[None]:
 
 def _forward(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     weight = self.weight
-    learns = torch.is_grad_enabled() and weight.requires_grad and kernels() is not None
-    if not (learns and trains(x, weight)):
+    # Without gradients while training: a checkpoint's first pass, which has to be as its second.
+    learns = weight.requires_grad and (torch.is_grad_enabled() or self.training) and kernels() is not None
+    plain = x.shape[-1] == weight.shape[1] and (self.bias is None or self.bias.dtype == weight.dtype)
+    if not (learns and plain and trains(x, weight)):
         return F.linear(x, weight, self.bias)
     narrow = torch.is_autocast_enabled("cpu")
     few = listed(weight, narrow)
@@ -59,7 +62,7 @@ def _forward(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, weight, self.bias)
     flat = x.reshape(-1, x.shape[-1])
     out = _Product.apply(flat.to(torch.bfloat16) if narrow else flat, weight, self.bias, few)
-    return out.view(*x.shape[:-1], weight.shape[0])
+    return out if x.dim() == 2 else out.view(*x.shape[:-1], weight.shape[0])
 
 
 class _Product(torch.autograd.Function):
@@ -81,7 +84,9 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (dy,), (x, weight) = gradients, ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        again = torch.is_grad_enabled()  # a second derivative is wanted
+        again = (
+            torch.is_grad_enabled() or is_transformed() or is_batched(dy)
+        )  # a second derivative is wanted, or many gradients at once
         dx = dweight = dbias = None
         if needs_x and again:
             dx = dy @ weight.to(dy.dtype)

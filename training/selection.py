@@ -6,7 +6,7 @@ tensor needs sums of counts only, never the other shards' weights.
 
 Two ways with the same result. By counting alone: a search over the bits of the magnitudes, without host synchronisation, on any device
 and over shards. On CPU: a sample brackets the threshold, one pass counts and collects what lies in the bracket, one pass writes; by
-Numba where that is installed (`selection_kernels.py`), else by PyTorch.
+Numba where that is installed (`kernels/selection.py`), else by PyTorch.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _bracket(weight: torch.Tensor, k: int, margin: float) -> tuple[int, int]:
     flat, size = weight.view(-1), weight.numel()
     step = max(1, size // SAMPLE)
     # Every step-th entry, shifted from stretch to stretch, so that no column is favoured.
-    index = torch.arange(0, size - step + 1, step)
+    index = torch.arange(0, size - step + 1, step, device=weight.device)
     index = index + (index // step * 7919) % step
     sample = magnitude_bits(flat[index].detach()).numpy()
     share, most = k / size, len(sample) - 1
@@ -202,10 +202,10 @@ def _collect(weight: torch.Tensor, low: int, high: int, neuron_dim: int | None) 
     per_chunk = max(1, _ENTRIES_PER_CHUNK // width)
     chunks = -(-rows // per_chunk)
     room = per_chunk * width // 8
-    keys, index = torch.empty(chunks, room, dtype=torch.int32), torch.empty(chunks, room, dtype=torch.int32)
-    by_row = torch.zeros(rows, dtype=torch.int32)
-    by_column = torch.zeros((chunks, width) if neuron_dim == 1 else (0, 0), dtype=torch.int32)
-    collected = torch.zeros(chunks, dtype=torch.int64)
+    keys, index = (torch.empty(chunks, room, dtype=torch.int32, device=weight.device) for _ in range(2))
+    by_row = torch.zeros(rows, dtype=torch.int32, device=weight.device)
+    by_column = torch.zeros((chunks, width) if neuron_dim == 1 else (0, 0), dtype=torch.int32, device=weight.device)
+    collected = torch.zeros(chunks, dtype=torch.int64, device=weight.device)
     kernels = _kernels()
     job = kernels.CollectJob(
         weight.data_ptr(), weight.numel(), rows, width, per_chunk, low, high, room, by_row.data_ptr(),
@@ -243,7 +243,7 @@ def _kernels() -> Any:
 def _apply(weight: torch.Tensor, k: int, minimum: int, neuron_dim: int | None, found: _Bracketed) -> None:
     threshold = _threshold(k, minimum, found)
     counts = found.counts_at(threshold + 1)
-    forced = torch.zeros(0, dtype=torch.int64)
+    forced = torch.zeros(0, dtype=torch.int64, device=weight.device)
     if minimum:
         poor = (counts < minimum).nonzero()[:, 0]
         if len(poor):

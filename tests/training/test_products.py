@@ -57,11 +57,12 @@ def test_gradients_are_those_of_dense_products(name, density, by_onednn, monkeyp
 
 @pytest.mark.parametrize("density", [0.25, 1 / 16])
 def test_under_autocast_gradients_are_as_near_as_those_of_dense_products(density, monkeypatch):
+    """Without AbsTopK, in which what rounding makes of ties hides all else."""
     used, real = [], products.sparse_product
     monkeypatch.setattr(products, "sparse_product", lambda *a: (used.append(a[0].dtype), real(*a))[1])
-    model, ids = tiny_model(**FEATURES["abs_topk"], **WIDE).train(), tiny_ids(3, 40)
+    monkeypatch.setattr(dispatch, "_has_amx", lambda: False)
+    model, ids = tiny_model(**FEATURES["plain"], **WIDE).train(), tiny_ids(3, 40)
     project_(model, density, min_alive=1)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     _, exact = gradients(copy.deepcopy(model).double(), ids)
     with torch.autocast("cpu", torch.bfloat16):
         _, dense = gradients(model, ids)
@@ -72,7 +73,8 @@ def test_under_autocast_gradients_are_as_near_as_those_of_dense_products(density
     for key, grad in exact.items():
         assert found[key].dtype == torch.float32
         off, of_dense = ((each[key].double() - grad).norm() / grad.norm() for each in (found, dense))
-        assert off <= max(1.5 * of_dense, 0.02), key
+        assert off <= 1.5 * of_dense + 1e-3, key
+        assert off < 0.03, key
 
 
 def test_float64_float16_and_no_gradients_go_the_dense_way():
@@ -135,3 +137,57 @@ def test_the_callback_trains_so(tmp_path, monkeypatch):
     Trainer(model=model, args=args, train_dataset=rows, callbacks=[callback]).train()
     assert seen
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("density", [1.0, 1 / 16])
+def test_checkpoints_run_again_as_they_ran(density, monkeypatch):
+    monkeypatch.setattr(products, "onednn_pays", lambda: torch.backends.mkldnn.is_available())
+    model, ids = tiny_model(**WIDE).train(), tiny_ids(3, 40)
+    project_(model, density, min_alive=1)
+    with sparse_products(model):
+        wanted = gradients(model, ids)
+        for reentrant in (False, True):
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            model.enable_input_require_grads()
+            found = gradients(model, ids)
+            assert found[0] == wanted[0]
+            assert all(torch.equal(found[1][name], grad) for name, grad in wanted[1].items())
+
+
+def sparse_linear(rows=64, width=48, density=0.05, **options):
+    module = nn.Linear(width, rows, **options)
+    with torch.no_grad():
+        module.weight.mul_(torch.rand(rows, width) < density)
+    return module
+
+
+def test_many_gradients_at_once_and_changes_in_place():
+    module, x = sparse_linear(), torch.randn(40, 48, requires_grad=True)
+    wanted = torch.autograd.grad(module(x), x, torch.eye(64)[:5, None].expand(5, 40, 64), is_grads_batched=True)[0]
+    attach(module)
+    found = torch.autograd.grad(module(x), x, torch.eye(64)[:5, None].expand(5, 40, 64), is_grads_batched=True)[0]
+    assert (found - wanted).abs().max() < 1e-5
+    for shape in ((40, 48), (4, 10, 48)):
+        out = nn.functional.relu(module(torch.randn(shape)), inplace=True)
+        out.sum().backward()
+
+
+def test_what_does_not_fit_ends_as_in_pytorch():
+    module = sparse_linear(density=1.0)
+    attach(module)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        module(torch.randn(40, 47))
+    module.bias = nn.Parameter(module.bias.detach().bfloat16())
+    with pytest.raises(RuntimeError, match="dtype"):
+        module(torch.randn(40, 48))
+
+
+def test_a_default_device_is_no_matter():
+    module, x = sparse_linear(), torch.randn(40, 48)
+    wanted = module(x)
+    attach(module)
+    with torch.device("meta"):
+        found = module(x)
+        found.sum().backward()
+    assert found.device.type == "cpu"
+    assert (found - wanted).abs().max() < 1e-5
