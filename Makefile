@@ -25,8 +25,8 @@ test: venv compat newest beside browser
 	$(BIN)/python -m pytest tests -q -n 2
 	PYTHONPATH=.venv-newest $(BIN)/python -m pytest $(ON_NEWEST) -k "$(FEWER)" -q -n 2
 
-# What breaks most things when it breaks, in under two minutes.
-QUICK := tests/test_house.py tests/test_wiring.py tests/test_docs.py tests/test_config.py tests/test_topk.py tests/test_nonzeros.py tests/test_attention.py \
+# What breaks most things when it breaks, in some two minutes.
+QUICK := tests/test_house.py tests/test_wiring.py tests/test_docs.py tests/test_config.py tests/test_topk.py tests/test_nonzeros.py \
   tests/kernels tests/test_generation.py tests/training/test_projection.py tests/training/test_selection.py tests/corpora tests/circuits/test_ablation.py \
   tests/circuits/test_prune.py tests/circuits/test_circuit_file.py tests/circuits/test_export.py tests/viewer/test_data.py
 

@@ -27,6 +27,7 @@ from sparse_circuits.circuits.report import Verification
 from sparse_circuits.cli.given import corpus_blocks, read_settings
 from sparse_circuits.files import write_whole
 from sparse_circuits.programs import prove
+from sparse_circuits.programs.certificate import share
 from sparse_circuits.programs.prove import CERTIFICATE, certified, read_certificate
 
 MISSED = "missed.json"  # tasks without a circuit, and why
@@ -67,7 +68,8 @@ def main() -> None:
 def table(model: Path) -> str:
     """What the files of a model's circuits say, as markdown."""
     heads = ["task", "nodes", "edges (on a path)", "found under", "prefers", "first guess: model / circuit / nothing", "KL (nothing)",
-             "resampled: prompt / position", "model without its edges / random ones", "levels", "certified: right on", "short program, lines"]  # fmt: skip
+             "resampled: prompt / position", "model without its edges / random ones", "levels", "prefers reworded / in a function / after code (the model)",
+             "certified: right on", "short program: lines, right on"]  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for folder in sorted(path.parent for path in (model / "circuits").glob("*/circuit.json")):
         circuit = Circuit.from_pretrained(folder)
@@ -82,10 +84,18 @@ def table(model: Path) -> str:
             folder.name, f"{circuit.num_nodes}", f"{circuit.num_edges} ({circuit.metrics['edges_on_path']})", str(circuit.settings["ablation"]), f"{own['preference']:.2f}",
             f"{whole['first_guess']:.2f} / {own['first_guess']:.2f} / {nothing['first_guess']:.2f}", f"{own['kl']:.2f} ({nothing['kl']:.2f})",
             f"{ablations['resample_prompt']:.2f} / {ablations['resample_position']:.2f}", f"{needed['without_edges']:.2f} / {needed['without_random_edges']:.2f}",
-            report.headline, certified(folder, circuit) or "-", "not told" if "not_told" in simple or not simple else f"{simple['lines']}",
+            report.headline, elsewhere(found["scores"]), certified(folder, circuit) or "-",
+            "not told" if "not_told" in simple or not simple else f"{simple['lines']}, {share(simple['right'], simple['prompts'])}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def elsewhere(scores: dict[str, Any]) -> str:
+    """Preference of a circuit, and of the model, where the task is put in other words."""
+    kinds = [kind for kind in ("reworded", "in_function", "after_code") if kind in scores]
+    own, whole = (" / ".join(f"{scores[kind][what]['preference']:.2f}" for kind in kinds) for what in ("circuit", "model"))
+    return f"{own} ({whole})"
 
 
 def one(model: Any, tokenizer: Any, name: str, blocks: Any, means: Any, config: PruneConfig, given: argparse.Namespace) -> None:

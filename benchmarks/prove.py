@@ -21,7 +21,7 @@ from side_by_side import machine
 from sparse_circuits import Circuit, CSPForCausalLM, CSPTokenizer
 from sparse_circuits.circuits.outcome import last_logits
 from sparse_circuits.cli.given import corpus_blocks
-from sparse_circuits.programs.certificate import held_scales
+from sparse_circuits.programs.certificate import held_scales, share
 from sparse_circuits.programs.certify import DRAWN, MARGIN, WORST, Tally, answer_tokens, certify, runs
 from sparse_circuits.programs.compile import compile_circuit, mean_scales
 from sparse_circuits.programs.language import language, narrowed
@@ -95,7 +95,7 @@ def measured(model, tokenizer, circuit: Circuit, scales, given: argparse.Namespa
     cells = [
         depth(parts),
         f"{count:,} ({values})",
-        f"{right / count:.2%}",
+        share(right, count),
         f"{took:.0f}",
         f"{done / took:,.0f}",
         f"{slow:,.0f}",

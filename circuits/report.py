@@ -34,7 +34,7 @@ RISES = 0.35  # ... which must be as many more than the model's own, half of cha
 SPECIFIC = 2.0  # times the rise in loss that as many random nodes, or edges, that are as active cause on average
 STABLE = 0.5  # mean Jaccard of edges over seeds
 
-# The levels of a verdict, from the least to the most. Each stands on figures of its own; none follows from another.
+# The levels of a verdict, from the least to the most. Each stands on figures of its own; mechanism, robust and only one include prefers.
 LEVELS = {
     "prefers": "prefers the right one of the two answers",
     "produces": "gives the right answer as its first guess",

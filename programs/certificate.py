@@ -221,9 +221,15 @@ def headline(certificate: dict[str, Any]) -> str:
         said += [f"{int(kept['texts'])} a place"] if "texts" in kept else []
         said += [] if kept["templates"] == kept["of"] else [f"{int(kept['templates'])} of {int(kept['of'])} templates"]
         said.append(f"one answer always: {int(certificate['one_answer']) / max(1, prompts):.0%}")
-        return f"{right / max(1, prompts):.2%} of {prompts:,} prompts ({', '.join(said)})"
+        return f"{share(right, prompts)} of {prompts:,} prompts ({', '.join(said)})"
     except (KeyError, TypeError, ValueError):
         raise ValueError("A certificate is damaged; write it again with csp prove.") from None
+
+
+def share(right: int, prompts: int) -> str:
+    """How many of all are right, in percent, with two decimals or as many as tell it from 100: "99.9997%"."""
+    places = next(n for n in range(2, 20) if right == prompts or round(100 * right / max(1, prompts), n) < 100)
+    return f"{right / max(1, prompts):.{places}%}"
 
 
 def _told(found: dict[str, Any]) -> str:

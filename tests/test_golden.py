@@ -80,7 +80,7 @@ def test_documents_quote_the_reports(shipped, monkeypatch):
     assert f"the circuits of {len(EVERY)}\n" in readme
     certificate = read_certificate(FOLDER / "certificate.json")
     assert certificate["right"] == certificate["prompts"]
-    assert f"right on all {certificate['prompts']:,} prompts that the task can pose" in readme
+    assert f"prefers the right one on all {certificate['prompts']:,} prompts of that form" in readme
     counted = {name: p for name, p in model.named_parameters() if not any(part in name for part in ("bigram", "norm", "sink"))}
     nonzero = sum(int((p != 0).sum()) for p in counted.values())
     assert f"{nonzero:,} nonzero weights" in readme
