@@ -152,8 +152,8 @@ def _product_halves(x, tokens, width, matrix, rows, out, lanes, count, sums):
     _product_of_lanes(lanes, count, matrix, rows, out, rows, tokens, sums, True)
 
 
-# x [tokens, width] -> out [tokens, rows]. tokens_per_chunk: LANES, or four times as many.
-ProductJob = record("ProductJob", "x out tokens width rows matrix tokens_per_chunk", matrix=Matrix)
+# x [tokens, width] -> out [tokens, rows]. tokens_per_chunk: LANES, or four times as many; narrow: x and out are bfloat16.
+ProductJob = record("ProductJob", "x out tokens width rows matrix tokens_per_chunk narrow", matrix=Matrix)
 
 
 PRODUCT = positions(ProductJob)
@@ -161,35 +161,19 @@ PRODUCT = positions(ProductJob)
 
 def product_kernel(job):
     a = words(job)
-    x, out, count = a[PRODUCT.x], a[PRODUCT.out], a[PRODUCT.tokens_per_chunk]
+    count, size = a[PRODUCT.tokens_per_chunk], 2 if a[PRODUCT.narrow] else 4
     tokens, width, rows = a[PRODUCT.tokens], a[PRODUCT.width], a[PRODUCT.rows]
     lanes, sums = np.empty(width * count, np.float32), np.empty(LANES * count, np.float32)
     while True:
         chunk = draw(job)
         if chunk >= a[CHUNKS]:
             return
-        first = chunk * count
-        product_rows(
-            x + 4 * first * width, min(count, tokens - first), width, a[PRODUCT.matrix :], rows, out + 4 * first * rows, rows,
-            lanes.ctypes.data, count, sums.ctypes.data,
-        )  # fmt: skip
-
-
-def product_halves_kernel(job):
-    """The same of x and out in bfloat16."""
-    a = words(job)
-    x, out, count = a[PRODUCT.x], a[PRODUCT.out], a[PRODUCT.tokens_per_chunk]
-    tokens, width, rows = a[PRODUCT.tokens], a[PRODUCT.width], a[PRODUCT.rows]
-    lanes, sums = np.empty(width * count, np.float32), np.empty(LANES * count, np.float32)
-    while True:
-        chunk = draw(job)
-        if chunk >= a[CHUNKS]:
-            return
-        first = chunk * count
-        _product_halves(
-            x + 2 * first * width, min(count, tokens - first), width, a[PRODUCT.matrix :], rows, out + 2 * first * rows,
-            lanes.ctypes.data, count, sums.ctypes.data,
-        )  # fmt: skip
+        first, matrix = chunk * count, a[PRODUCT.matrix :]
+        x, out, left = a[PRODUCT.x] + size * first * width, a[PRODUCT.out] + size * first * rows, min(count, tokens - first)
+        if a[PRODUCT.narrow]:
+            _product_halves(x, left, width, matrix, rows, out, lanes.ctypes.data, count, sums.ctypes.data)
+        else:
+            product_rows(x, left, width, matrix, rows, out, rows, lanes.ctypes.data, count, sums.ctypes.data)
 
 
 # dy [tokens, rows], x [tokens, width] -> partial sums [chunks, nonzeros] of dy.T @ x at the nonzeros.
@@ -271,8 +255,9 @@ def product(x: torch.Tensor, values: torch.Tensor, support: Any, bias: torch.Ten
         values.data_ptr(),
         0 if kept_alive is None else kept_alive.data_ptr(),
     )
-    job = ProductJob(x.data_ptr(), out.data_ptr(), x.shape[0], width, rows, matrix, per_chunk)
-    run(product_halves_kernel if x.dtype == torch.bfloat16 else product_kernel, -(-x.shape[0] // per_chunk), flat(job))
+    narrow = int(x.dtype == torch.bfloat16)
+    job = ProductJob(x.data_ptr(), out.data_ptr(), x.shape[0], width, rows, matrix, per_chunk, narrow)
+    run(product_kernel, -(-x.shape[0] // per_chunk), flat(job))
     return out
 
 

@@ -87,7 +87,7 @@ def test_a_field_in_the_middle_of_a_product_breaks_nothing():
     x = torch.randn(3, 30)
     out = torch.empty(3, 9)
     place = products.Matrix(matrix.row_starts.data_ptr(), matrix.columns.data_ptr(), matrix.values.data_ptr(), 0)
-    given = products.ProductJob(x.data_ptr(), out.data_ptr(), 3, 30, 9, place, 16)._asdict()
+    given = products.ProductJob(x.data_ptr(), out.data_ptr(), 3, 30, 9, place, 16, 0)._asdict()
     run(compiled(products.product_kernel, PRODUCT=positions(Wider)), 1, Wider(**given, spare=-12345))
     torch.testing.assert_close(out, x @ matrix.to_dense().detach().t())
 

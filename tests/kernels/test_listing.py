@@ -3,12 +3,13 @@
 import hypothesis.strategies as some
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 
 from sparse_circuits.kernels.listing import listed, turned
 from sparse_circuits.nonzeros_csp import Support, csr_fault, nonzeros
 
 
+@settings(deadline=None, max_examples=60)
 @given(some.integers(1, 70), some.integers(1, 70), some.sampled_from([0.0, 0.02, 0.3, 1.0]), some.integers(0, 1000))
 def test_lists_by_rows_and_by_columns(rows, width, density, seed):
     generator = torch.Generator().manual_seed(seed)
