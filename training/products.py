@@ -84,9 +84,8 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (dy,), (x, weight) = gradients, ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        again = (
-            torch.is_grad_enabled() or is_transformed() or is_batched(dy)
-        )  # a second derivative is wanted, or many gradients at once
+        # A second derivative is wanted, or many gradients at once.
+        again = torch.is_grad_enabled() or is_transformed() or is_batched(dy)
         dx = dweight = dbias = None
         if needs_x and again:
             dx = dy @ weight.to(dy.dtype)

@@ -159,10 +159,8 @@ def _bracket(weight: torch.Tensor, k: int, margin: float) -> tuple[int, int]:
     sample = magnitude_bits(flat[index].detach()).numpy()
     share, most = k / size, len(sample) - 1
     spread = margin * (share * (1 - share) / len(sample)) ** 0.5 + 1 / len(sample)
-    first, last = (
-        int((share - spread) * len(sample)),
-        int((share + spread) * len(sample)) + 1,
-    )  # of the sample from the largest on
+    # Places in the sample, counted from its largest.
+    first, last = int((share - spread) * len(sample)), int((share + spread) * len(sample)) + 1
     places = {name: most - place for name, place in (("high", first), ("low", last)) if 0 < place <= most}
     ordered = np.partition(sample, sorted(set(places.values()))) if places else sample
     high = min(int(ordered[places["high"]]) + 1, _MAX) if "high" in places else _MAX

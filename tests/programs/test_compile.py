@@ -93,9 +93,8 @@ def test_positions_and_layer_norm_are_told_too(case, share):
         assert (run(small, ids) - expected).abs().max() < 1e-8
     if positions:
         moved = run(parts, prompts[0][:1].expand(2, -1))
-        assert (
-            moved[0] - moved[1]
-        ).abs().max() < 1e-12  # PyTorch's products do not promise the same bits for each row; our kernel does
+        # PyTorch's products do not promise the same bits for each row; our kernel does.
+        assert (moved[0] - moved[1]).abs().max() < 1e-12
         with pytest.raises(ValueError, match="no such token at place 16"):
             run(parts, torch.cat([prompts[2], prompts[2][:, :1]], 1))
 

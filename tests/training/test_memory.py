@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from sparse_circuits.training import keep_memory
+from sparse_circuits.training.memory import _OWN
 
-OWN = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 FAULTS = """
 import resource, sys, torch
 from sparse_circuits.training import keep_memory
@@ -25,7 +25,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_large_blocks_are_used_again_without_page_faults():
-    environment = {key: value for key, value in os.environ.items() if key not in OWN}
+    environment = {key: value for key, value in os.environ.items() if key not in _OWN}
     found = {}
     for way in ("keep", "not"):
         told = subprocess.run([sys.executable, "-c", FAULTS, way], capture_output=True, text=True, env=environment, check=True)
