@@ -102,24 +102,30 @@ class _SparseProduct(torch.autograd.Function):
             support, order = ctx.support.transposed
             dx = sparse_product(dy, values[order], support)
         if ctx.needs_input_grad[1]:
-            dvalues = _ValueGradient.apply(dy, x, ctx.support).to(values.dtype)
+            dvalues = value_gradient(dy, x, ctx.support).to(values.dtype)
         if ctx.needs_input_grad[3]:
             dbias = dy.sum(0)
         return dx, dvalues, None, dbias
 
 
-class _ValueGradient(torch.autograd.Function):
-    """(dy [tokens, rows], x [tokens, width]) -> the entries of dy.T @ x on the support."""
+def value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Support) -> torch.Tensor:
+    """The entries of dy.T @ x on a support, [nonzeros], in float32 at least; for dy [tokens, rows] and x [tokens, width]. Differentiable."""
+    return _ValueGradient.apply(dy, x, support)
 
+
+class _ValueGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, dy: torch.Tensor, x: torch.Tensor, support: Support) -> torch.Tensor:
         ctx.save_for_backward(dy, x)
         ctx.support = support
         wide = torch.promote_types(x.dtype, torch.float32)
-        dy, x, fast = dy.to(wide), x.to(wide), kernels()
+        fast = kernels()
         found = None if fast is None else fast.value_gradient(dy, x, support)
+        if found is None and fast is not None and dy.dtype != wide:
+            found = fast.value_gradient(dy.to(wide), x.to(wide), support)
         if found is not None:
             return found
+        dy, x = dy.to(wide), x.to(wide)
         left, right = dy.t().contiguous(), x.t().contiguous()
         step = max(1, (1 << 22) // max(1, x.shape[0]))
         pairs = zip(support.row_of.split(step), support.columns.split(step))

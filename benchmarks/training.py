@@ -33,8 +33,14 @@ from sparse_circuits.kernels.listing import turned as kernel_turned
 from sparse_circuits.nonzeros_csp import Support, sparse_product
 from sparse_circuits.training import keep_memory, normalize_gradients_, project_tensors_, sparse_products, sparse_tensors
 from sparse_circuits.training.recipes import make_recipe
+from sparse_circuits.training.supersets import Supersets
 
 WAYS = ("skipping zeros", "skipping zeros, bfloat16", "dense products", "dense products, bfloat16", "plain")
+SUPERSETS = (
+    "gradients of 4 times the density",
+    "gradients of 4 times the density, bfloat16",
+)  # where density has come to its target
+LATE = 75  # % of a run
 
 
 class Run:
@@ -49,23 +55,41 @@ class Run:
         self.tensors = sparse_tensors(self.model)
         self.densities = sparsity.densities_at(percent, 100)
         project_tensors_(self.tensors, self.densities, 4)
+        self.supersets, self.done = None, 0
+        if way in SUPERSETS:
+            part = {"backward_density": 4 * sparsity.density, "anneal_start": 0.0, "anneal_stop": 0.0}
+            self.supersets = Supersets(self.model, self.tensors, SparsityConfig(**{**sparsity.to_dict(), **part}))
+
+    def steps(self, batch: torch.Tensor) -> float:
+        """Seconds of a step; with supersets, the mean from one whole gradient to the next."""
+        if self.supersets is None:
+            return self.step(batch)
+        return statistics.mean(self.step(batch) for _ in range(self.supersets.config.backward_refresh))
 
     def step(self, batch: torch.Tensor) -> float:
         ours, plain = (topk_csp.abs_topk, attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"]), self.way == "plain"
         if plain:
             topk_csp.abs_topk = plain_abs_topk
             attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"] = plain_attention
-        skipping = sparse_products(self.model) if self.way.startswith("skipping") else contextlib.nullcontext()
+        skipping = contextlib.nullcontext() if self.way.startswith(("dense", "plain")) else sparse_products(self.model)
+        at, parts = (self.done, 1 << 40), self.supersets  # step, and of how many
+        self.done += 1
         try:
             begun = time.perf_counter()
             with skipping:
+                if parts is not None:
+                    parts.begin(*at)
                 with torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in self.way):
                     loss = self.model(batch, labels=batch, use_cache=False).loss
                 loss.backward()
-            normalize_gradients_(self.model.parameters())
+            normalize_gradients_(self.model.parameters(), 1.0 if parts is None else parts.beyond_at(*at))
             self.optimizer.step()
+            if parts is not None:
+                parts.choose(*at, self.optimizer, self.model.parameters(), 4)
             self.optimizer.zero_grad()
             (by_topk if plain else project_tensors_)(self.tensors, self.densities, 4)
+            if parts is not None:
+                parts.settle(*at, self.optimizer)
             self.loss = loss.item()
             return time.perf_counter() - begun
         finally:
@@ -74,12 +98,12 @@ class Run:
 
 def steps(model: dict[str, Any], sparsity: SparsityConfig, percent: int, batches: tuple[int, int], rounds: int) -> None:
     """A table of the ways at one step of annealing."""
-    runs = {way: Run(model, sparsity, percent, way) for way in WAYS}
-    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    runs = {way: Run(model, sparsity, percent, way) for way in WAYS + (SUPERSETS if percent == LATE else ())}
+    times: dict[str, list[float]] = {way: [] for way in runs}
     for turn in range(rounds + 1):
         batch = torch.randint(0, 2048, batches, generator=torch.Generator().manual_seed(turn))
         for way, run in runs.items():
-            took = run.step(batch)
+            took = run.steps(batch)
             if turn:
                 times[way].append(took)
     density = runs["plain"].densities["weights"]
@@ -153,7 +177,8 @@ def by_library(x: torch.Tensor, dy: torch.Tensor, rounds: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--preset", default="small")
-    parser.add_argument("--width", type=int, help="instead of a preset: 4 layers of this width")
+    parser.add_argument("--width", type=int, help="instead of a preset: layers of this width")
+    parser.add_argument("--layers", type=int, default=4, help="with --width: how many")
     parser.add_argument(
         "--density",
         type=float,
@@ -163,6 +188,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192, help="with --width: a step's; with --products: a product's")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--products", action="store_true")
+    parser.add_argument("--late", action="store_true", help="only where density has come to its target")
     parser.add_argument("--keep-memory", action="store_true", help="of all ways alike, as csp train does")
     options = parser.parse_args()
     if options.keep_memory and not keep_memory():
@@ -180,10 +206,10 @@ def main() -> None:
             "d_mlp": 4 * width,
             "n_head": width // 16,
             "d_head": 16,
-            "n_layer": 4,
+            "n_layer": options.layers,
         }
         sparsity = SparsityConfig(density=options.density, embedding_density=min(1.0, 16 * options.density))
-        batches, name = (options.tokens // 256, 256), f"4 layers of width {width}"
+        batches, name = (options.tokens // 256, 256), f"{options.layers} layers of width {width}"
     else:
         recipe = make_recipe(options.preset)
         model, sparsity, name = recipe.model, SparsityConfig(**recipe.sparsity), f"preset {options.preset}"
@@ -193,7 +219,7 @@ def main() -> None:
             f"{name}, {batches[0]} x {batches[1]} tokens a step, seed 0, {options.rounds} rounds, times plain: median (range)"
         )
     )
-    for percent in (25, 75):
+    for percent in (25, LATE)[options.late :]:
         steps(model, sparsity, percent, batches, options.rounds)
 
 

@@ -18,7 +18,9 @@ __all__ = [
     "embedding",
     "fused_block",
     "gpu",
+    "held_pays",
     "listed",
+    "nonzeros_of",
     "pays",
     "product",
     "prompt_kernel",
@@ -36,6 +38,7 @@ PRODUCT_DENSITY, PRODUCT_NONZEROS = 1 / 16, 1 << 14
 # The same where a weight is a dense parameter in training, whose nonzeros are listed anew for each product, and from how many tokens on: against MKL's
 # or oneDNN's dense float32 products, and against bfloat16's, by `benchmarks/training.py --products`.
 TRAINING_DENSITY, NARROW_DENSITY, TRAINING_TOKENS = 1 / 8, 1 / 16, 512
+HELD_DENSITY = 1 / 16  # up to which the gradient of a part of a matrix, entry by entry, beats that of the whole
 AMX_DENSITY = (
     1 / 64
 )  # for bfloat16 where the processor has AMX, whose dense products are several times as fast: by that, not measured
@@ -68,8 +71,8 @@ def product(x: torch.Tensor, values: torch.Tensor, support: Any, bias: torch.Ten
 
 
 def value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Any) -> torch.Tensor | None:
-    """The entries of dy.T @ x at the nonzeros, [nonzeros]."""
-    if serve(dy, x):
+    """The entries of dy.T @ x at the nonzeros, [nonzeros], in float32."""
+    if serve(dy, x) or (dy.dtype == x.dtype == torch.bfloat16 and serve(dy, x, halves=True)):
         return _module("products").value_gradient(dy, x, support)
     triton = gpu(x) if support.columns.numel() and x.dtype == dy.dtype == torch.float32 else None
     return None if triton is None else triton.value_gradient(dy, x, support.row_of, support.columns)
@@ -89,6 +92,16 @@ def listed(weight: torch.Tensor, narrow: bool) -> tuple[torch.Tensor, torch.Tens
     """(values, int32 row starts, int32 columns) of a matrix that trains faster by its nonzeros, which are listed anew each time; None for others."""
     density = TRAINING_DENSITY if not narrow else AMX_DENSITY if _has_amx() else NARROW_DENSITY
     return _module("listing").listed(weight, int(density * weight.numel()))
+
+
+def held_pays(entries: int, count: int) -> bool:
+    """Whether the gradient of `count` entries of a matrix is faster to be had one by one than with all of them."""
+    return available() and count <= HELD_DENSITY * entries
+
+
+def nonzeros_of(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """(values, int32 row starts, int32 columns) of all nonzeros of a matrix."""
+    return _module("listing").listed(weight, weight.numel()) if serve(weight) else None
 
 
 def _has_amx() -> bool:

@@ -176,8 +176,8 @@ def product_kernel(job):
             product_rows(x, left, width, matrix, rows, out, rows, lanes.ctypes.data, count, sums.ctypes.data)
 
 
-# dy [tokens, rows], x [tokens, width] -> partial sums [chunks, nonzeros] of dy.T @ x at the nonzeros.
-ValueGradientJob = record("ValueGradientJob", "dy x partial tokens rows width row_of columns nonzeros tokens_per_chunk")
+# dy [tokens, rows], x [tokens, width] -> partial sums [chunks, nonzeros] of dy.T @ x at the nonzeros. narrow: dy and x are bfloat16.
+ValueGradientJob = record("ValueGradientJob", "dy x partial tokens rows width row_of columns nonzeros tokens_per_chunk narrow")
 
 
 VALUE_GRADIENT = positions(ValueGradientJob)
@@ -201,8 +201,12 @@ def value_gradient_kernel(job):
         for first in range(chunk * per_chunk, last, ABREAST):
             for lane in range(0, ABREAST, LANES):
                 at, count = first + lane, max(0, min(LANES, last - first - lane))
-                _to_lanes(dy + 4 * at * rows, rows, count, rows, left.ctypes.data, lane, ABREAST)
-                _to_lanes(x + 4 * at * width, width, count, width, right.ctypes.data, lane, ABREAST)
+                if a[VALUE_GRADIENT.narrow]:
+                    _halves_to_lanes(dy + 2 * at * rows, rows, count, rows, left.ctypes.data, lane, ABREAST)
+                    _halves_to_lanes(x + 2 * at * width, width, count, width, right.ctypes.data, lane, ABREAST)
+                else:
+                    _to_lanes(dy + 4 * at * rows, rows, count, rows, left.ctypes.data, lane, ABREAST)
+                    _to_lanes(x + 4 * at * width, width, count, width, right.ctypes.data, lane, ABREAST)
             for n in range(nonzeros):
                 row, column = np.int64(row_of[n]) * ABREAST, np.int64(columns[n]) * ABREAST
                 sums[n] += _dot(left[row : row + ABREAST], right[column : column + ABREAST])
@@ -262,14 +266,14 @@ def product(x: torch.Tensor, values: torch.Tensor, support: Any, bias: torch.Ten
 
 
 def value_gradient(dy: torch.Tensor, x: torch.Tensor, support: Any) -> torch.Tensor:
-    """The entries of dy.T @ x at the nonzeros, [nonzeros]."""
+    """The entries of dy.T @ x at the nonzeros, [nonzeros] in float32; both float32 or both bfloat16."""
     dy, x, tokens, nonzeros = dy.contiguous(), x.contiguous(), x.shape[0], support.columns.shape[0]
     per_chunk = -(-tokens // (16 * ABREAST)) * ABREAST  # at most 16 chunks, each with a row of partial sums
     chunks = -(-tokens // per_chunk)
     partial = torch.empty(chunks, nonzeros, dtype=torch.float32, device=x.device)
-    places = support.row_of.data_ptr(), support.columns.data_ptr()
+    places, narrow = (support.row_of.data_ptr(), support.columns.data_ptr()), int(x.dtype == torch.bfloat16)
     job = ValueGradientJob(
-        dy.data_ptr(), x.data_ptr(), partial.data_ptr(), tokens, *support.shape, *places, nonzeros, per_chunk
+        dy.data_ptr(), x.data_ptr(), partial.data_ptr(), tokens, *support.shape, *places, nonzeros, per_chunk, narrow
     )
     run(value_gradient_kernel, chunks, job)
     return partial.sum(0)

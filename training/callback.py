@@ -23,6 +23,7 @@ from .guards import (
 from .products import attach, detach
 from .projection import Projected, Rule, nonzero_count, project_tensors_, refuse_impossible, sparse_tensors
 from .schedules import SparsityConfig
+from .supersets import Supersets
 
 logger = logging.get_logger(__name__)
 
@@ -62,9 +63,12 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
         self._before: torch.Tensor | None = None  # what the last projection left, while a run begins
         self._watched = 0
         self._optimizer = ""
+        self.beyond = 1.0  # of the supersets, saved with each checkpoint
+        self._supersets: Supersets | None = None
 
     def state(self) -> dict[str, Any]:
-        return {"args": {"config": self.config.to_dict()}, "attributes": {}}
+        beyond = self.beyond if self._supersets is None else self._supersets.beyond
+        return {"args": {"config": self.config.to_dict()}, "attributes": {"beyond": beyond}}
 
     def lead(self, trainer: Any) -> None:
         """Moves this callback ahead of the Trainer's trackers, so that their log has its metrics."""
@@ -87,6 +91,14 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
         # Before the first step: the density of step 0. After a resume: that of the last step, which changes nothing.
         self._project(max(state.global_step - 1, 0), state.max_steps)
         attach(model)
+        self._supersets = None
+        if self.config.backward_density is not None:
+            self._supersets = Supersets(model, self._tensors, self.config, self.beyond)
+            self._supersets.begin(state.global_step, state.max_steps, optimizer)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self._supersets is not None:
+            self._supersets.begin(state.global_step, state.max_steps)
 
     def _anneals(self, total: int) -> bool:
         return self.config.densities_at(0, total) != self.config.targets()
@@ -116,7 +128,9 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
         """On resume, the settings must be those of the checkpoint; one made without the callback gets ours."""
         name = type(self).__name__
         saved = state.stateful_callbacks.setdefault(name, self.state())
-        saved = (saved[0] if isinstance(saved, list) else saved)["args"]["config"]
+        saved = saved[0] if isinstance(saved, list) else saved
+        self.beyond = float(saved.get("attributes", {}).get("beyond", 1.0)) if state.global_step > 0 else 1.0
+        saved = saved["args"]["config"]
         for key, value in self.config.to_dict().items():
             if state.global_step > 0 and key in saved and saved[key] != value:
                 raise ValueError(
@@ -140,10 +154,17 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
         if self._before is not None:
             require_unchanged(self._before, self._tensors, self._optimizer)
         if self.config.normalize_gradients:
-            self._gradient_rms = normalize_gradients_(model.parameters())
+            parts = self._supersets
+            beyond = 1.0 if parts is None else parts.beyond_at(state.global_step, state.max_steps)
+            self._gradient_rms = normalize_gradients_(model.parameters(), beyond)
 
-    def on_optimizer_step(self, args, state, control, **kwargs):
-        self._project(state.global_step, state.max_steps)
+    def on_optimizer_step(self, args, state, control, model=None, optimizer=None, **kwargs):
+        step, total = state.global_step, state.max_steps
+        if self._supersets is not None:
+            self._supersets.choose(step, total, optimizer, model.parameters(), self.config.min_alive)
+        self._project(step, total)
+        if self._supersets is not None:
+            self._supersets.settle(step, total, optimizer)
 
     def _project(self, step: int, total: int) -> None:
         project_tensors_(self._tensors, self.config.densities_at(step, total), self.config.min_alive)
@@ -156,6 +177,8 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
     def on_train_end(self, args, state, control, model=None, **kwargs):
         self._before = None
         detach(model)
+        if self._supersets is not None:
+            self._supersets.end()
         self._require_as_projected(state, "at the end of training")
         density, target = (
             self.config.densities_at(max(state.global_step - 1, 0), state.max_steps)["weights"],

@@ -14,10 +14,13 @@ RMS_EPS = 1e-5
 
 
 @torch.no_grad()
-def normalize_gradients_(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
+def normalize_gradients_(parameters: Iterable[nn.Parameter], beyond: float = 1.0) -> torch.Tensor:
     """Divides all gradients, in place, by their global root mean square + 1e-5 (paper, appendix on training; release's script).
 
     Every trainable parameter counts in the mean, those without a gradient as zeros. Sharded ones (DTensor) count over all ranks.
+
+    Args:
+        beyond: what the square sum is multiplied by, where gradients are known in part (`supersets.py`).
 
     Returns:
         The root mean square before the division, a scalar tensor; no host synchronisation.
@@ -33,7 +36,7 @@ def normalize_gradients_(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
     if cut:
         shards = next(shards for _, shards in parts if shards is not None)
         whole.append(shards.total(torch.stack(cut).square().sum()).sqrt())
-    rms = torch.linalg.vector_norm(torch.stack(whole)) / sum(p.numel() for p in trainable) ** 0.5
+    rms = torch.linalg.vector_norm(torch.stack(whole)) * (beyond / sum(p.numel() for p in trainable)) ** 0.5
     torch._foreach_div_([local for local, _ in parts], rms + RMS_EPS)
     return rms
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ..kernels import listed, trains, turned
 from ..kernels.dense import dense_product, onednn_pays, weight_gradient
 from ..kernels.run import is_batched
 from ..nonzeros_csp import Support, sparse_product
 from ..topk_csp import is_transformed, kernels
+from .supersets import Held, held_linear
 
 __all__ = ["attach", "detach", "sparse_products"]
 
@@ -50,18 +50,18 @@ def sparse_products(model: nn.Module) -> Iterator[None]:
 
 
 def _forward(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    weight = self.weight
+    weight, held = self.weight, vars(self).get("held")
     # Without gradients while training: a checkpoint's first pass, which has to be as its second.
     learns = weight.requires_grad and (torch.is_grad_enabled() or self.training) and kernels() is not None
     plain = x.shape[-1] == weight.shape[1] and (self.bias is None or self.bias.dtype == weight.dtype)
     if not (learns and plain and trains(x, weight)):
-        return F.linear(x, weight, self.bias)
+        return held_linear(x, weight, self.bias, held)
     narrow = torch.is_autocast_enabled("cpu")
     few = listed(weight, narrow)
     if few is None and (narrow or not onednn_pays()):
-        return F.linear(x, weight, self.bias)
+        return held_linear(x, weight, self.bias, held)
     flat = x.reshape(-1, x.shape[-1])
-    out = _Product.apply(flat.to(torch.bfloat16) if narrow else flat, weight, self.bias, few)
+    out = _Product.apply(flat.to(torch.bfloat16) if narrow else flat, weight, self.bias, few, held)
     return out if x.dim() == 2 else out.view(*x.shape[:-1], weight.shape[0])
 
 
@@ -70,9 +70,11 @@ class _Product(torch.autograd.Function):
     oneDNN. float32, or x and what comes of it in bfloat16, summed in float32."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, few: Any) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, few: Any, held: Held | None
+    ) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.few = None
+        ctx.few, ctx.held = None, held
         if few is None:
             return dense_product(x, weight, bias)
         values, starts, columns = few
@@ -83,7 +85,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (dy,), (x, weight) = gradients, ctx.saved_tensors
-        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         # A second derivative is wanted, or many gradients at once.
         again = torch.is_grad_enabled() or is_transformed() or is_batched(dy)
         dx = dweight = dbias = None
@@ -96,8 +98,15 @@ class _Product(torch.autograd.Function):
             starts, columns, order = turned(known)
             dx = sparse_product(dy, values[order], Support(starts, columns, weight.shape[0]))
         if needs_weight:
-            plain = again or not (onednn_pays() and dy.dtype == torch.float32)
-            dweight = (dy.t() @ x if plain else weight_gradient(dy, x)).to(weight.dtype)
+            dweight = _weight_gradient(dy, x, ctx.held, again).to(weight.dtype)
         if needs_bias:
             dbias = dy.sum(0, dtype=weight.dtype)
-        return dx, dweight, dbias, None
+        return dx, dweight, dbias, None, None
+
+
+def _weight_gradient(dy: torch.Tensor, x: torch.Tensor, held: Held | None, again: bool) -> torch.Tensor:
+    if held is not None and held.pays and not again:
+        return held.weight_gradient(dy, x)
+    plain = again or not (onednn_pays() and dy.dtype == torch.float32)
+    whole = dy.t() @ x if plain else weight_gradient(dy, x)
+    return whole if held is None else held.kept(whole)

@@ -29,6 +29,10 @@ class SparsityConfig:
         normalize_gradients: divide all gradients by their global root mean square (+ 1e-5) before the optimizer.
         lr_follows_density: multiply the learning rate by sqrt(target density / current density) of the block weights, which with
             a linear decay is the paper's "sharkfin".
+        backward_density: None: every weight of the block matrices gets a gradient at every step, as in the paper. A fraction: once density is not above it, only so many
+            of each matrix do, the largest (`supersets.py`), except at every `backward_refresh`-th step. Cheaper steps where both are low, at some loss
+            (docs/results.md#projection-and-training-steps).
+        backward_refresh: steps from one whole gradient to the next, with backward_density.
     """
 
     density: float
@@ -41,6 +45,8 @@ class SparsityConfig:
     anneal_exponent: float = 1.0
     normalize_gradients: bool = True
     lr_follows_density: bool = True
+    backward_density: float | None = None
+    backward_refresh: int = 16
 
     def __post_init__(self) -> None:
         for group, value in self.targets().items():
@@ -63,8 +69,20 @@ class SparsityConfig:
             raise ValueError(f"anneal is {self.anneal!r}; it must be 'linear' or 'power'.")
         if not self.anneal_exponent > 0:
             raise ValueError(f"anneal_exponent is {self.anneal_exponent!r}; it must be above 0.")
+        self._check_backward()
         if self.anneal == "power" and self.anneal_exponent != 1:
             raise ValueError("anneal_exponent shapes the linear schedule only; leave it out with anneal='power'.")
+
+    def _check_backward(self) -> None:
+        value, every = self.backward_density, self.backward_refresh
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, (int, float)) or not self.density <= value <= 1
+        ):
+            raise ValueError(
+                f"backward_density is {value!r}; it must be a fraction from density ({self.density:g}) to 1, or None for whole gradients."
+            )
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"backward_refresh is {every!r}; it must be a whole number of at least 1.")
 
     def targets(self) -> dict[str, float]:
         """Final density by group."""
@@ -95,6 +113,15 @@ class SparsityConfig:
         if not self.lr_follows_density:
             return 1.0
         return math.sqrt(self.density / self.densities_at(step, total)["weights"])
+
+    def is_whole_at(self, step: int, total: int) -> bool:
+        """Whether step `step` of `total` has the whole gradient of the block matrices."""
+        if self.backward_density is None or step % self.backward_refresh == 0:
+            return True
+        last = (
+            step - step % self.backward_refresh
+        )  # with the whole gradient, after which a superset was chosen if density was low enough
+        return self.densities_at(last, total)["weights"] > self.backward_density
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

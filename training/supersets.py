@@ -1,0 +1,211 @@
+"""Gradients of the largest entries of a matrix alone, and of all of them now and then: `SparsityConfig(backward_density=...)`.
+
+After Top-KAST (Jayakumar et al. 2020, arXiv 2106.03517), where a superset of the nonzeros, chosen by magnitude, gets gradients. There weights outside of the nonzeros keep
+their values; here the projection makes them zero. So what is chosen by is what they had become by a step with the whole gradient, before that step's projection.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..kernels import held_pays, nonzeros_of
+from ..nonzeros_csp import Support, nonzeros, value_gradient
+from .projection import Projected, local_part, project_tensor_
+from .schedules import SparsityConfig
+
+__all__ = ["Held", "Supersets"]
+
+
+class Held(Support):
+    """The entries of a matrix [rows, width] that get a gradient."""
+
+    @functools.cached_property
+    def flat(self) -> torch.Tensor:
+        """int64 [entries]: their places in the matrix, row by row."""
+        return self.row_of.long() * self.shape[1] + self.columns
+
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
+        """[rows, width] with values [entries] at their places and zeros elsewhere."""
+        whole = values.new_zeros(self.shape)
+        whole.view(-1)[self.flat] = values
+        return whole
+
+    def weight_gradient(self, dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """dy.T @ x [rows, width] at these entries, zero elsewhere; for dy [tokens, rows] and x [tokens, width], in float32 at least."""
+        return self.spread(value_gradient(dy, x, self))
+
+    def kept(self, whole: torch.Tensor) -> torch.Tensor:
+        """A matrix [rows, width] at these entries, zero elsewhere."""
+        return self.spread(whole.reshape(-1)[self.flat])
+
+    @property
+    def pays(self) -> bool:
+        """Whether that is faster than the whole gradient."""
+        return held_pays(self.shape[0] * self.shape[1], self.columns.shape[0])
+
+
+class _Masked(torch.autograd.Function):
+    """A weight, whose gradient is made whole and kept where it is held."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor, held: Held) -> torch.Tensor:
+        ctx.held = held
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return ctx.held.kept(gradients[0]), None
+
+
+def held_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, held: Held | None) -> torch.Tensor:
+    """PyTorch's linear map, with the gradient of the weight where it is held (None: all of it)."""
+    return F.linear(x, weight if held is None else _Masked.apply(weight, held), bias)
+
+
+@dataclass
+class _Matrix:
+    """A matrix of the blocks, its module, and what of it gets a gradient between whole ones."""
+
+    tensor: Projected
+    module: nn.Module
+    held: Held | None = None
+
+
+class Supersets:
+    """What of each block matrix (the weights of `nn.Linear`) gets a gradient at which step.
+
+    Entries outside of a superset are zero and so are their moments, so that a checkpoint tells what the superset was: where weight or moment is not zero.
+
+    Args:
+        beyond: square sums of gradients, all over those that a step between whole ones has; by it the gradient's norm is told there. From the checkpoint, if
+            there is one.
+    """
+
+    def __init__(self, model: nn.Module, tensors: Iterable[Projected], config: SparsityConfig, beyond: float = 1.0):
+        self.config, self.beyond = config, beyond
+        modules = {id(module.weight): module for module in model.modules() if type(module) is nn.Linear}
+        self.matrices = [
+            _Matrix(each, modules[id(each.parameter)]) for each in tensors if each.group == "weights" and id(each.parameter) in modules
+        ]  # fmt: skip
+        if not self.matrices:
+            raise ValueError(
+                "backward_density needs block matrices that are weights of nn.Linear, of which this model has none; leave it out."
+            )
+        for each in self.matrices:
+            if local_part(each.tensor.parameter)[1] is not None:
+                raise ValueError(
+                    f"backward_density does not work with weights in shards (FSDP2), as {each.tensor.name} is; leave it out, or use DDP."
+                )
+
+    def begin(self, step: int, total: int, optimizer: Any = None) -> None:
+        """Before a step's forward pass; with the optimizer, when a run is taken up."""
+        partial = not self.config.is_whole_at(step, total)
+        known = optimizer is not None and step > 0 and (partial or not self.config.is_whole_at(step - 1, total))
+        for each in self.matrices:
+            if known:
+                each.held = _with_weight_or_moment(each.tensor.parameter, moments(optimizer, each.tensor))
+            vars(each.module).pop("held", None)
+            if partial and each.held is not None:
+                each.module.held = each.held  # type: ignore[assignment]
+
+    def beyond_at(self, step: int, total: int) -> float:
+        """Square sum of the whole gradient, over that of what a step has of it."""
+        return 1.0 if self.config.is_whole_at(step, total) else self.beyond
+
+    def end(self) -> None:
+        for each in self.matrices:
+            vars(each.module).pop("held", None)
+
+    @torch.no_grad()
+    def choose(self, step: int, total: int, optimizer: Any, parameters: Iterable[nn.Parameter], min_alive: int) -> None:
+        """After the optimizer's step, before the projection: where the next step is to have a part of the gradient and this one has all of it."""
+        if self.config.is_whole_at(step + 1, total) or not self.config.is_whole_at(step, total):
+            return
+        before = [each.held for each in self.matrices]
+        for each in self.matrices:
+            parameter, kept = each.tensor.parameter, each.tensor.count(self.config.backward_density or 1.0)
+            project_tensor_(parameter, kept, min_alive=min_alive, neuron_dim=each.tensor.neuron_dim)
+            outside = parameter == 0
+            for state in moments(optimizer, each.tensor):
+                state.masked_fill_(outside, 0)
+            each.held = _nonzero(parameter)
+        # By the superset that was, if there was one: what is chosen by this gradient has more of it than of the next.
+        self.beyond = _beyond(self.matrices, [old or each.held for old, each in zip(before, self.matrices)], parameters)
+
+    @torch.no_grad()
+    def settle(self, step: int, total: int, optimizer: Any) -> None:
+        """After the projection: what has neither weight nor moment any more is held no more, as it would be when the run is taken up."""
+        if self.config.is_whole_at(step + 1, total):
+            return
+        for each in self.matrices:
+            if each.held is not None:
+                each.held = _settled(each.held, each.tensor.parameter, moments(optimizer, each.tensor))
+
+
+def moments(optimizer: Any, tensor: Projected) -> list[torch.Tensor]:
+    """What an optimizer remembers of each entry of a tensor.
+
+    Raises:
+        ValueError: if it remembers nothing.
+    """
+    parameter, own = tensor.parameter, getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+    state = own.state.get(parameter, {})
+    found = [x for x in state.values() if isinstance(x, torch.Tensor) and x.shape == parameter.shape and x.is_floating_point()]
+    if not found:
+        raise ValueError(
+            f"backward_density needs an optimizer that keeps a moment of every weight, and {type(own).__name__} keeps none of {tensor.name}; "
+            f"use one that does, such as optim='adamw_torch', or leave backward_density out."
+        )
+    return found
+
+
+@torch.no_grad()
+def _nonzero(parameter: torch.Tensor) -> Held:
+    _, starts, columns = nonzeros_of(parameter) or nonzeros(parameter, parameter != 0)
+    return Held(starts, columns, parameter.shape[1])
+
+
+@torch.no_grad()
+def _with_weight_or_moment(parameter: torch.Tensor, states: list[torch.Tensor]) -> Held:
+    wanted = parameter != 0
+    for state in states:
+        wanted |= state != 0
+    _, starts, columns = nonzeros(parameter, wanted)
+    return Held(starts, columns, parameter.shape[1])
+
+
+def _settled(held: Held, parameter: torch.Tensor, states: list[torch.Tensor]) -> Held:
+    """Most have a moment: the rest is looked at closer."""
+    left = (states[0].reshape(-1)[held.flat] == 0).nonzero().flatten()
+    places = held.flat[left]
+    for each in (parameter, *states[1:]):
+        still = each.reshape(-1)[places] == 0
+        left, places = left[still], places[still]
+    if not len(left):
+        return held
+    kept = torch.ones(len(held.columns), dtype=torch.bool, device=left.device)
+    kept[left] = False
+    counts = torch.bincount(held.row_of[kept].long(), minlength=held.shape[0])
+    return Held(F.pad(counts.cumsum(0), (1, 0)).to(torch.int32), held.columns[kept], held.shape[1])
+
+
+def _beyond(matrices: list[_Matrix], held: list[Held | None], parameters: Iterable[nn.Parameter]) -> float:
+    """Square sum of all gradients, over that of what is held of them."""
+    whole = sum(_square_sum(p.grad) for p in parameters if p.requires_grad and p.grad is not None)
+    lost = 0.0
+    for each, part in zip(matrices, held):
+        grad = each.tensor.parameter.grad
+        if grad is not None and part is not None:
+            lost += _square_sum(grad) - _square_sum(grad.reshape(-1)[part.flat])
+    return whole / (whole - lost) if 0 < lost < whole else 1.0
+
+
+def _square_sum(x: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(x)) ** 2
