@@ -24,6 +24,7 @@ __all__ = [
     "pays",
     "product",
     "prompt_kernel",
+    "rms_norm",
     "trains",
     "turned",
     "value_gradient",
@@ -111,6 +112,12 @@ def _has_amx() -> bool:
 def turned(support: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What was `listed`, by columns: row starts of the transpose, its columns, and the order that puts the values into it."""
     return _module("listing").turned(support)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor | None:
+    """RMSNorm over the last dimension, with gains [width], of as many tokens as training has."""
+    enough = x.numel() >= TRAINING_TOKENS * x.shape[-1]
+    return _module("norm").rms_norm(x, weight, epsilon) if enough and serve(x, weight) else None
 
 
 def embedding(ids: torch.Tensor, values: torch.Tensor, support: Any) -> torch.Tensor | None:

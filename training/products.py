@@ -1,5 +1,5 @@
 """Linear maps that train over the nonzeros of their weights, where a projection left few: outputs, and the gradients of inputs; dense ones by the
-faster library.
+faster library. And norms in one pass.
 
 Weights stay dense parameters, since any entry may come back, and their gradient is whole, by a dense product. In float32 results differ from PyTorch's by
 the order of sums. Under autocast, inputs, outputs and gradients are bfloat16, as PyTorch's are, but weights are not rounded where zeros are skipped. Both differ in that an infinite or NaN activation reaches the outputs that it is connected to, and no others.
@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from ..kernels import listed, trains, turned
+from ..kernels import listed, rms_norm, trains, turned
 from ..kernels.dense import dense_product, onednn_pays, weight_gradient
 from ..kernels.run import is_batched
 from ..nonzeros_csp import Support, sparse_product
@@ -26,16 +27,17 @@ __all__ = ["attach", "detach", "sparse_products"]
 
 
 def attach(model: nn.Module) -> None:
-    """Lets every `nn.Linear` of a model skip zeros while it trains, on CPU in float32 or under autocast's bfloat16; elsewhere they run as ever. `detach` undoes it."""
+    """Lets every `nn.Linear` of a model skip zeros while it trains, on CPU in float32 or under autocast's bfloat16, and every `nn.RMSNorm` be one pass; elsewhere
+    they run as ever. `detach` undoes it."""
     for module in model.modules():
-        if type(module) is nn.Linear and "forward" not in vars(module):
-            module.forward = types.MethodType(_forward, module)  # type: ignore[method-assign]
+        if type(module) in _WAYS and "forward" not in vars(module):
+            module.forward = types.MethodType(_WAYS[type(module)], module)  # type: ignore[method-assign]
 
 
 def detach(model: nn.Module) -> None:
     """Undoes `attach`."""
     for module in model.modules():
-        if getattr(vars(module).get("forward"), "__func__", None) is _forward:
+        if getattr(vars(module).get("forward"), "__func__", None) in _WAYS.values():
             del module.forward
 
 
@@ -49,7 +51,7 @@ def sparse_products(model: nn.Module) -> Iterator[None]:
         detach(model)
 
 
-def _forward(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+def _linear(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     weight, held = self.weight, vars(self).get("held")
     # Without gradients while training: a checkpoint's first pass, which has to be as its second.
     learns = weight.requires_grad and (torch.is_grad_enabled() or self.training) and kernels() is not None
@@ -63,6 +65,16 @@ def _forward(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     flat = x.reshape(-1, x.shape[-1])
     out = _Product.apply(flat.to(torch.bfloat16) if narrow else flat, weight, self.bias, few, held)
     return out if x.dim() == 2 else out.view(*x.shape[:-1], weight.shape[0])
+
+
+def _norm(self: nn.RMSNorm, x: torch.Tensor) -> torch.Tensor:
+    learns = (torch.is_grad_enabled() or self.training) and kernels() is not None
+    plain = self.normalized_shape == x.shape[-1:] and self.weight is not None and self.eps is not None
+    out = rms_norm(x, self.weight, self.eps) if learns and plain else None
+    return F.rms_norm(x, self.normalized_shape, self.weight, self.eps) if out is None else out
+
+
+_WAYS: dict[type, Any] = {nn.Linear: _linear, nn.RMSNorm: _norm}
 
 
 class _Product(torch.autograd.Function):

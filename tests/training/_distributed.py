@@ -12,6 +12,7 @@ from sparse_circuits.corpora.blocks import TokenBlocks
 from sparse_circuits.training.train import gathered
 
 mode, source, out, dtype = sys.argv[1:5]
+mode, _, parts = mode.partition("-")  # "-parts": gradients of supersets
 torch.set_num_threads(1)
 blocks = torch.randint(0, 97, (160, 16), generator=torch.Generator().manual_seed(5))
 options = {}
@@ -26,7 +27,9 @@ arguments = TrainingArguments(
     gradient_accumulation_steps=8 if mode == "accumulated" else 1, weight_decay=0.1, max_grad_norm=0.0, save_strategy="no", seed=3,
     report_to="none", use_cpu=True, disable_tqdm=True, logging_strategy="no", ddp_backend="gloo" if mode in ("ddp", "fsdp") else None, save_only_model=True,
 )  # fmt: skip
-sparsity = SparsityConfig(density=0.3, min_alive=4, anneal_start=0.1, anneal_stop=0.6)
+sparsity = SparsityConfig(
+    density=0.3, min_alive=4, anneal_start=0.1, anneal_stop=0.6, backward_density=0.6 if parts else None, backward_refresh=4
+)
 trainer = Trainer(
     model, arguments, train_dataset=TokenBlocks(blocks), data_collator=default_data_collator, callbacks=[WeightSparsityCallback(sparsity)]
 )  # fmt: skip

@@ -23,7 +23,7 @@ def source(tmp_path_factory):
 
 def run(mode, source, out, dtype="float64"):
     """By the variables that torchrun sets; that `csp train` runs under torchrun and accelerate is tested in test_train.py."""
-    ranks = 2 if mode in ("ddp", "fsdp") else 1
+    ranks = 2 if mode.startswith(("ddp", "fsdp")) else 1
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -61,3 +61,18 @@ def test_ranks_of_ddp_are_equal_bit_for_bit_in_float32(source, tmp_path):
     first, second = run("ddp", source, tmp_path / "ddp", "float32")
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
+
+
+def test_gradients_of_supersets_are_the_same_on_two_ranks(source, one, tmp_path):
+    """Which entries have a gradient is chosen by what all ranks have."""
+    wanted = run("one-parts", source, tmp_path / "one")[0]
+    for found in run("ddp-parts", source, tmp_path / "ddp"):
+        for name, expected in wanted.items():
+            assert torch.equal(found[name] != 0, expected != 0), name
+            assert (found[name] - expected).abs().max() <= 1e-9, name
+    assert any(not torch.equal(wanted[name], one[name]) for name in one)
+
+
+def test_in_shards_supersets_are_refused(source, tmp_path):
+    with pytest.raises(AssertionError, match="backward_density does not work with weights in shards"):
+        run("fsdp-parts", source, tmp_path / "fsdp")

@@ -12,6 +12,7 @@ from sparse_circuits import SparsityConfig, WeightSparsityCallback
 from sparse_circuits.nonzeros_csp import nonzeros
 from sparse_circuits.training import project_, sparse_products
 from sparse_circuits.training.products import attach, detach
+from sparse_circuits.training.supersets import Held
 from tiny import FEATURES, tiny_ids, tiny_model
 
 WIDE = {"d_model": 32, "d_mlp": 64, "n_head": 2, "d_head": 16}
@@ -98,12 +99,17 @@ def test_float64_float16_and_no_gradients_go_the_dense_way():
         assert torch.equal(model(ids).logits, logits)
 
 
-def test_second_derivatives():
+@pytest.mark.parametrize("part", [False, True])
+def test_second_derivatives(part):
     weight = torch.randn(48, 32, dtype=torch.float64) * (torch.rand(48, 32) < 1 / 16)
     x = torch.randn(20, 32, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradgradcheck(
-        lambda x, w: products._Product.apply(x, w, None, nonzeros(w.detach(), w != 0)).square(), (x, weight.requires_grad_())
-    )
+    held = Held(*nonzeros(weight, torch.rand(48, 32) < 1 / 4)[1:], 32) if part else None
+    power = 1 if part else 2  # the gradient of a part is not that of an output which all entries change
+
+    def product(x, w):
+        return products._Product.apply(x, w, None, nonzeros(w.detach(), w != 0), held) ** power
+
+    assert torch.autograd.gradgradcheck(product, (x, weight.requires_grad_()))
 
 
 def test_nothing_stays_and_a_copy_is_its_own():
@@ -191,3 +197,24 @@ def test_a_default_device_is_no_matter():
         found.sum().backward()
     assert found.device.type == "cpu"
     assert (found - wanted).abs().max() < 1e-5
+
+
+def test_norms_go_by_the_kernel_while_they_train(monkeypatch):
+    """Where there are tokens enough, gains of one dimension, and float32; elsewhere PyTorch's."""
+    used, real = [], products.rms_norm
+    monkeypatch.setattr(products, "rms_norm", lambda *a: (used.append(real(*a) is not None), real(*a))[1])
+    norm = nn.RMSNorm(24, eps=1e-5)
+    attach(norm)
+    for x in (torch.randn(30, 24), torch.randn(30, 24).double(), torch.randn(30, 24).bfloat16()):
+        found = norm(x)
+        assert torch.allclose(found, nn.functional.rms_norm(x, (24,), norm.weight, 1e-5), atol=1e-6)
+    assert used == [True, False, False]
+    for other in (nn.RMSNorm((3, 8), eps=1e-5), nn.RMSNorm(8, elementwise_affine=False), nn.RMSNorm(8)):
+        attach(other)
+        x = torch.randn(5, 3, 8)
+        assert torch.equal(other(x), nn.functional.rms_norm(x, other.normalized_shape, other.weight, other.eps))
+    assert len(used) == 3
+    with pytest.raises(RuntimeError, match="normalized_shape"):
+        norm(torch.randn(30, 12))
+    detach(norm)
+    assert "forward" not in vars(norm)
