@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .compact import packed, unpacked
 from .jit import (
     add_weighted_sum,
     bits_of,
@@ -350,8 +351,8 @@ def attention_of_one_kernel(job):
 def attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, sink: torch.Tensor | None, scaling: float
 ) -> torch.Tensor:
-    """Causal attention [batch, heads, tokens, d_head] -> [batch, tokens, heads, d_head]; query, key, value as `serve` takes them, with as
-    many keys as queries. Differentiable once."""
+    """Causal attention [batch, heads, tokens, d_head] -> [batch, tokens, heads, d_head]; query, key, value as `serve` takes them or 16 bits wide
+    (sums are float32, and out is), with as many keys as queries. Differentiable once."""
     return _Attention.apply(query, key, value, sink, scaling)
 
 
@@ -371,21 +372,29 @@ def _forward(
     return out, sums
 
 
+def _as_read(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As the kernels read them: float32, a query's channels side by side."""
+    query, key, value = query.float(), key.float(), value.float()
+    return query if query.stride(-1) == 1 else query.contiguous(), key, value
+
+
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Any, key: Any, value: Any, sink: Any, scaling: float) -> torch.Tensor:
-        if query.stride(-1) != 1:
-            query = query.contiguous()
+        saved = [packed(x) for x in (query, key, value)]
+        ctx.layouts = [layout for _, layout in saved]
+        query, key, value = _as_read(query, key, value)
         sink32 = None if sink is None else sink.detach().to(torch.float32).contiguous()
         out, log_sums = _forward(query, key, value, sink32, scaling, wanted=any(ctx.needs_input_grad))
         ctx.scaling = scaling
-        ctx.save_for_backward(query, key, value, sink32, out, log_sums)
+        ctx.save_for_backward(*(x for x, _ in saved), sink32, out, log_sums)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        query, key, value, sink, out, log_sums = ctx.saved_tensors
+        *saved, sink, out, log_sums = ctx.saved_tensors
+        query, key, value = _as_read(*(unpacked(x, layout) for x, layout in zip(saved, ctx.layouts)))
         dout = gradients[0].contiguous()
         batch, heads, tokens, d_head = query.shape
         dq, dk, dv = (torch.empty_like(out) for _ in range(3))

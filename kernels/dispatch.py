@@ -15,18 +15,21 @@ from .run import LANES, available, serve
 __all__ = [
     "abs_topk",
     "causal_attention",
+    "compact_topk",
     "embedding",
     "fused_block",
     "gpu",
     "held_pays",
     "listed",
     "nonzeros_of",
+    "packed",
     "pays",
     "product",
     "prompt_kernel",
     "rms_norm",
     "trains",
     "turned",
+    "unpacked",
     "value_gradient",
 ]
 
@@ -56,6 +59,23 @@ def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor | None:
         return _module("topk").abs_topk(x, k)
     triton = gpu(x)
     return None if triton is None or x.shape[-1] > triton.MAX_WIDTH else triton.abs_topk(x, k)
+
+
+def compact_topk(x: torch.Tensor, k: int) -> torch.Tensor | None:
+    """`abs_topk` in training, which keeps for the gradient what AbsTopK keeps; None where that cannot be, or is for few tokens."""
+    if x.numel() < TRAINING_TOKENS * x.shape[-1] or not serve(x, halves=True) or not _module("compact").compacts(x):
+        return None
+    return _module("compact").compact_topk(x, k)
+
+
+def packed(x: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """What is to be saved for a gradient of a tensor that may be a view of what `compact_topk` gave, and how it lies there."""
+    return _module("compact").packed(x)
+
+
+def unpacked(saved: torch.Tensor, layout: Any) -> torch.Tensor:
+    """The tensor of which that was `packed`."""
+    return _module("compact").unpacked(saved, layout)
 
 
 def product(x: torch.Tensor, values: torch.Tensor, support: Any, bias: torch.Tensor | None) -> torch.Tensor | None:
@@ -138,9 +158,7 @@ def causal_attention(
         return None
     if not serve(query, key, value, halves=True):
         return None
-    # Sums are float32 whatever comes in.
-    query, key, value = query.float(), key[:, :, :queries].float(), value[:, :, :queries].float()
-    return _module("attention").attention(query, key, value, sink, scaling).to(dtype)
+    return _module("attention").attention(query, key[:, :, :queries], value[:, :, :queries], sink, scaling).to(dtype)
 
 
 def fused_block(block: Any, x: torch.Tensor, *rest: Any) -> torch.Tensor | None:

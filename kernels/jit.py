@@ -220,6 +220,47 @@ def add_weighted_sum(typing, weights, rows, count, stride, out):
     return types.void(types.int64, types.int64, types.int64, types.int64, types.int64), generate
 
 
+def _chosen(narrow: bool, expands: bool):
+    """target[i] = source[i] for LANES numbers of 32 bits (narrow: 16) where bit i of a word is set, else 0; expands: the next of those at the source, of which
+    no more are read than bits are set. By addresses."""
+
+    @intrinsic
+    def chosen(typing, source, word, target):
+        def generate(context, builder, signature, arguments):
+            source, word, target = arguments
+            vector = ir.VectorType(ir.IntType(16 if narrow else 32), LANES)
+            wanted = builder.bitcast(builder.trunc(word, ir.IntType(LANES)), ir.VectorType(ir.IntType(1), LANES))
+            place, zeros = builder.inttoptr(source, vector.as_pointer()), ir.Constant(vector, None)
+            if expands:
+                number = builder.bitcast(place, vector.element.as_pointer())
+                kind = ir.FunctionType(vector, [number.type, wanted.type, vector])
+                name = f"llvm.masked.expandload.v{LANES}i{vector.element.width}"
+                found = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [number, wanted, zeros])
+            else:
+                found = builder.select(wanted, builder.load(place, align=2 if narrow else 4, typ=vector), zeros)
+            builder.store(found, builder.inttoptr(target, vector.as_pointer()), align=2 if narrow else 4)
+
+        return types.void(types.int64, types.int64, types.int64), generate
+
+    return chosen
+
+
+@intrinsic
+def packed_flags(typing, source):
+    """LANES bools at an address, as the bits of a word."""
+
+    def generate(context, builder, signature, arguments):
+        vector = ir.VectorType(ir.IntType(8), LANES)
+        found = builder.load(builder.inttoptr(arguments[0], vector.as_pointer()), align=1, typ=vector)
+        bits = builder.bitcast(builder.icmp_unsigned("!=", found, ir.Constant(vector, None)), ir.IntType(LANES))
+        return builder.zext(bits, ir.IntType(64))
+
+    return types.int64(types.int64), generate
+
+
+masked_lanes, masked_halves, expanded_lanes, expanded_halves = (
+    _chosen(narrow, expands) for expands in (False, True) for narrow in (False, True)
+)
 weighted_rows_of_one, weighted_rows_of_four = _weighted_rows(1), _weighted_rows(4)
 transpose_block, transpose_halves, transpose_to_halves = (
     _transpose(False, False),

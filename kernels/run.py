@@ -19,6 +19,10 @@ from torch import nn
 from .jobs import FIRST
 
 LANES = 16  # tokens that a product handles side by side
+ONCE = (
+    "While a model trains with WeightSparsityCallback, what AbsTopK left is kept for one derivative at a time; for second ones, or many at once, call "
+    "sparse_circuits.training.products.detach(model) first."
+)
 Kernel = Callable[[Any], None]
 
 

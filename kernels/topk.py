@@ -9,9 +9,9 @@ import torch
 from numba import types
 from numba.extending import overload
 
-from .jit import bits_of, compiled, draw, flags, floats, halves, ints, summing, words
+from .jit import bits_of, compiled, draw, flags, floats, halves, ints, packed_flags, summing, words
 from .jobs import CHUNKS, positions, record
-from .run import run, serve
+from .run import LANES, run, serve
 
 ENTRIES_PER_CHUNK = 1 << 16
 MAX_BITS = 0x7FFFFFFF
@@ -113,8 +113,9 @@ def top_k_in_place(row, width, k, magnitudes, guess):
     return _select(row, width, k, magnitudes, _first_guess(row, width, k) if guess < 0 else guess, np.float32(0), 0)[0]
 
 
-# x, out [rows, width], float32, or bfloat16 or float16 for the kernel of halves; kept: bool [rows, width], or 0 where it is not wanted; 0 < k < width.
-AbsTopKJob = record("AbsTopKJob", "x out kept rows width k rows_per_chunk")
+# x, out [rows, width], float32, or bfloat16 or float16 for the kernel of halves; kept: bool [rows, width], or 0 where it is not wanted; bits: the same in uint16
+# [rows, width / 16 rounded up], or 0; 0 < k < width.
+AbsTopKJob = record("AbsTopKJob", "x out kept bits rows width k rows_per_chunk")
 
 
 ABS_TOPK = positions(AbsTopKJob)
@@ -151,10 +152,26 @@ def _by_kind(source, row, width, magnitudes):
     return floats_copied if source.dtype == types.float32 else halves_copied
 
 
+@compiled
+def _pack_rows(kept, width, bits, first, last):
+    """Rows `first` to `last`, of which a chunk's bools are, 16 to a word; both by address."""
+    words_of_row = (width + LANES - 1) // LANES
+    for r in range(first, last):
+        row, target = kept + (r - first) * width, halves(bits + 2 * r * words_of_row)
+        for w in range(width // LANES):
+            target[w] = packed_flags(row + w * LANES)
+        if width % LANES:
+            word, rest = 0, flags(row + width // LANES * LANES)
+            for i in range(width % LANES):
+                word |= np.int64(rest[i]) << i
+            target[width // LANES] = word
+
+
 def abs_topk_kernel(job):
     a = words(job)
     x, out, rows, width = floats(a[ABS_TOPK.x]), floats(a[ABS_TOPK.out]), a[ABS_TOPK.rows], a[ABS_TOPK.width]
-    magnitudes = np.empty(width, np.int32)
+    magnitudes, packed = np.empty(width, np.int32), a[ABS_TOPK.bits] != 0
+    own = np.empty(a[ABS_TOPK.rows_per_chunk] * width if packed else 1, np.uint8)
     while True:
         chunk = draw(job)
         if chunk >= a[CHUNKS]:
@@ -162,32 +179,27 @@ def abs_topk_kernel(job):
         first = chunk * a[ABS_TOPK.rows_per_chunk]
         guess = _first_guess(x[first * width :], width, a[ABS_TOPK.k])
         last = min(rows, first + a[ABS_TOPK.rows_per_chunk])
-        _keep_rows(x, out, a[ABS_TOPK.kept], width, a[ABS_TOPK.k], np.float32(0), 0, first, last, guess, magnitudes)
+        kept = own.ctypes.data - first * width if packed else a[ABS_TOPK.kept]
+        _keep_rows(x, out, kept, width, a[ABS_TOPK.k], np.float32(0), 0, first, last, guess, magnitudes)
+        if packed:
+            _pack_rows(own.ctypes.data, width, a[ABS_TOPK.bits], first, last)
 
 
 def abs_topk_halves_kernel(job):
     a = words(job)
-    magnitudes = np.empty(a[ABS_TOPK.width], np.int32)
+    x, out, rows, width = halves(a[ABS_TOPK.x]), halves(a[ABS_TOPK.out]), a[ABS_TOPK.rows], a[ABS_TOPK.width]
+    magnitudes, packed, guess = np.empty(width, np.int32), a[ABS_TOPK.bits] != 0, np.int64(HALF_GUESS)
+    own = np.empty(a[ABS_TOPK.rows_per_chunk] * width if packed else 1, np.uint8)
     while True:
         chunk = draw(job)
         if chunk >= a[CHUNKS]:
             return
         first = chunk * a[ABS_TOPK.rows_per_chunk]
-        last = min(a[ABS_TOPK.rows], first + a[ABS_TOPK.rows_per_chunk])
-        x, out = halves(a[ABS_TOPK.x]), halves(a[ABS_TOPK.out])
-        _keep_rows(
-            x,
-            out,
-            a[ABS_TOPK.kept],
-            a[ABS_TOPK.width],
-            a[ABS_TOPK.k],
-            np.uint16(0),
-            HALF,
-            first,
-            last,
-            np.int64(HALF_GUESS),
-            magnitudes,
-        )
+        last = min(rows, first + a[ABS_TOPK.rows_per_chunk])
+        kept = own.ctypes.data - first * width if packed else a[ABS_TOPK.kept]
+        _keep_rows(x, out, kept, width, a[ABS_TOPK.k], np.uint16(0), HALF, first, last, guess, magnitudes)
+        if packed:
+            _pack_rows(own.ctypes.data, width, a[ABS_TOPK.bits], first, last)
 
 
 @compiled
@@ -231,14 +243,22 @@ def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor:
     """AbsTopK over the last dimension; x as `serve` takes it, or bfloat16 or float16, 0 < k < width."""
     if x.requires_grad and torch.is_grad_enabled():
         return _AbsTopK.apply(x, k)
-    return _selected(x, k, None)
+    return _selected(x, k)
 
 
-def _selected(x: torch.Tensor, k: int, kept: torch.Tensor | None) -> torch.Tensor:
+def with_bits(x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """AbsTopK, and a bit for each entry, whether it is kept: uint16 words, as int16 [rows, width / 16 rounded up]."""
+    width = x.shape[-1]
+    bits = torch.empty(x.numel() // width, -(-width // LANES), dtype=torch.int16, device=x.device)
+    return _selected(x, k, bits=bits), bits
+
+
+def _selected(x: torch.Tensor, k: int, kept: torch.Tensor | None = None, bits: torch.Tensor | None = None) -> torch.Tensor:
     x, width = x.contiguous(), x.shape[-1]
     out, rows = torch.empty_like(x), x.numel() // x.shape[-1]
     per_chunk = max(1, ENTRIES_PER_CHUNK // width)
-    job = AbsTopKJob(x.data_ptr(), out.data_ptr(), 0 if kept is None else kept.data_ptr(), rows, width, k, per_chunk)
+    wanted = (0 if each is None else each.data_ptr() for each in (kept, bits))
+    job = AbsTopKJob(x.data_ptr(), out.data_ptr(), *wanted, rows, width, k, per_chunk)
     run(abs_topk_halves_kernel if x.dtype in HALVES else abs_topk_kernel, -(-rows // per_chunk), job)
     return out
 

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..kernels import listed, rms_norm, trains, turned
+from ..kernels import compact_topk, listed, packed, rms_norm, trains, turned, unpacked
 from ..kernels.dense import dense_product, onednn_pays, weight_gradient
-from ..kernels.run import is_batched
+from ..kernels.run import ONCE, is_batched
 from ..nonzeros_csp import Support, sparse_product
 from ..topk_csp import is_transformed, kernels
 from .supersets import Held, held_linear
@@ -28,16 +28,19 @@ __all__ = ["attach", "detach", "sparse_products"]
 
 def attach(model: nn.Module) -> None:
     """Lets every `nn.Linear` of a model skip zeros while it trains, on CPU in float32 or under autocast's bfloat16, and every `nn.RMSNorm` be one pass; elsewhere
-    they run as ever. `detach` undoes it."""
+    they run as ever. Of what node sites leave, no more is kept for the gradient than AbsTopK kept. `detach` undoes it."""
+    whole: Any = next((each for each in model.modules() if hasattr(each, "node_sites")), None)
+    sites = set() if whole is None else set(whole.node_sites().values())
     for module in model.modules():
-        if type(module) in _WAYS and "forward" not in vars(module):
-            module.forward = types.MethodType(_WAYS[type(module)], module)  # type: ignore[method-assign]
+        way = _site if module in sites else _WAYS.get(type(module))
+        if way is not None and "forward" not in vars(module):
+            module.forward = types.MethodType(way, module)  # type: ignore[method-assign]
 
 
 def detach(model: nn.Module) -> None:
     """Undoes `attach`."""
     for module in model.modules():
-        if getattr(vars(module).get("forward"), "__func__", None) in _WAYS.values():
+        if getattr(vars(module).get("forward"), "__func__", None) in (_site, *_WAYS.values()):
             del module.forward
 
 
@@ -59,11 +62,7 @@ def _linear(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     if not (learns and plain and trains(x, weight)):
         return held_linear(x, weight, self.bias, held)
     narrow = torch.is_autocast_enabled("cpu")
-    few = listed(weight, narrow)
-    if few is None and (narrow or not onednn_pays()):
-        return held_linear(x, weight, self.bias, held)
-    flat = x.reshape(-1, x.shape[-1])
-    out = _Product.apply(flat.to(torch.bfloat16) if narrow else flat, weight, self.bias, few, held)
+    out = _Product.apply(x.reshape(-1, x.shape[-1]), weight, self.bias, listed(weight, narrow), held, narrow)
     return out if x.dim() == 2 else out.view(*x.shape[:-1], weight.shape[0])
 
 
@@ -74,46 +73,63 @@ def _norm(self: nn.RMSNorm, x: torch.Tensor) -> torch.Tensor:
     return F.rms_norm(x, self.normalized_shape, self.weight, self.eps) if out is None else out
 
 
+def _site(self: Any, x: torch.Tensor) -> torch.Tensor:
+    out = compact_topk(x, self.k) if 0 < self.k < x.shape[-1] and kernels() is not None else None
+    return type(self).forward(self, x) if out is None else out
+
+
 _WAYS: dict[type, Any] = {nn.Linear: _linear, nn.RMSNorm: _norm}
 
 
 class _Product(torch.autograd.Function):
-    """x [tokens, width], weight [rows, width], bias [rows] or None -> [tokens, rows]; by the nonzeros, if they are few enough to be listed, else by
-    oneDNN. float32, or x and what comes of it in bfloat16, summed in float32."""
+    """x [tokens, width], weight [rows, width], bias [rows] or None -> [tokens, rows]; by the nonzeros, if they are few enough to be listed, else dense.
+    float32; narrow: x and what comes of it in bfloat16, summed in float32."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, few: Any, held: Held | None
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, few: Any, held: Held | None, narrow: bool
     ) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.few, ctx.held = None, held
+        saved, ctx.layout = packed(x)
+        x = x.to(torch.bfloat16) if narrow else x
+        ctx.support, ctx.held, ctx.narrow = None, held, narrow
         if few is None:
-            return dense_product(x, weight, bias)
+            dense = weight.to(x.dtype)
+            ctx.save_for_backward(saved if ctx.layout else x, weight, dense)
+            return _dense(x, dense, None if bias is None else bias.to(x.dtype))
         values, starts, columns = few
-        support = Support(starts, columns, weight.shape[1])
-        ctx.few = values, support
-        return sparse_product(x, values, support, bias)
+        ctx.save_for_backward(saved if ctx.layout else x, weight, values)
+        ctx.support = Support(starts, columns, weight.shape[1])
+        return sparse_product(x, values, ctx.support, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        (dy,), (x, weight) = gradients, ctx.saved_tensors
+        (dy,), (saved, weight, used) = gradients, ctx.saved_tensors
         needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         # A second derivative is wanted, or many gradients at once.
         again = torch.is_grad_enabled() or is_transformed() or is_batched(dy)
+        if again and ctx.layout:
+            raise RuntimeError(ONCE)
         dx = dweight = dbias = None
         if needs_x and again:
             dx = dy @ weight.to(dy.dtype)
-        elif needs_x and ctx.few is None:
-            dx = dense_product(dy, weight.t())
+        elif needs_x and ctx.support is None:
+            dx = _dense(dy, used.t(), None)
         elif needs_x:
-            values, known = ctx.few
-            starts, columns, order = turned(known)
-            dx = sparse_product(dy, values[order], Support(starts, columns, weight.shape[0]))
+            starts, columns, order = turned(ctx.support)
+            dx = sparse_product(dy, used[order], Support(starts, columns, weight.shape[0]))
         if needs_weight:
-            dweight = _weight_gradient(dy, x, ctx.held, again).to(weight.dtype)
+            x = unpacked(saved, ctx.layout)
+            dweight = _weight_gradient(dy, x.to(torch.bfloat16) if ctx.narrow else x, ctx.held, again).to(weight.dtype)
         if needs_bias:
             dbias = dy.sum(0, dtype=weight.dtype)
-        return dx, dweight, dbias, None, None
+        return dx, dweight, dbias, None, None, None
+
+
+def _dense(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    if x.dtype == torch.float32 and onednn_pays():
+        return dense_product(x, weight, bias)
+    with torch.autocast("cpu", enabled=False):
+        return F.linear(x, weight, bias)
 
 
 def _weight_gradient(dy: torch.Tensor, x: torch.Tensor, held: Held | None, again: bool) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Training over nonzeros gives the gradients of dense products, and leaves nothing behind."""
 
+import contextlib
 import copy
 
 import pytest
@@ -107,7 +108,7 @@ def test_second_derivatives(part):
     power = 1 if part else 2  # the gradient of a part is not that of an output which all entries change
 
     def product(x, w):
-        return products._Product.apply(x, w, None, nonzeros(w.detach(), w != 0), held) ** power
+        return products._Product.apply(x, w, None, nonzeros(w.detach(), w != 0), held, False) ** power
 
     assert torch.autograd.gradgradcheck(product, (x, weight.requires_grad_()))
 
@@ -218,3 +219,49 @@ def test_norms_go_by_the_kernel_while_they_train(monkeypatch):
         norm(torch.randn(30, 12))
     detach(norm)
     assert "forward" not in vars(norm)
+
+
+def kept_bytes(loss):
+    """Of all tensors that a graph keeps for gradients, less parameters; each storage once."""
+    seen, waiting, sizes = set(), [loss.grad_fn], {}
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [each for each, _ in node.next_functions]
+        found = list(getattr(node, "saved_tensors", ()))
+        found += [getattr(node, name) for name in dir(node) if name.startswith("_saved_")]
+        site = getattr(node, "site", None)
+        found += [site.kept.bits] if site is not None else []
+        for x in found:
+            if isinstance(x, torch.Tensor) and not isinstance(x, nn.Parameter):
+                sizes[x.untyped_storage()._cdata] = x.untyped_storage().nbytes()
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_less_is_kept_for_gradients(narrow):
+    """AbsTopK's outputs as the quarter that it kept; norms and GELU no copies of their own."""
+    sites = dict.fromkeys(FEATURES["abs_topk"]["afrac"], 0.25)
+    model, ids = tiny_model(**{**WIDE, "d_model": 64, "d_mlp": 256, "n_head": 4}, afrac=sites).train(), tiny_ids(4, 60)
+    sizes = []
+    for way in (contextlib.nullcontext(), sparse_products(model)):
+        with way, torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            loss = model(ids, labels=ids).loss
+        sizes.append(kept_bytes(loss))
+        loss.backward()
+    assert sizes[1] < (0.65 if narrow else 0.5) * sizes[0]
+
+
+def test_checkpointed_blocks_are_as_they_were():
+    """They save tensors in a way of their own, which is left to them."""
+    sites = dict.fromkeys(FEATURES["abs_topk"]["afrac"], 0.25)
+    model, ids = tiny_model(**WIDE, afrac=sites).train(), tiny_ids(3, 40)
+    with sparse_products(model):
+        _, wanted = gradients(model, ids)
+        for reentrant in (False, True):
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            _, found = gradients(model, ids)
+            for name, grad in wanted.items():
+                assert (found[name] - grad).abs().max() <= 1e-6 * grad.abs().max() + 1e-9, name
