@@ -4,6 +4,7 @@
     python benchmarks/training.py --preset tiny --rounds 2
     python benchmarks/training.py --width 1024 --density 0.00390625 --tokens 2048
     python benchmarks/training.py --keep-memory                # as `csp train` runs, the plain loop too
+    python benchmarks/training.py --width 1024 --memory        # peak memory of a step
     python benchmarks/training.py --products                   # single products by shape and density: where `kernels/dispatch.py` has its crossovers from
 
 "plain" differs in what released code does: projection through `torch.topk`, AbsTopK through `torch.topk` + scatter, and attention with
@@ -14,7 +15,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -48,13 +52,13 @@ class Run:
 
     def __init__(self, model: dict[str, Any], sparsity: SparsityConfig, percent: int, way: str):
         torch.manual_seed(0)
-        self.way, self.model = way, CSPForCausalLM(CSPConfig(**model))
+        self.way, self.min_alive, self.model = way, sparsity.min_alive, CSPForCausalLM(CSPConfig(**model))
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=0.01, betas=(0.9, 0.95), eps=0.1, weight_decay=0.1, fused=True
         )
         self.tensors = sparse_tensors(self.model)
         self.densities = sparsity.densities_at(percent, 100)
-        project_tensors_(self.tensors, self.densities, 4)
+        project_tensors_(self.tensors, self.densities, sparsity.min_alive)
         self.supersets, self.done = None, 0
         if way in SUPERSETS:
             part = {"backward_density": 4 * sparsity.density, "anneal_start": 0.0, "anneal_stop": 0.0}
@@ -85,9 +89,9 @@ class Run:
             normalize_gradients_(self.model.parameters(), 1.0 if parts is None else parts.beyond_at(*at))
             self.optimizer.step()
             if parts is not None:
-                parts.choose(*at, self.optimizer, self.model.parameters(), 4)
+                parts.choose(*at, self.optimizer, self.model.parameters(), self.min_alive)
             self.optimizer.zero_grad()
-            (by_topk if plain else project_tensors_)(self.tensors, self.densities, 4)
+            (by_topk if plain else project_tensors_)(self.tensors, self.densities, self.min_alive)
             if parts is not None:
                 parts.settle(*at, self.optimizer)
             self.loss = loss.item()
@@ -114,6 +118,20 @@ def steps(model: dict[str, Any], sparsity: SparsityConfig, percent: int, batches
         median = statistics.median(times[way])
         each = f"{median * 1e3:,.0f} | {batches[0] * batches[1] / median:,.0f} | {ratio(times['plain'], times[way], 2)}"
         print(f"| {way} | {each} | {run.loss:.4f} |", flush=True)
+
+
+def memory(arguments: list[str]) -> None:
+    """Peak memory of the ways, each in a process of its own: two steps, in the middle of annealing."""
+    print("\n| way | GB at the peak | of which the process had before there was a model |\n|---|---|---|")
+    for way in (*WAYS[:2], "plain"):
+        command = [sys.executable, __file__, *arguments, "--one", way]
+        before, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
+        print(f"| {way} | {float(peak):.2f} | {float(before):.2f} |", flush=True)
+
+
+def peak() -> float:
+    """GB of this process at most so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
 
 
 SHAPES = ((576, 224), (192, 768), (768, 192), (3072, 1024), (1024, 4096))  # of `small`, and of width 1,024: outputs, inputs
@@ -188,6 +206,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192, help="with --width: a step's; with --products: a product's")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--products", action="store_true")
+    parser.add_argument("--memory", action="store_true", help="peak memory of a step instead of its time")
+    parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--late", action="store_true", help="only where density has come to its target")
     parser.add_argument("--keep-memory", action="store_true", help="of all ways alike, as csp train does")
     options = parser.parse_args()
@@ -214,11 +234,20 @@ def main() -> None:
         recipe = make_recipe(options.preset)
         model, sparsity, name = recipe.model, SparsityConfig(**recipe.sparsity), f"preset {options.preset}"
         batches = recipe.arguments["per_device_train_batch_size"], recipe.block
+    if options.one:
+        before, run = peak(), Run(model, sparsity, 25, options.one)
+        for _ in range(2):
+            run.step(torch.randint(0, 2048, batches))
+        print(before, peak())
+        return
     print(
         machine(
             f"{name}, {batches[0]} x {batches[1]} tokens a step, seed 0, {options.rounds} rounds, times plain: median (range)"
         )
     )
+    if options.memory:
+        memory([argument for argument in sys.argv[1:] if argument != "--memory"])
+        return
     for percent in (25, LATE)[options.late :]:
         steps(model, sparsity, percent, batches, options.rounds)
 

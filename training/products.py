@@ -68,8 +68,9 @@ def _linear(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
 
 def _norm(self: nn.RMSNorm, x: torch.Tensor) -> torch.Tensor:
     learns = (torch.is_grad_enabled() or self.training) and kernels() is not None
-    plain = self.normalized_shape == x.shape[-1:] and self.weight is not None and self.eps is not None
-    out = rms_norm(x, self.weight, self.eps) if learns and plain else None
+    gains, epsilon = self.weight, self.eps
+    plain = self.normalized_shape == x.shape[-1:] and learns
+    out = rms_norm(x, gains, epsilon) if plain and gains is not None and epsilon is not None else None
     return F.rms_norm(x, self.normalized_shape, self.weight, self.eps) if out is None else out
 
 
