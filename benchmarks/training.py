@@ -100,9 +100,12 @@ class Run:
             topk_csp.abs_topk, attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"] = ours
 
 
-def steps(model: dict[str, Any], sparsity: SparsityConfig, percent: int, batches: tuple[int, int], rounds: int) -> None:
+def steps(
+    model: dict[str, Any], sparsity: SparsityConfig, percent: int, batches: tuple[int, int], rounds: int, only: list[str]
+) -> None:
     """A table of the ways at one step of annealing."""
-    runs = {way: Run(model, sparsity, percent, way) for way in WAYS + (SUPERSETS if percent == LATE else ())}
+    ways = [way for way in WAYS + (SUPERSETS if percent == LATE else ()) if way in only or not only or way == "plain"]
+    runs = {way: Run(model, sparsity, percent, way) for way in ways}
     times: dict[str, list[float]] = {way: [] for way in runs}
     for turn in range(rounds + 1):
         batch = torch.randint(0, 2048, batches, generator=torch.Generator().manual_seed(turn))
@@ -208,6 +211,7 @@ def main() -> None:
     parser.add_argument("--products", action="store_true")
     parser.add_argument("--memory", action="store_true", help="peak memory of a step instead of its time")
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="+", choices=WAYS + SUPERSETS, default=[], help="these ways, and the plain loop")
     parser.add_argument("--late", action="store_true", help="only where density has come to its target")
     parser.add_argument("--keep-memory", action="store_true", help="of all ways alike, as csp train does")
     options = parser.parse_args()
@@ -249,7 +253,7 @@ def main() -> None:
         memory([argument for argument in sys.argv[1:] if argument != "--memory"])
         return
     for percent in (25, LATE)[options.late :]:
-        steps(model, sparsity, percent, batches, options.rounds)
+        steps(model, sparsity, percent, batches, options.rounds, options.only)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,20 @@ import numpy as np
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from .jit import compiled, draw, expanded_halves, expanded_lanes, halves, ints, masked_halves, masked_lanes, words
+from .jit import (
+    SQUEEZES,
+    compiled,
+    draw,
+    expanded_halves,
+    expanded_lanes,
+    halves,
+    ints,
+    masked_halves,
+    masked_lanes,
+    squeezed_halves,
+    squeezed_lanes,
+    words,
+)
 from .jobs import CHUNKS, positions, record
 from .run import LANES, ONCE, is_batched, run, serve
 from .topk import ENTRIES_PER_CHUNK, HALVES, with_bits
@@ -45,10 +58,26 @@ def _mask_row(x, bits, out, width, size):
 
 
 @compiled
-def _compress_row(row, bits, out, width, k):
+def _compress_row(x, bits, out, width, k, size):
+    """By addresses; size: bytes of a number. As many entries at once as there is room for in the row."""
+    n, first = 0, 0
+    while SQUEEZES and first + LANES <= width and n + LANES <= k:
+        word = np.int64(bits[first // LANES])
+        if size == 2:
+            squeezed_halves(x + first * size, word, out + n * size)
+        else:
+            squeezed_lanes(x + first * size, word, out + n * size)
+        n, first = n + _count(word), first + LANES
+    if size == 2:
+        _compress_rest(halves(x), bits, halves(out), first, width, n, k)
+    else:
+        _compress_rest(ints(x), bits, ints(out), first, width, n, k)
+
+
+@compiled
+def _compress_rest(row, bits, out, first, width, n, k):
     """Each entry is written to the next free place, which it takes if its bit is set."""
-    n = 0
-    for i in range(width):
+    for i in range(first, width):
         if n < k:
             out[n] = row[i]
         n += (np.int32(bits[i // LANES]) >> np.int32(i % LANES)) & np.int32(1)
@@ -108,10 +137,7 @@ def compress_kernel(job):
         first = chunk * a[BITS.rows_per_chunk]
         for r in range(first, min(a[BITS.rows], first + a[BITS.rows_per_chunk])):
             x, out, bits = a[BITS.x] + size * r * width, a[BITS.out] + size * r * k, halves(a[BITS.bits] + 2 * r * across)
-            if a[BITS.narrow]:
-                _compress_row(halves(x), bits, halves(out), width, k)
-            else:
-                _compress_row(ints(x), bits, ints(out), width, k)
+            _compress_row(x, bits, out, width, k, size)
 
 
 def expand_kernel(job):

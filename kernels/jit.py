@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import carray, njit, types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 
 from .jobs import NEXT
@@ -245,6 +246,34 @@ def _chosen(narrow: bool, expands: bool):
     return chosen
 
 
+def _squeezed(narrow: bool):
+    """The numbers of 32 bits (narrow: 16) at the source of which the bit in a word is set, one after another to the target, and zeros after them, LANES in all. By
+    addresses. Only where `SQUEEZES`."""
+
+    @intrinsic
+    def squeezed(typing, source, word, target):
+        def generate(context, builder, signature, arguments):
+            source, word, target = arguments
+            own, wide = ir.VectorType(ir.IntType(16 if narrow else 32), LANES), ir.VectorType(ir.IntType(32), LANES)
+            mask = ir.VectorType(ir.IntType(1), LANES)
+            wanted, align = builder.bitcast(builder.trunc(word, ir.IntType(LANES)), mask), 2 if narrow else 4
+            found = builder.load(builder.inttoptr(source, own.as_pointer()), align=align, typ=own)
+            found = builder.zext(found, wide) if narrow else found
+            kind = ir.FunctionType(wide, [wide, wide, mask])
+            squeeze = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx512.mask.compress.v{LANES}i32")
+            found = builder.call(squeeze, [found, ir.Constant(wide, None), wanted])
+            found = builder.trunc(found, own) if narrow else found
+            builder.store(found, builder.inttoptr(target, own.as_pointer()), align=align)
+
+        return types.void(types.int64, types.int64, types.int64), generate
+
+    return squeezed
+
+
+# An instruction of AVX-512, and not where Numba was told of another processor.
+SQUEEZES = not (config.CPU_NAME or config.CPU_FEATURES) and bool(get_host_cpu_features().get("avx512f"))
+
+
 @intrinsic
 def packed_flags(typing, source):
     """LANES bools at an address, as the bits of a word."""
@@ -261,6 +290,7 @@ def packed_flags(typing, source):
 masked_lanes, masked_halves, expanded_lanes, expanded_halves = (
     _chosen(narrow, expands) for expands in (False, True) for narrow in (False, True)
 )
+squeezed_lanes, squeezed_halves = _squeezed(False), _squeezed(True)
 weighted_rows_of_one, weighted_rows_of_four = _weighted_rows(1), _weighted_rows(4)
 transpose_block, transpose_halves, transpose_to_halves = (
     _transpose(False, False),

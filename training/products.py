@@ -92,13 +92,14 @@ class _Product(torch.autograd.Function):
     ) -> torch.Tensor:
         saved, ctx.layout = packed(x)
         x = x.to(torch.bfloat16) if narrow else x
-        ctx.support, ctx.held, ctx.narrow = None, held, narrow
+        saved = saved.to(x.dtype) if ctx.layout else x
+        ctx.support, ctx.held = None, held
         if few is None:
             dense = weight.to(x.dtype)
-            ctx.save_for_backward(saved if ctx.layout else x, weight, dense)
+            ctx.save_for_backward(saved, weight, dense)
             return _dense(x, dense, None if bias is None else bias.to(x.dtype))
         values, starts, columns = few
-        ctx.save_for_backward(saved if ctx.layout else x, weight, values)
+        ctx.save_for_backward(saved, weight, values)
         ctx.support = Support(starts, columns, weight.shape[1])
         return sparse_product(x, values, ctx.support, bias)
 
@@ -119,8 +120,7 @@ class _Product(torch.autograd.Function):
             starts, columns, order = turned(ctx.support)
             dx = sparse_product(dy, used[order], Support(starts, columns, weight.shape[0]))
         if needs_weight:
-            x = unpacked(saved, ctx.layout)
-            dweight = _weight_gradient(dy, x.to(torch.bfloat16) if ctx.narrow else x, ctx.held, again).to(weight.dtype)
+            dweight = _weight_gradient(dy, unpacked(saved, ctx.layout), ctx.held, again).to(weight.dtype)
         if needs_bias:
             dbias = dy.sum(0, dtype=weight.dtype)
         return dx, dweight, dbias, None, None, None

@@ -1,6 +1,10 @@
 """What AbsTopK left, kept small for the gradient: the kernels against PyTorch, and that nothing stands for what it is not."""
 
 import gc
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -133,3 +137,26 @@ def test_no_more_is_held_than_the_graph_holds():
     del out, layout, x
     gc.collect()
     assert not [site for site in compact._SITES.values() if site.values() is saved]
+
+
+@pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="a processor without it is named by x86's names"
+)
+def test_without_avx_512_the_numbers_are_the_same():
+    """Compiled for a processor that has none of it, in a process of its own."""
+    code = """
+import torch
+from sparse_circuits.kernels.jit import SQUEEZES
+from sparse_circuits.kernels.compact import Kept
+from sparse_circuits.kernels.topk import with_bits
+assert not SQUEEZES
+for dtype in (torch.float32, torch.bfloat16):
+    x = torch.randn(20, 100).to(dtype)
+    out, bits = with_bits(x, 30)
+    kept = Kept(bits, out.shape, 30)
+    assert torch.equal(kept.expand(kept.compress(x)), out) and torch.equal(kept.mask(x), out)
+print("equal")
+"""
+    environment = {**os.environ, "NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    assert found.stdout.strip() == "equal", found.stderr[-2000:]
