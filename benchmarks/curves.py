@@ -98,6 +98,7 @@ def main() -> None:
     for way, curve in found.items():
         ratio = found["plain"].seconds / curve.seconds
         print(f"| {way} | {curve.seconds:,.0f} | {ratio:.2f} | {curve.points[-1][2]:.3f} |")
+    options.figure.parent.mkdir(parents=True, exist_ok=True)
     draw(found, f"{options.preset}, {options.steps} steps of {tokens // options.steps:,} tokens", options.figure)
 
 

@@ -35,27 +35,21 @@ ABREAST = 4 * LANES  # tokens of which the gradient of values takes the sum in o
 
 
 @compiled
-def _to_lanes(x, stride, tokens, width, lanes, lane, count):
-    """lanes[channel * count + lane + token] = x[token, channel], for up to LANES tokens; absent tokens give zeros. By addresses."""
+def _to_lanes(x, stride, tokens, width, lanes, lane, count, narrow):
+    """lanes[channel * count + lane + token] = x[token, channel], for up to LANES tokens; absent tokens give zeros. By addresses; narrow: x is bfloat16."""
     whole = width // LANES * LANES if tokens == LANES else 0
     for c in range(0, whole, LANES):
-        transpose_block(x + 4 * c, stride, lanes + 4 * (c * count + lane), count)
-    source, target = floats(x), floats(lanes)
+        if narrow:
+            transpose_halves(x + 2 * c, stride, lanes + 4 * (c * count + lane), count)
+        else:
+            transpose_block(x + 4 * c, stride, lanes + 4 * (c * count + lane), count)
+    target = floats(lanes)
     for c in range(whole, width):
         for t in range(LANES):
-            target[c * count + lane + t] = source[t * stride + c] if t < tokens else np.float32(0)
-
-
-@compiled
-def _halves_to_lanes(x, stride, tokens, width, lanes, lane, count):
-    """`_to_lanes` of bfloat16."""
-    whole = width // LANES * LANES if tokens == LANES else 0
-    for c in range(0, whole, LANES):
-        transpose_halves(x + 2 * c, stride, lanes + 4 * (c * count + lane), count)
-    source, target = halves(x), floats(lanes)
-    for c in range(whole, width):
-        for t in range(LANES):
-            target[c * count + lane + t] = widened(source[t * stride + c]) if t < tokens else np.float32(0)
+            value = np.float32(0)
+            if t < tokens:
+                value = widened(halves(x)[t * stride + c]) if narrow else floats(x)[t * stride + c]
+            target[c * count + lane + t] = value
 
 
 @compiled
@@ -95,34 +89,25 @@ def _product_of_lanes(lanes, count, matrix, rows, out, stride, tokens, sums, nar
                 weighted_rows_of_four(
                     matrix[M.values], matrix[M.columns], np.int64(starts[r]), np.int64(starts[r + 1]), lanes, start, place
                 )
-        if narrow:
-            _write_halves(sums, count, out, stride, tokens, first, last)
-        else:
-            _write(sums, count, out, stride, tokens, first, last)
+        _write(sums, count, out, stride, tokens, first, last, narrow)
 
 
 @compiled
-def _write(sums, count, out, stride, tokens, first, last):
-    target, block = floats(out), floats(sums)
+def _write(sums, count, out, stride, tokens, first, last, narrow):
+    block = floats(sums)
     for lane in range(0, tokens, LANES):
         if last - first == LANES and tokens - lane >= LANES:
-            transpose_block(sums + 4 * lane, count, out + 4 * (lane * stride + first), stride)
+            if narrow:
+                transpose_to_halves(sums + 4 * lane, count, out + 2 * (lane * stride + first), stride)
+            else:
+                transpose_block(sums + 4 * lane, count, out + 4 * (lane * stride + first), stride)
         else:
             for t in range(lane, min(tokens, lane + LANES)):
                 for r in range(first, last):
-                    target[t * stride + r] = block[(r - first) * count + t]
-
-
-@compiled
-def _write_halves(sums, count, out, stride, tokens, first, last):
-    target, block = halves(out), floats(sums)
-    for lane in range(0, tokens, LANES):
-        if last - first == LANES and tokens - lane >= LANES:
-            transpose_to_halves(sums + 4 * lane, count, out + 2 * (lane * stride + first), stride)
-        else:
-            for t in range(lane, min(tokens, lane + LANES)):
-                for r in range(first, last):
-                    target[t * stride + r] = narrowed(block[(r - first) * count + t])
+                    if narrow:
+                        halves(out)[t * stride + r] = narrowed(block[(r - first) * count + t])
+                    else:
+                        floats(out)[t * stride + r] = block[(r - first) * count + t]
 
 
 @compiled
@@ -137,19 +122,17 @@ def product_rows(x, tokens, width, matrix, rows, out, out_stride, lanes, count, 
         )
         _product_of_one(floats(x), starts, columns, values, bias, matrix[M.bias] != 0, rows, floats(out))
         return
-    for lane in range(0, count, LANES):
-        present = max(0, min(LANES, tokens - lane))
-        _to_lanes(x + 4 * lane * width, width, present, width, lanes, lane, count)
-    _product_of_lanes(lanes, count, matrix, rows, out, out_stride, tokens, sums, False)
+    product_of_some(x, tokens, width, matrix, rows, out, out_stride, lanes, count, sums, False)
 
 
 @compiled
-def _product_halves(x, tokens, width, matrix, rows, out, lanes, count, sums):
-    """`product_rows` from bfloat16 to bfloat16, summed in float32."""
+def product_of_some(x, tokens, width, matrix, rows, out, out_stride, lanes, count, sums, narrow):
+    """`product_rows` of more than one token; narrow: x and out are bfloat16, summed in float32."""
+    size = 2 if narrow else 4
     for lane in range(0, count, LANES):
         present = max(0, min(LANES, tokens - lane))
-        _halves_to_lanes(x + 2 * lane * width, width, present, width, lanes, lane, count)
-    _product_of_lanes(lanes, count, matrix, rows, out, rows, tokens, sums, True)
+        _to_lanes(x + size * lane * width, width, present, width, lanes, lane, count, narrow)
+    _product_of_lanes(lanes, count, matrix, rows, out, out_stride, tokens, sums, narrow)
 
 
 # x [tokens, width] -> out [tokens, rows]. tokens_per_chunk: LANES, or four times as many; narrow: x and out are bfloat16.
@@ -171,7 +154,7 @@ def product_kernel(job):
         first, matrix = chunk * count, a[PRODUCT.matrix :]
         x, out, left = a[PRODUCT.x] + size * first * width, a[PRODUCT.out] + size * first * rows, min(count, tokens - first)
         if a[PRODUCT.narrow]:
-            _product_halves(x, left, width, matrix, rows, out, lanes.ctypes.data, count, sums.ctypes.data)
+            product_of_some(x, left, width, matrix, rows, out, rows, lanes.ctypes.data, count, sums.ctypes.data, True)
         else:
             product_rows(x, left, width, matrix, rows, out, rows, lanes.ctypes.data, count, sums.ctypes.data)
 
@@ -189,6 +172,8 @@ def value_gradient_kernel(job):
     tokens, rows, width = a[VALUE_GRADIENT.tokens], a[VALUE_GRADIENT.rows], a[VALUE_GRADIENT.width]
     row_of, columns = ints(a[VALUE_GRADIENT.row_of]), ints(a[VALUE_GRADIENT.columns])
     nonzeros, per_chunk = a[VALUE_GRADIENT.nonzeros], a[VALUE_GRADIENT.tokens_per_chunk]
+    narrow = a[VALUE_GRADIENT.narrow] != 0
+    size = 2 if narrow else 4
     left, right = np.empty(rows * ABREAST, np.float32), np.empty(width * ABREAST, np.float32)
     while True:
         chunk = draw(job)
@@ -201,12 +186,8 @@ def value_gradient_kernel(job):
         for first in range(chunk * per_chunk, last, ABREAST):
             for lane in range(0, ABREAST, LANES):
                 at, count = first + lane, max(0, min(LANES, last - first - lane))
-                if a[VALUE_GRADIENT.narrow]:
-                    _halves_to_lanes(dy + 2 * at * rows, rows, count, rows, left.ctypes.data, lane, ABREAST)
-                    _halves_to_lanes(x + 2 * at * width, width, count, width, right.ctypes.data, lane, ABREAST)
-                else:
-                    _to_lanes(dy + 4 * at * rows, rows, count, rows, left.ctypes.data, lane, ABREAST)
-                    _to_lanes(x + 4 * at * width, width, count, width, right.ctypes.data, lane, ABREAST)
+                _to_lanes(dy + size * at * rows, rows, count, rows, left.ctypes.data, lane, ABREAST, narrow)
+                _to_lanes(x + size * at * width, width, count, width, right.ctypes.data, lane, ABREAST, narrow)
             for n in range(nonzeros):
                 row, column = np.int64(row_of[n]) * ABREAST, np.int64(columns[n]) * ABREAST
                 sums[n] += _dot(left[row : row + ABREAST], right[column : column + ABREAST])

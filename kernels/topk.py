@@ -113,21 +113,21 @@ def top_k_in_place(row, width, k, magnitudes, guess):
     return _select(row, width, k, magnitudes, _first_guess(row, width, k) if guess < 0 else guess, np.float32(0), 0)[0]
 
 
-# x, out [rows, width], float32, or bfloat16 or float16 for the kernel of halves; kept: bool [rows, width], or 0 where it is not wanted; bits: the same in uint16
+# x [rows, width], its rows `stride` numbers apart, out [rows, width], float32, or bfloat16 or float16 for the kernel of halves; kept: bool [rows, width], or 0 where it is not wanted; bits: the same in uint16
 # [rows, width / 16 rounded up], or 0; 0 < k < width.
-AbsTopKJob = record("AbsTopKJob", "x out kept bits rows width k rows_per_chunk")
+AbsTopKJob = record("AbsTopKJob", "x out kept bits rows width stride k rows_per_chunk")
 
 
 ABS_TOPK = positions(AbsTopKJob)
 
 
 @compiled
-def _keep_rows(x, out, mask, width, k, zero, fewer, first, last, guess, magnitudes):
+def _keep_rows(x, stride, out, mask, width, k, zero, fewer, first, last, guess, magnitudes):
     """AbsTopK of rows `first` to `last`, of either kind of number."""
     wanted, kept = mask != 0, flags(mask)
     for r in range(first, last):
         row = out[r * width :]
-        _copy_with_magnitudes(x[r * width :], row, width, magnitudes)
+        _copy_with_magnitudes(x[r * stride :], row, width, magnitudes)
         guess, count = _select(row, width, k, magnitudes, guess, zero, fewer)
         if wanted:
             _mark_kept(magnitudes, width, k, guess, count, kept[r * width :])
@@ -170,17 +170,17 @@ def _pack_rows(kept, width, bits, first, last):
 def abs_topk_kernel(job):
     a = words(job)
     x, out, rows, width = floats(a[ABS_TOPK.x]), floats(a[ABS_TOPK.out]), a[ABS_TOPK.rows], a[ABS_TOPK.width]
-    magnitudes, packed = np.empty(width, np.int32), a[ABS_TOPK.bits] != 0
+    magnitudes, packed, stride = np.empty(width, np.int32), a[ABS_TOPK.bits] != 0, a[ABS_TOPK.stride]
     own = np.empty(a[ABS_TOPK.rows_per_chunk] * width if packed else 1, np.uint8)
     while True:
         chunk = draw(job)
         if chunk >= a[CHUNKS]:
             return
         first = chunk * a[ABS_TOPK.rows_per_chunk]
-        guess = _first_guess(x[first * width :], width, a[ABS_TOPK.k])
+        guess = _first_guess(x[first * stride :], width, a[ABS_TOPK.k])
         last = min(rows, first + a[ABS_TOPK.rows_per_chunk])
         kept = own.ctypes.data - first * width if packed else a[ABS_TOPK.kept]
-        _keep_rows(x, out, kept, width, a[ABS_TOPK.k], np.float32(0), 0, first, last, guess, magnitudes)
+        _keep_rows(x, stride, out, kept, width, a[ABS_TOPK.k], np.float32(0), 0, first, last, guess, magnitudes)
         if packed:
             _pack_rows(own.ctypes.data, width, a[ABS_TOPK.bits], first, last)
 
@@ -188,7 +188,8 @@ def abs_topk_kernel(job):
 def abs_topk_halves_kernel(job):
     a = words(job)
     x, out, rows, width = halves(a[ABS_TOPK.x]), halves(a[ABS_TOPK.out]), a[ABS_TOPK.rows], a[ABS_TOPK.width]
-    magnitudes, packed, guess = np.empty(width, np.int32), a[ABS_TOPK.bits] != 0, np.int64(HALF_GUESS)
+    magnitudes, packed, stride = np.empty(width, np.int32), a[ABS_TOPK.bits] != 0, a[ABS_TOPK.stride]
+    guess = np.int64(HALF_GUESS)
     own = np.empty(a[ABS_TOPK.rows_per_chunk] * width if packed else 1, np.uint8)
     while True:
         chunk = draw(job)
@@ -197,7 +198,7 @@ def abs_topk_halves_kernel(job):
         first = chunk * a[ABS_TOPK.rows_per_chunk]
         last = min(rows, first + a[ABS_TOPK.rows_per_chunk])
         kept = own.ctypes.data - first * width if packed else a[ABS_TOPK.kept]
-        _keep_rows(x, out, kept, width, a[ABS_TOPK.k], np.uint16(0), HALF, first, last, guess, magnitudes)
+        _keep_rows(x, stride, out, kept, width, a[ABS_TOPK.k], np.uint16(0), HALF, first, last, guess, magnitudes)
         if packed:
             _pack_rows(own.ctypes.data, width, a[ABS_TOPK.bits], first, last)
 
@@ -254,13 +255,28 @@ def with_bits(x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _selected(x: torch.Tensor, k: int, kept: torch.Tensor | None = None, bits: torch.Tensor | None = None) -> torch.Tensor:
-    x, width = x.contiguous(), x.shape[-1]
-    out, rows = torch.empty_like(x), x.numel() // x.shape[-1]
+    width, out, stride = x.shape[-1], torch.empty(x.shape, dtype=x.dtype, device=x.device), _row_stride(x)
+    if stride is None:
+        x, stride = x.contiguous(), width
+    rows = x.numel() // width
     per_chunk = max(1, ENTRIES_PER_CHUNK // width)
     wanted = (0 if each is None else each.data_ptr() for each in (kept, bits))
-    job = AbsTopKJob(x.data_ptr(), out.data_ptr(), *wanted, rows, width, k, per_chunk)
+    job = AbsTopKJob(x.data_ptr(), out.data_ptr(), *wanted, rows, width, stride, k, per_chunk)
     run(abs_topk_halves_kernel if x.dtype in HALVES else abs_topk_kernel, -(-rows // per_chunk), job)
     return out
+
+
+def _row_stride(x: torch.Tensor) -> int | None:
+    """How far apart the rows of a tensor are, as those of a part of its columns; None if they are not all equally far."""
+    if x.stride(-1) != 1 and x.shape[-1] > 1:
+        return None
+    stride = x.stride(-2) if x.dim() > 1 else x.shape[-1]
+    apart = stride
+    for size, own in zip(reversed(x.shape[:-1]), reversed(x.stride()[:-1])):
+        if size > 1 and own != apart:
+            return None
+        apart *= size
+    return stride
 
 
 class _AbsTopK(torch.autograd.Function):

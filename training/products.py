@@ -21,7 +21,7 @@ from ..kernels.dense import dense_product, onednn_pays, weight_gradient
 from ..kernels.run import ONCE, is_batched
 from ..nonzeros_csp import Support, sparse_product
 from ..topk_csp import is_transformed, kernels
-from .supersets import Held, held_linear
+from .supersets import Held, held_linear, held_of
 
 __all__ = ["attach", "detach", "sparse_products"]
 
@@ -55,7 +55,7 @@ def sparse_products(model: nn.Module) -> Iterator[None]:
 
 
 def _linear(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    weight, held = self.weight, vars(self).get("held")
+    weight, held = self.weight, held_of(self)
     # Without gradients while training: a checkpoint's first pass, which has to be as its second.
     learns = weight.requires_grad and (torch.is_grad_enabled() or self.training) and kernels() is not None
     plain = x.shape[-1] == weight.shape[1] and (self.bias is None or self.bias.dtype == weight.dtype)

@@ -24,7 +24,9 @@ __all__ = ["Held", "Supersets"]
 
 
 class Held(Support):
-    """The entries of a matrix [rows, width] that get a gradient."""
+    """The entries of a matrix [rows, width] that get a gradient, as long as the matrix is at `version`: not after a run that was broken off."""
+
+    version = -1
 
     @functools.cached_property
     def flat(self) -> torch.Tensor:
@@ -64,6 +66,12 @@ class _Masked(torch.autograd.Function):
         return ctx.held.kept(gradients[0]), None
 
 
+def held_of(module: nn.Linear) -> Held | None:
+    """What of a module's weight gets a gradient in the step that is under way; None: all of it."""
+    held = vars(module).get("held")
+    return held if held is not None and held.version == module.weight._version else None
+
+
 def held_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, held: Held | None) -> torch.Tensor:
     """PyTorch's linear map, with the gradient of the weight where it is held (None: all of it)."""
     return F.linear(x, weight if held is None else _Masked.apply(weight, held), bias)
@@ -89,7 +97,7 @@ class Supersets:
     """
 
     def __init__(self, model: nn.Module, tensors: Iterable[Projected], config: SparsityConfig, beyond: float = 1.0):
-        self.config, self.beyond = config, beyond
+        self.config, self.beyond, self._remembers = config, beyond, False
         modules = {id(module.weight): module for module in model.modules() if type(module) is nn.Linear}
         self.matrices = [
             _Matrix(each, modules[id(each.parameter)]) for each in tensors if each.group == "weights" and id(each.parameter) in modules
@@ -113,6 +121,7 @@ class Supersets:
                 each.held = _with_weight_or_moment(each.tensor.parameter, moments(optimizer, each.tensor))
             vars(each.module).pop("held", None)
             if partial and each.held is not None:
+                each.held.version = each.tensor.parameter._version
                 each.module.held = each.held  # type: ignore[assignment]
 
     def beyond_at(self, step: int, total: int) -> float:
@@ -126,6 +135,8 @@ class Supersets:
     @torch.no_grad()
     def choose(self, step: int, total: int, optimizer: Any, parameters: Iterable[nn.Parameter], min_alive: int) -> None:
         """After the optimizer's step, before the projection: where the next step is to have a part of the gradient and this one has all of it."""
+        if not self._remembers:
+            self._remembers = all(moments(optimizer, each.tensor) for each in self.matrices)  # or raises, at the first step
         if self.config.is_whole_at(step + 1, total) or not self.config.is_whole_at(step, total):
             return
         before = [each.held for each in self.matrices]

@@ -160,3 +160,26 @@ print("equal")
     environment = {**os.environ, "NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
     assert found.stdout.strip() == "equal", found.stderr[-2000:]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parts_of_a_tensors_columns_are_read_where_they_are(dtype):
+    """q, k and v of one product, transposed ones, single rows and single columns: as their copies."""
+    whole = torch.randn(3, 7, 120).to(dtype)
+    parts = [
+        *whole.chunk(3, dim=-1),
+        whole[:, 2:5, 8:48],
+        whole[1:2, :, :40],
+        whole[:, 3:4, :40],
+        whole[0, 0, :40],
+        whole[:, :, ::3],
+    ]
+    parts += [whole.transpose(0, 1)[:, :, :40], whole[:1, :1, :40].expand(4, 5, 40), whole.transpose(1, 2)]
+    for part in parts:
+        k = max(1, part.shape[-1] // 4)
+        wanted, bits = with_bits(part.contiguous(), k)
+        found, own = with_bits(part, k)
+        assert torch.equal(found, wanted)
+        assert torch.equal(own, bits)
+        assert torch.equal(abs_topk(part, k), wanted)
+        assert found.is_contiguous()

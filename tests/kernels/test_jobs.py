@@ -76,7 +76,7 @@ def test_a_field_in_the_middle_of_abs_topk_breaks_nothing():
     Wider = wider(topk.AbsTopKJob)
     x = torch.randn(5, 40)
     out = torch.empty_like(x)
-    given = topk.AbsTopKJob(x.data_ptr(), out.data_ptr(), 0, 0, 5, 40, 7, 5)._asdict()
+    given = topk.AbsTopKJob(x.data_ptr(), out.data_ptr(), 0, 0, 5, 40, 40, 7, 5)._asdict()
     run(compiled(topk.abs_topk_kernel, ABS_TOPK=positions(Wider)), 1, Wider(**given, spare=-12345))
     assert torch.equal(out, topk.abs_topk(x, 7))
 

@@ -147,6 +147,7 @@ def test_in_a_model_other_entries_have_no_gradient(by_kernel, narrow, monkeypatc
             vars(module).pop("held", None)
             if given and name in masks:
                 module.held = Held(*nonzeros(module.weight, masks[name])[1:], module.weight.shape[1])
+                module.held.version = module.weight._version
         with torch.autocast("cpu", torch.bfloat16, enabled=narrow), sparse_products(model):
             model(BLOCKS[:8], labels=BLOCKS[:8]).loss.backward()
         return {name: module.weight.grad.clone() for name, module in model.named_modules() if name in masks}
@@ -157,11 +158,43 @@ def test_in_a_model_other_entries_have_no_gradient(by_kernel, narrow, monkeypatc
         assert (part[name] - whole[name] * mask).abs().max() <= (2e-2 if narrow else 1e-5) * whole[name].abs().max(), name
 
 
+def test_accumulated_gradients_are_of_the_same_entries():
+    one = trained("unused", sparsity=PART)
+    two = trained("unused", sparsity=PART, per_device_train_batch_size=BATCH // 2, gradient_accumulation_steps=2)
+    for (name, first), other in zip(one.model.named_parameters(), two.model.parameters(), strict=True):
+        assert torch.allclose(first, other, atol=1e-5), name
+
+
+def test_a_run_that_was_broken_off_leaves_gradients_whole():
+    class Break(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 14:  # between whole gradients
+                raise KeyboardInterrupt
+
+    model = tiny_model(**FEATURES)
+    with pytest.raises(KeyboardInterrupt):
+        trained("unused", model=model, sparsity=PART, callbacks=[Break()])
+    assert any("held" in vars(module) for module in model.modules())
+    model(BLOCKS[:4], labels=BLOCKS[:4]).loss.backward()
+    grad = model.transformer.h[0].mlp.c_fc.weight.grad
+    assert int((grad != 0).sum()) > 0.6 * grad.numel()
+
+
+class Count(TrainerCallback):
+    def __init__(self, seen):
+        self.seen = seen
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seen.append(state.global_step)
+
+
 def test_what_it_cannot_do_is_said_in_a_sentence():
+    seen = []
     with pytest.raises(
         ValueError, match=r"backward_density needs an optimizer that keeps a moment.*SGD keeps none of transformer"
     ):
-        trained("unused", sparsity=PART, optim="sgd")
+        trained("unused", sparsity=PART, optim="sgd", callbacks=[Count(seen)])
+    assert not seen  # no step was done
     gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=20))
     with pytest.raises(ValueError, match=r"weights of nn\.Linear, of which this model has none"):
         Supersets(gpt2, sparse_tensors(gpt2, module_rule(gpt2)), PART)
