@@ -34,10 +34,10 @@ from sparse_circuits import CSPConfig, CSPForCausalLM, SparsityConfig
 from sparse_circuits.kernels.dense import dense_product, onednn_pays, weight_gradient
 from sparse_circuits.kernels.listing import listed as kernel_listed
 from sparse_circuits.kernels.listing import turned as kernel_turned
-from sparse_circuits.nonzeros_csp import Support, sparse_product
+from sparse_circuits.nonzeros_csp import Support, nonzeros, sparse_product
 from sparse_circuits.training import keep_memory, normalize_gradients_, project_tensors_, sparse_products, sparse_tensors
 from sparse_circuits.training.recipes import make_recipe
-from sparse_circuits.training.supersets import Supersets
+from sparse_circuits.training.supersets import Held, Supersets
 
 WAYS = ("skipping zeros", "skipping zeros, bfloat16", "dense products", "dense products, bfloat16", "plain")
 SUPERSETS = (
@@ -164,15 +164,30 @@ def by_weights(x: torch.Tensor, dy: torch.Tensor, weight: torch.Tensor, rounds: 
     return [ratio(each["dense"], each["ours"]) for each in times]
 
 
+def by_parts(x: torch.Tensor, dy: torch.Tensor, weight: torch.Tensor, rounds: int) -> str:
+    """The gradient of a part of the weights against that of all."""
+    held = Held(*nonzeros(weight, weight != 0)[1:], weight.shape[1])
+    by_onednn = onednn_pays() and x.dtype == torch.float32
+    paths = {
+        "dense": lambda: (weight_gradient(dy, x) if by_onednn else dy.t() @ x).float(),
+        "ours": lambda: held.weight_gradient(dy, x),
+    }
+    times = in_turns(paths, rounds)
+    return ratio(times["dense"], times["ours"])
+
+
 def products(tokens: int, rounds: int) -> None:
     """Outputs and input gradients over the nonzeros of weights, which are listed anew each time; and dense ones, by MKL and by oneDNN."""
-    head = "| matrix | density | output | input gradient | output, bfloat16 | input gradient, bfloat16 |\n|---|---|---|---|---|---|"
+    head = "| matrix | density | output | input gradient | output, bfloat16 | input gradient, bfloat16 "
+    head += "| gradient of as many weights | bfloat16 |\n|---|---|---|---|---|---|---|---|"
     print(f"\nTimes as fast as a dense product, {tokens} tokens\n\n{head}")
     for rows, width in SHAPES:
         x, dy = torch.randn(tokens, width), torch.randn(tokens, rows)
         for density in (1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 256):
             weight = torch.randn(rows, width) * (torch.rand(rows, width) < density)
-            cells = by_weights(x, dy, weight, rounds) + by_weights(x.bfloat16(), dy.bfloat16(), weight, rounds)
+            kinds = (x, dy), (x.bfloat16(), dy.bfloat16())
+            cells = [cell for kind in kinds for cell in by_weights(*kind, weight, rounds)]
+            cells += [by_parts(*kind, weight, rounds) for kind in kinds]
             print(f"| {rows} x {width} | 1/{round(1 / density)} | {' | '.join(cells)} |", flush=True)
     print(
         "\nDense float32 products: times as fast by oneDNN as by MKL\n\n"
@@ -206,6 +221,7 @@ def main() -> None:
         default=1 / 256,
         help="with --width: of its matrices at the end; embeddings have sixteen times as much",
     )
+    parser.add_argument("--min-alive", type=int, default=4, help="with --width: weights that each neuron keeps")
     parser.add_argument("--tokens", type=int, default=8192, help="with --width: a step's; with --products: a product's")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--products", action="store_true")
@@ -232,7 +248,8 @@ def main() -> None:
             "d_head": 16,
             "n_layer": options.layers,
         }
-        sparsity = SparsityConfig(density=options.density, embedding_density=min(1.0, 16 * options.density))
+        embeddings = min(1.0, 16 * options.density)
+        sparsity = SparsityConfig(density=options.density, embedding_density=embeddings, min_alive=options.min_alive)
         batches, name = (options.tokens // 256, 256), f"{options.layers} layers of width {width}"
     else:
         recipe = make_recipe(options.preset)

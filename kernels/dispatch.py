@@ -39,10 +39,9 @@ ATTENTION_QUERIES = 16  # and from how many queries on
 # Up to which density, or, for one matrix, up to how many nonzeros, whose time is less than what a fused block saves, products here beat
 # dense ones: by `benchmarks/sparse.py` on 2 cores (AVX-512).
 PRODUCT_DENSITY, PRODUCT_NONZEROS = 1 / 16, 1 << 14
-# The same where a weight is a dense parameter in training, whose nonzeros are listed anew for each product, and from how many tokens on: against MKL's
-# or oneDNN's dense float32 products, and against bfloat16's, by `benchmarks/training.py --products`.
+# The same where a weight is a dense parameter in training, whose nonzeros are listed anew for each product, and for the gradient of a part of it; and from how many
+# tokens on: against MKL's or oneDNN's dense float32 products, and against bfloat16's, by `benchmarks/training.py --products`.
 TRAINING_DENSITY, NARROW_DENSITY, TRAINING_TOKENS = 1 / 8, 1 / 16, 512
-HELD_DENSITY = 1 / 16  # up to which the gradient of a part of a matrix, entry by entry, beats that of the whole
 AMX_DENSITY = (
     1 / 64
 )  # for bfloat16 where the processor has AMX, whose dense products are several times as fast: by that, not measured
@@ -111,13 +110,16 @@ def trains(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 def listed(weight: torch.Tensor, narrow: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
     """(values, int32 row starts, int32 columns) of a matrix that trains faster by its nonzeros, which are listed anew each time; None for others."""
-    density = TRAINING_DENSITY if not narrow else AMX_DENSITY if _has_amx() else NARROW_DENSITY
-    return _module("listing").listed(weight, int(density * weight.numel()))
+    return _module("listing").listed(weight, int(_training_density(narrow) * weight.numel()))
 
 
-def held_pays(entries: int, count: int) -> bool:
-    """Whether the gradient of `count` entries of a matrix is faster to be had one by one than with all of them."""
-    return available() and count <= HELD_DENSITY * entries
+def _training_density(narrow: bool) -> float:
+    return TRAINING_DENSITY if not narrow else AMX_DENSITY if _has_amx() else NARROW_DENSITY
+
+
+def held_pays(entries: int, count: int, narrow: bool) -> bool:
+    """Whether the gradient of `count` entries of a matrix is faster to be had one by one than with all of them; narrow: of bfloat16."""
+    return available() and count <= _training_density(narrow) * entries
 
 
 def nonzeros_of(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:

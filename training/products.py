@@ -134,7 +134,7 @@ def _dense(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
 
 
 def _weight_gradient(dy: torch.Tensor, x: torch.Tensor, held: Held | None, again: bool) -> torch.Tensor:
-    if held is not None and held.pays and not again:
+    if held is not None and not again and held.pays(x):
         return held.weight_gradient(dy, x)
     plain = again or not (onednn_pays() and dy.dtype == torch.float32)
     whole = dy.t() @ x if plain else weight_gradient(dy, x)

@@ -47,10 +47,9 @@ class Held(Support):
         """A matrix [rows, width] at these entries, zero elsewhere."""
         return self.spread(whole.reshape(-1)[self.flat])
 
-    @property
-    def pays(self) -> bool:
-        """Whether that is faster than the whole gradient."""
-        return held_pays(self.shape[0] * self.shape[1], self.columns.shape[0])
+    def pays(self, x: torch.Tensor) -> bool:
+        """Whether `weight_gradient` is faster than the whole gradient."""
+        return held_pays(self.shape[0] * self.shape[1], self.columns.shape[0], x.dtype == torch.bfloat16)
 
 
 class _Masked(torch.autograd.Function):

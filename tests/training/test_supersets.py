@@ -24,7 +24,7 @@ PART = SparsityConfig(**{**SPARSITY.to_dict(), "backward_density": 0.5, "backwar
 @pytest.fixture(autouse=True)
 def whole_gradients_masked(monkeypatch):
     """So that sums are those of the loop, to the bit; that of entries alone is looked at by itself."""
-    monkeypatch.setattr(supersets, "held_pays", lambda entries, count: False)
+    monkeypatch.setattr(supersets, "held_pays", lambda *given: False)
 
 
 def by_masks(sparsity):
@@ -122,6 +122,19 @@ def test_the_gradient_of_entries_is_that_of_a_product(dtype):
     assert torch.equal(held.kept(wanted), wanted)
 
 
+def test_entries_one_by_one_where_they_are_few(monkeypatch):
+    """As products by nonzeros are chosen; fewer for bfloat16."""
+    import sparse_circuits.kernels.dispatch as dispatch
+
+    monkeypatch.setattr(dispatch, "_has_amx", lambda: False)
+    for density, expected in ((1 / 4, (False, False)), (1 / 10, (True, False)), (1 / 20, (True, True))):
+        assert tuple(dispatch.held_pays(1 << 20, int(density * (1 << 20)), narrow) for narrow in (False, True)) == expected
+    monkeypatch.setattr(dispatch, "_has_amx", lambda: True)
+    assert not dispatch.held_pays(1 << 20, 1 << 15, True)
+    monkeypatch.setattr(dispatch, "available", lambda: False)
+    assert not dispatch.held_pays(1 << 20, 1, False)
+
+
 def test_nothing_held_is_no_gradient():
     held = Held(*nonzeros(torch.zeros(4, 6), torch.zeros(4, 6, dtype=torch.bool))[1:], 6)
     assert torch.equal(held.weight_gradient(torch.randn(20, 4), torch.randn(20, 6)), torch.zeros(4, 6))
@@ -134,7 +147,7 @@ def test_in_a_model_other_entries_have_no_gradient(by_kernel, narrow, monkeypatc
     import sparse_circuits.kernels.dispatch as dispatch
     from sparse_circuits.training import project_, sparse_products
 
-    monkeypatch.setattr(supersets, "held_pays", lambda entries, count: by_kernel)
+    monkeypatch.setattr(supersets, "held_pays", lambda *given: by_kernel)
     monkeypatch.setattr(dispatch, "TRAINING_TOKENS", 1)
     monkeypatch.setattr(dispatch, "_has_amx", lambda: False)
     model = tiny_model(d_model=32, d_mlp=64, n_head=2, d_head=16).train()
