@@ -7,7 +7,8 @@ Measured here: forward and backward of a layer by token, and optimizer, normalis
 network of so many bytes a second between any two neighbours of a ring, no overlap of network and work, no waiting for each other.
 
     DDP      work of tokens / n; gradients summed over a ring, 2 (n - 1) / n times their bytes; optimizer and projection of everything, on each
-    FSDP2    work of tokens / n; weights gathered twice and gradients scattered, 3 (n - 1) / n times their bytes; optimizer and projection of 1 / n
+    FSDP2    work of tokens / n; weights gathered twice for each of a machine's batches (the recipe accumulates 8 in all) and gradients scattered once, each
+             (n - 1) / n times their bytes; optimizer and projection of 1 / n
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def measured(width: int, rounds: int) -> Measured:
     return Measured(statistics.median(work[1:]) / TOKENS, statistics.median(rest[1:]) / weights, weights)
 
 
-def table(layer: Measured, layers: int, tokens: int, others: int) -> None:
+def table(layer: Measured, layers: int, tokens: int, batches: int, others: int) -> None:
     """others: weights outside of the layers, which cost as theirs do."""
     weights = layers * layer.weights + others
     print(
@@ -85,7 +86,7 @@ def table(layer: Measured, layers: int, tokens: int, others: int) -> None:
     for name, speed in NETWORKS.items():
         for n in MACHINES:
             work, cells = layer.token * layers * tokens / n, []
-            for passes, part in ((2, 1), (3, n)):
+            for passes, part in ((2, 1), (1 + 2 * max(1, batches // n), n)):
                 sent = passes * (n - 1) / n * 4 * weights
                 step = work + layer.weight * weights / part + sent / speed
                 cells += [f"{sent / 1e9:.1f}", f"{step:,.1f}", f"{alone / step:.1f}", f"{STATE * weights / part / 1e9:.1f}"]
@@ -108,7 +109,7 @@ def main() -> None:
             f"a layer of width {width}, blocks at 1/{round(1 / density)}, bfloat16, {TOKENS} tokens, {options.rounds} rounds"
         )
     )
-    table(measured(width, options.rounds), layers, tokens, 2 * 2048 * width + 2048**2)
+    table(measured(width, options.rounds), layers, tokens, arguments["gradient_accumulation_steps"], 2 * 2048 * width + 2048**2)
 
 
 if __name__ == "__main__":

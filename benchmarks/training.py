@@ -39,7 +39,7 @@ from sparse_circuits.training import keep_memory, normalize_gradients_, project_
 from sparse_circuits.training.recipes import make_recipe
 from sparse_circuits.training.supersets import Held, Supersets
 
-WAYS = ("skipping zeros", "skipping zeros, bfloat16", "dense products", "dense products, bfloat16", "plain")
+WAYS = ("skipping zeros", "skipping zeros, bfloat16", "dense products", "dense products, bfloat16", "plain", "plain, bfloat16")
 SUPERSETS = (
     "gradients of 4 times the density",
     "gradients of 4 times the density, bfloat16",
@@ -71,7 +71,7 @@ class Run:
         return statistics.mean(self.step(batch) for _ in range(self.supersets.config.backward_refresh))
 
     def step(self, batch: torch.Tensor) -> float:
-        ours, plain = (topk_csp.abs_topk, attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"]), self.way == "plain"
+        ours, plain = (topk_csp.abs_topk, attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"]), self.way.startswith("plain")
         if plain:
             topk_csp.abs_topk = plain_abs_topk
             attention_csp.ALL_ATTENTION_FUNCTIONS["sdpa"] = plain_attention
@@ -86,6 +86,8 @@ class Run:
                 with torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in self.way):
                     loss = self.model(batch, labels=batch, use_cache=False).loss
                 loss.backward()
+            if parts is not None:
+                parts.only_held(*at)
             normalize_gradients_(self.model.parameters(), 1.0 if parts is None else parts.beyond_at(*at))
             self.optimizer.step()
             if parts is not None:
@@ -126,7 +128,7 @@ def steps(
 def memory(arguments: list[str]) -> None:
     """Peak memory of the ways, each in a process of its own: two steps, in the middle of annealing."""
     print("\n| way | GB at the peak | of which the process had before there was a model |\n|---|---|---|")
-    for way in (*WAYS[:2], "plain"):
+    for way in (*WAYS[:2], "plain", "plain, bfloat16"):
         command = [sys.executable, __file__, *arguments, "--one", way]
         before, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
         print(f"| {way} | {float(peak):.2f} | {float(before):.2f} |", flush=True)

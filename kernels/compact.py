@@ -244,13 +244,15 @@ def compacts(x: torch.Tensor) -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is None
 
 
-def compact_topk(x: torch.Tensor, k: int) -> torch.Tensor:
-    """`abs_topk` of which no more is kept than must be, 0 < k < width, where `compacts(x)`. Differentiable once.
+def compact_topk(x: torch.Tensor, k: int, fuses: bool = False) -> torch.Tensor:
+    """`abs_topk` of which no more is kept than must be, 0 < k < width, where `compacts(x)`. Differentiable once. What is kept of its output is as it was made: changes in
+    place are noticed by the version that PyTorch counts, and those that it cannot see (`.data`, NumPy) are not.
 
-    Where x is GELU's output, GELU's gradient is taken too, where it is not zero: its input, which it would be taken from, is not kept whole then.
+    Args:
+        fuses: nobody else has x. If it is GELU's output, GELU's gradient is taken too, where it is not zero: its input, which it would be taken from, is not kept whole then.
     """
-    gelu = x.grad_fn if x.grad_fn is not None and x.grad_fn.name() == "GeluBackward0" else None
-    if gelu is None or x._backward_hooks or x.retains_grad or not x.is_contiguous():
+    gelu = x.grad_fn if fuses and x.grad_fn is not None and x.grad_fn.name() == "GeluBackward0" else None
+    if gelu is None or not x.is_contiguous():
         return _CompactTopK.apply(x, None, k, "")
     return _CompactTopK.apply(x.detach(), gelu._saved_self, k, gelu._saved_approximate)
 

@@ -60,11 +60,11 @@ def abs_topk(x: torch.Tensor, k: int) -> torch.Tensor | None:
     return None if triton is None or x.shape[-1] > triton.MAX_WIDTH else triton.abs_topk(x, k)
 
 
-def compact_topk(x: torch.Tensor, k: int) -> torch.Tensor | None:
-    """`abs_topk` in training, which keeps for the gradient what AbsTopK keeps; None where that cannot be, or is for few tokens."""
+def compact_topk(x: torch.Tensor, k: int, fuses: bool) -> torch.Tensor | None:
+    """`abs_topk` in training, which keeps for the gradient what AbsTopK keeps; None where that cannot be, or is for few tokens. fuses: nobody else has x."""
     if x.numel() < TRAINING_TOKENS * x.shape[-1] or not serve(x, halves=True) or not _module("compact").compacts(x):
         return None
-    return _module("compact").compact_topk(x, k)
+    return _module("compact").compact_topk(x, k, fuses)
 
 
 def packed(x: torch.Tensor) -> tuple[torch.Tensor, Any]:

@@ -91,13 +91,13 @@ def norm_gradient_kernel(job):
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     """x over the root of the mean square of its last dimension (+ epsilon under the root), times weight [width]; both as `serve` takes them. Differentiable, also twice."""
-    return _RMSNorm.apply(x, weight, epsilon)
+    return _RMSNorm.apply(x.contiguous(), weight.contiguous(), epsilon)  # outside of it: a second derivative goes through
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-        x, weight, width = x.contiguous(), weight.contiguous(), x.shape[-1]
+        width = x.shape[-1]
         rows, out = x.numel() // width, torch.empty_like(x)
         scales, per_chunk, ctx.epsilon = (
             torch.empty(rows, dtype=torch.float32, device=x.device),

@@ -122,7 +122,14 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
                 "the density with anneal_start=anneal_stop=0."
             )
         refuse_adapters(model)
-        refuse_impossible(sparse_tensors(model, self.rule), self.config.targets(), self.config.min_alive)
+        tensors = sparse_tensors(model, self.rule)
+        refuse_impossible(tensors, self.config.targets(), self.config.min_alive)
+        if self.config.backward_density is not None:
+            Supersets(model, tensors, self.config)  # refuses models that have no such matrices
+            if args.max_grad_norm and not self.config.normalize_gradients:
+                raise ValueError(
+                    "max_grad_norm would clip by the norm of a part of the gradients (backward_density); set it to 0, or leave normalize_gradients as it is."
+                )
 
     def _refuse_other_settings(self, state) -> None:
         """On resume, the settings must be those of the checkpoint; one made without the callback gets ours."""
@@ -131,10 +138,12 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
         saved = saved[0] if isinstance(saved, list) else saved
         self.beyond = float(saved.get("attributes", {}).get("beyond", 1.0)) if state.global_step > 0 else 1.0
         saved = saved["args"]["config"]
+        since = {"backward_density": None}  # settings that older checkpoints do not have, and what they were trained with
         for key, value in self.config.to_dict().items():
-            if state.global_step > 0 and key in saved and saved[key] != value:
+            before = saved.get(key, since.get(key, value))
+            if state.global_step > 0 and before != value:
                 raise ValueError(
-                    f"The checkpoint was trained with {key}={saved[key]!r}, this run has {key}={value!r}; use the same SparsityConfig, "
+                    f"The checkpoint was trained with {key}={before!r}, this run has {key}={value!r}; use the same SparsityConfig, "
                     f"or start a new run from the checkpoint's weights."
                 )
 
@@ -153,8 +162,10 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if self._before is not None:
             require_unchanged(self._before, self._tensors, self._optimizer)
+        parts = self._supersets
+        if parts is not None:
+            parts.only_held(state.global_step, state.max_steps)
         if self.config.normalize_gradients:
-            parts = self._supersets
             beyond = 1.0 if parts is None else parts.beyond_at(state.global_step, state.max_steps)
             self._gradient_rms = normalize_gradients_(model.parameters(), beyond)
 

@@ -21,7 +21,7 @@ from ..kernels.dense import dense_product, onednn_pays, weight_gradient
 from ..kernels.run import ONCE, is_batched
 from ..nonzeros_csp import Support, sparse_product
 from ..topk_csp import is_transformed, kernels
-from .supersets import Held, held_linear, held_of
+from .supersets import Held, forget, held_linear, held_of, mark
 
 __all__ = ["attach", "detach", "sparse_products"]
 
@@ -31,16 +31,18 @@ def attach(model: nn.Module) -> None:
     they run as ever. Of what node sites leave, no more is kept for the gradient than AbsTopK kept. `detach` undoes it."""
     whole: Any = next((each for each in model.modules() if hasattr(each, "node_sites")), None)
     sites = set() if whole is None else set(whole.node_sites().values())
+    after_gelu = {module.post_act for module in model.modules() if type(module).__name__ == "CSPMLP"} & sites
     for module in model.modules():
-        way = _site if module in sites else _WAYS.get(type(module))
+        way = _site_after_gelu if module in after_gelu else _site if module in sites else _WAYS.get(type(module))
         if way is not None and "forward" not in vars(module):
             module.forward = types.MethodType(way, module)  # type: ignore[method-assign]
 
 
 def detach(model: nn.Module) -> None:
-    """Undoes `attach`."""
+    """Undoes `attach`; all of every weight gets a gradient again, also after a run that was broken off."""
+    forget(model)
     for module in model.modules():
-        if getattr(vars(module).get("forward"), "__func__", None) in (_site, *_WAYS.values()):
+        if getattr(vars(module).get("forward"), "__func__", None) in (_site, _site_after_gelu, *_WAYS.values()):
             del module.forward
 
 
@@ -74,9 +76,19 @@ def _norm(self: nn.RMSNorm, x: torch.Tensor) -> torch.Tensor:
     return F.rms_norm(x, self.normalized_shape, self.weight, self.eps) if out is None else out
 
 
-def _site(self: Any, x: torch.Tensor) -> torch.Tensor:
-    out = compact_topk(x, self.k) if 0 < self.k < x.shape[-1] and kernels() is not None else None
+def _site(self: Any, x: torch.Tensor, fuses: bool = False) -> torch.Tensor:
+    out = compact_topk(x, self.k, fuses) if 0 < self.k < x.shape[-1] and kernels() is not None else None
     return type(self).forward(self, x) if out is None else out
+
+
+def _site_after_gelu(self: Any, x: torch.Tensor) -> torch.Tensor:
+    """Where the model gives what GELU makes to the site and to nobody else; unless a hook sees it."""
+    own = self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks
+    others = (
+        getattr(nn.modules.module, f"_global_{kind}_hooks", ())
+        for kind in ("forward", "forward_pre", "backward", "backward_pre")
+    )
+    return _site(self, x, not any(own) and not any(others))
 
 
 _WAYS: dict[type, Any] = {nn.Linear: _linear, nn.RMSNorm: _norm}
@@ -93,7 +105,7 @@ class _Product(torch.autograd.Function):
         saved, ctx.layout = packed(x)
         x = x.to(torch.bfloat16) if narrow else x
         saved = saved.to(x.dtype) if ctx.layout else x
-        ctx.support, ctx.held = None, held
+        ctx.support, ctx.held, ctx.narrow = None, held, narrow
         if few is None:
             dense = weight.to(x.dtype)
             ctx.save_for_backward(saved, weight, dense)
@@ -109,7 +121,7 @@ class _Product(torch.autograd.Function):
         needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         # A second derivative is wanted, or many gradients at once.
         again = torch.is_grad_enabled() or is_transformed() or is_batched(dy)
-        if again and ctx.layout:
+        if (again and ctx.layout) or (torch.is_grad_enabled() and ctx.narrow):
             raise RuntimeError(ONCE)
         dx = dweight = dbias = None
         if needs_x and again:
@@ -120,6 +132,8 @@ class _Product(torch.autograd.Function):
             starts, columns, order = turned(ctx.support)
             dx = sparse_product(dy, used[order], Support(starts, columns, weight.shape[0]))
         if needs_weight:
+            if ctx.held is not None:
+                mark(weight)
             dweight = _weight_gradient(dy, unpacked(saved, ctx.layout), ctx.held, again).to(weight.dtype)
         if needs_bias:
             dbias = dy.sum(0, dtype=weight.dtype)

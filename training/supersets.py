@@ -7,6 +7,7 @@ their values; here the projection makes them zero. So what is chosen by is what 
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..kernels import held_pays, nonzeros_of
 from ..nonzeros_csp import Support, nonzeros, value_gradient
@@ -24,9 +27,7 @@ __all__ = ["Held", "Supersets"]
 
 
 class Held(Support):
-    """The entries of a matrix [rows, width] that get a gradient, as long as the matrix is at `version`: not after a run that was broken off."""
-
-    version = -1
+    """The entries of a matrix [rows, width] that get a gradient."""
 
     @functools.cached_property
     def flat(self) -> torch.Tensor:
@@ -57,18 +58,50 @@ class _Masked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, held: Held) -> torch.Tensor:
-        ctx.held = held
+        ctx.held, ctx.weight = held, weakref.ref(weight)
         return weight.view_as(weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        weight = ctx.weight()
+        if weight is not None:
+            mark(weight)
         return ctx.held.kept(gradients[0]), None
 
 
-def held_of(module: nn.Linear) -> Held | None:
-    """What of a module's weight gets a gradient in the step that is under way; None: all of it."""
-    held = vars(module).get("held")
-    return held if held is not None and held.version == module.weight._version else None
+# What of a weight gets a gradient in the step that is under way, by module; and weights with gradients of a part, until a callback takes them for what they are.
+_UNDER_WAY: weakref.WeakKeyDictionary[nn.Module, Held] = weakref.WeakKeyDictionary()
+_OF_A_PART: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def held_of(module: nn.Module) -> Held | None:
+    """What of a module's weight gets a gradient now; None: all of it."""
+    return _UNDER_WAY.get(module)
+
+
+def forget(model: nn.Module) -> None:
+    """All of every weight gets a gradient again: also after a run that was broken off within a step."""
+    for module in model.modules():
+        _UNDER_WAY.pop(module, None)
+
+
+def mark(weight: torch.Tensor) -> None:
+    """Says that a weight's gradient is of a part."""
+    _OF_A_PART[weight] = True
+
+
+def _refuse_marked(optimizer: Any, *given: Any) -> None:
+    """Before any optimizer's step: gradients of a part are for the run alone that asked for them."""
+    if len(_OF_A_PART) and any(p in _OF_A_PART for group in optimizer.param_groups for p in group["params"]):
+        raise RuntimeError(
+            "Gradients are of a part of the weights (backward_density), left by a run that was broken off within a step; call "
+            "sparse_circuits.training.products.detach(model), then zero_grad() and backward() again."
+        )
+
+
+@functools.cache
+def _watch_optimizers() -> None:
+    register_optimizer_step_pre_hook(_refuse_marked)
 
 
 def held_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, held: Held | None) -> torch.Tensor:
@@ -88,7 +121,8 @@ class _Matrix:
 class Supersets:
     """What of each block matrix (the weights of `nn.Linear`) gets a gradient at which step.
 
-    Entries outside of a superset are zero and so are their moments, so that a checkpoint tells what the superset was: where weight or moment is not zero.
+    Entries outside of a superset are zero and so are their moments (`only_held` sees to it, whatever made a gradient), so that a checkpoint tells what the superset
+    was: where weight or moment is not zero. Weights that are not trained are left out.
 
     Args:
         beyond: square sums of gradients, all over those that a step between whole ones has; by it the gradient's norm is told there. From the checkpoint, if
@@ -99,11 +133,13 @@ class Supersets:
         self.config, self.beyond, self._remembers = config, beyond, False
         modules = {id(module.weight): module for module in model.modules() if type(module) is nn.Linear}
         self.matrices = [
-            _Matrix(each, modules[id(each.parameter)]) for each in tensors if each.group == "weights" and id(each.parameter) in modules
+            _Matrix(each, modules[id(each.parameter)])
+            for each in tensors
+            if each.group == "weights" and each.parameter.requires_grad and id(each.parameter) in modules
         ]  # fmt: skip
         if not self.matrices:
             raise ValueError(
-                "backward_density needs block matrices that are weights of nn.Linear, of which this model has none; leave it out."
+                "backward_density needs block matrices that are trained weights of nn.Linear, of which this model has none; leave it out."
             )
         for each in self.matrices:
             if local_part(each.tensor.parameter)[1] is not None:
@@ -111,25 +147,46 @@ class Supersets:
                     f"backward_density does not work with weights in shards (FSDP2), as {each.tensor.name} is; leave it out, or use DDP."
                 )
 
+        _watch_optimizers()
+
     def begin(self, step: int, total: int, optimizer: Any = None) -> None:
         """Before a step's forward pass; with the optimizer, when a run is taken up."""
         partial = not self.config.is_whole_at(step, total)
         known = optimizer is not None and step > 0 and (partial or not self.config.is_whole_at(step - 1, total))
+        if known and not all(_state(optimizer).get(each.tensor.parameter) for each in self.matrices):
+            raise ValueError(
+                "The checkpoint has no optimizer's state, by which gradients of a part of the weights (backward_density) go on; resume from one that has it, or start "
+                "a new run from its weights."
+            )
         for each in self.matrices:
             if known:
                 each.held = _with_weight_or_moment(each.tensor.parameter, moments(optimizer, each.tensor))
-            vars(each.module).pop("held", None)
+            _UNDER_WAY.pop(each.module, None)
             if partial and each.held is not None:
-                each.held.version = each.tensor.parameter._version
-                each.module.held = each.held  # type: ignore[assignment]
+                _UNDER_WAY[each.module] = each.held
+
+    @torch.no_grad()
+    def only_held(self, step: int, total: int) -> None:
+        """Before gradients are normalised and the optimizer steps: no gradient outside of the superset, whatever came to it (another callback, a penalty on weights, a
+        weight that two modules share)."""
+        for each in self.matrices:
+            _UNDER_WAY.pop(each.module, None)
+            _OF_A_PART.pop(each.tensor.parameter, None)
+            grad, held = each.tensor.parameter.grad, each.held
+            if self.config.is_whole_at(step, total) or grad is None or held is None:
+                continue
+            if int(grad.count_nonzero()) != int(grad.reshape(-1)[held.flat].count_nonzero()):
+                grad.copy_(held.kept(grad))
 
     def beyond_at(self, step: int, total: int) -> float:
         """Square sum of the whole gradient, over that of what a step has of it."""
         return 1.0 if self.config.is_whole_at(step, total) else self.beyond
 
     def end(self) -> None:
+        """All of every weight gets a gradient again."""
         for each in self.matrices:
-            vars(each.module).pop("held", None)
+            _UNDER_WAY.pop(each.module, None)
+            _OF_A_PART.pop(each.tensor.parameter, None)
 
     @torch.no_grad()
     def choose(self, step: int, total: int, optimizer: Any, parameters: Iterable[nn.Parameter], min_alive: int) -> None:
@@ -152,28 +209,38 @@ class Supersets:
     @torch.no_grad()
     def settle(self, step: int, total: int, optimizer: Any) -> None:
         """After the projection: what has neither weight nor moment any more is held no more, as it would be when the run is taken up."""
-        if self.config.is_whole_at(step + 1, total):
+        if self.config.is_whole_at(step, total) and self.config.is_whole_at(step + 1, total):
             return
         for each in self.matrices:
             if each.held is not None:
                 each.held = _settled(each.held, each.tensor.parameter, moments(optimizer, each.tensor))
 
 
+# What optimizers remember of each weight, zero for one that never had a gradient, by the names that PyTorch's and transformers' have for it.
+_MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "sum")
+
+
+def _state(optimizer: Any) -> dict[Any, dict[str, Any]]:
+    return getattr(optimizer, "optimizer", optimizer).state  # accelerate's wrapper
+
+
 def moments(optimizer: Any, tensor: Projected) -> list[torch.Tensor]:
     """What an optimizer remembers of each entry of a tensor.
 
     Raises:
-        ValueError: if it remembers nothing.
+        ValueError: if it remembers nothing, or something that is not zero where there never was a gradient.
     """
-    parameter, own = tensor.parameter, getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
-    state = own.state.get(parameter, {})
-    found = [x for x in state.values() if isinstance(x, torch.Tensor) and x.shape == parameter.shape and x.is_floating_point()]
-    if not found:
+    parameter, kind = tensor.parameter, type(getattr(optimizer, "optimizer", optimizer)).__name__
+    state = _state(optimizer).get(parameter, {})
+    found = {name: x for name, x in state.items() if isinstance(x, torch.Tensor) and x.shape == parameter.shape}
+    other = next((name for name, x in found.items() if name not in _MOMENTS or not x.is_floating_point()), None)
+    if other is not None or not found:
+        what = "none" if other is None else f"{other!r}, which this does not know,"
         raise ValueError(
-            f"backward_density needs an optimizer that keeps a moment of every weight, and {type(own).__name__} keeps none of {tensor.name}; "
+            f"backward_density needs an optimizer that keeps moments of every weight, as AdamW does, and {kind} keeps {what} of {tensor.name}; "
             f"use one that does, such as optim='adamw_torch', or leave backward_density out."
         )
-    return found
+    return list(found.values())
 
 
 @torch.no_grad()

@@ -265,3 +265,42 @@ def test_checkpointed_blocks_are_as_they_were():
             _, found = gradients(model, ids)
             for name, grad in wanted.items():
                 assert (found[name] - grad).abs().max() <= 1e-6 * grad.abs().max() + 1e-9, name
+
+
+def test_second_derivatives_are_right_or_refused():
+    """Of norms they are right, of whatever layout; of linear maps under autocast, whose input is rounded on the way, they are refused."""
+    norm, base, c = nn.RMSNorm(16, eps=1e-5), torch.randn(16, 600, requires_grad=True), torch.randn(600, 16)
+
+    def of_norm():
+        (g,) = torch.autograd.grad((norm(base.t()) ** 3 * c).sum(), base, create_graph=True)
+        return torch.autograd.grad(g.square().sum(), base)[0]
+
+    wanted = of_norm()
+    attach(norm)
+    assert (of_norm() - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+    linear, x = nn.Linear(32, 48), torch.randn(600, 32, requires_grad=True)
+    attach(linear)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = linear(x)
+    with pytest.raises(RuntimeError, match="one derivative at a time"):
+        torch.autograd.grad(out.float().square().sum(), linear.weight, create_graph=True)
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_who_looks_at_what_gelu_gave_is_told(hooked):
+    """A hook of the site sees it, and may ask for its gradient, or change it, whenever it likes; else nobody has it."""
+    sites = dict.fromkeys(FEATURES["abs_topk"]["afrac"], 0.25)
+    model, ids, seen = tiny_model(**WIDE, afrac=sites).train(), tiny_ids(3, 40), []
+    if hooked:
+        model.transformer.h[0].mlp.post_act.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    _, wanted = gradients(model, ids)
+    seen.clear()
+    model.zero_grad()
+    with sparse_products(model):
+        out = model(ids, labels=ids)
+        for each in seen:
+            each.register_hook(lambda gradient: gradient * 0)
+        out.loss.backward()
+    found, expected = model.transformer.h[0].mlp.c_fc.weight.grad, wanted["transformer.h.0.mlp.c_fc.weight"]
+    assert len(seen) == hooked
+    assert (found - expected * (not hooked)).abs().max() <= 1e-5 * expected.abs().max()

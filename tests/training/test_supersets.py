@@ -1,21 +1,34 @@
 """Gradients of a superset of the nonzeros: against a loop written out with masks, resumed to the bit, and what it refuses."""
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, default_data_collator
 from transformers.trainer_utils import get_last_checkpoint
 
+import sparse_circuits.kernels.dispatch as dispatch
 import sparse_circuits.training.supersets as supersets
-from runs import BATCH, BLOCKS, FEATURES, SPARSITY, STEPS, trained
+from runs import BATCH, BLOCKS, FEATURES, SPARSITY, STEPS, InOrder, arguments, trained
 from sparse_circuits import SparsityConfig
+from sparse_circuits.corpora.blocks import TokenBlocks
 from sparse_circuits.nonzeros_csp import nonzeros
-from sparse_circuits.training import adamw_groups, module_rule, project_tensors_, sharkfin_lr, sparse_tensors
+from sparse_circuits.training import (
+    adamw_groups,
+    module_rule,
+    project_,
+    project_tensors_,
+    sharkfin_lr,
+    sparse_products,
+    sparse_tensors,
+)
 from sparse_circuits.training.gradients import RMS_EPS
-from sparse_circuits.training.supersets import Held, Supersets
+from sparse_circuits.training.products import detach
+from sparse_circuits.training.projection import Projected
+from sparse_circuits.training.supersets import Held, Supersets, moments
 from tiny import tiny_model
 
 PART = SparsityConfig(**{**SPARSITY.to_dict(), "backward_density": 0.5, "backward_refresh": 4})
@@ -78,7 +91,7 @@ def test_a_run_is_that_of_a_loop_with_masks():
     assert callback.state()["attributes"]["beyond"] == pytest.approx(beyond, rel=1e-6)
     for (name, one), other in zip(trainer.model.named_parameters(), wanted.parameters(), strict=True):
         assert torch.allclose(one, other, atol=2e-6), name
-    assert not any("held" in vars(module) for module in trainer.model.modules())
+    assert not any(supersets.held_of(module) for module in trainer.model.modules())
 
 
 def test_it_is_off_by_default_and_the_whole_of_a_matrix_changes_nothing():
@@ -92,21 +105,35 @@ def test_it_is_off_by_default_and_the_whole_of_a_matrix_changes_nothing():
     assert not torch.equal(part.model.lm_head.weight, plain.model.lm_head.weight)
 
 
-@pytest.mark.parametrize("stop", [11, 12, 13])
-def test_a_resumed_run_is_bitwise_the_run_that_was_not_stopped(tmp_path, stop):
-    """Between whole gradients, too: the superset is known by the moments."""
+DEEP = {"backward_density": 0.8, "backward_refresh": 3, "density": 0.05, "min_alive": 0, "anneal_stop": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("settings", "by_kernel", "stop"), [({}, False, 11), ({}, False, 12), ({}, True, 13), (DEEP, False, 15), (DEEP, True, 16)]
+)
+def test_a_resumed_run_is_bitwise_the_run_that_was_not_stopped(tmp_path, settings, by_kernel, stop, monkeypatch):
+    """Between whole gradients, too: the superset is known by the moments. With neurons that are dead, and weights that leave it."""
+    monkeypatch.setattr(supersets, "held_pays", lambda *given: by_kernel)
+    monkeypatch.setattr(dispatch, "TRAINING_TOKENS", 1)
+    PART = SparsityConfig(**{**SPARSITY.to_dict(), "backward_density": 0.5, "backward_refresh": 4, **settings})
+
+    def model(seed=0):
+        made = tiny_model(seed=seed, **FEATURES)
+        with torch.no_grad():
+            made.transformer.h[0].mlp.c_fc.bias[:20] = -50
+        return made
 
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             control.should_training_stop = state.global_step == stop
 
-    whole = trained(tmp_path / "whole", sparsity=PART, trainer_class=Trainer)
     given = {"sparsity": PART, "trainer_class": Trainer}
-    trained(tmp_path / "part", callbacks=[Stop()], save_strategy="steps", save_steps=stop, **given)
+    whole = trained(tmp_path / "whole", model=model(), **given)
+    trained(tmp_path / "part", model=model(), callbacks=[Stop()], save_strategy="steps", save_steps=stop, **given)
     checkpoint = get_last_checkpoint(tmp_path / "part")
     saved = json.loads(Path(checkpoint, "trainer_state.json").read_text())["stateful_callbacks"]["WeightSparsityCallback"]
     assert SparsityConfig(**saved["args"]["config"]) == PART
-    resumed = trained(tmp_path / "part", resume=checkpoint, model=tiny_model(seed=77, **FEATURES), **given)
+    resumed = trained(tmp_path / "part", resume=checkpoint, model=model(77), **given)
     for (name, one), other in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other), name
 
@@ -124,8 +151,6 @@ def test_the_gradient_of_entries_is_that_of_a_product(dtype):
 
 def test_entries_one_by_one_where_they_are_few(monkeypatch):
     """As products by nonzeros are chosen; fewer for bfloat16."""
-    import sparse_circuits.kernels.dispatch as dispatch
-
     monkeypatch.setattr(dispatch, "_has_amx", lambda: False)
     for density, expected in ((1 / 4, (False, False)), (1 / 10, (True, False)), (1 / 20, (True, True))):
         assert tuple(dispatch.held_pays(1 << 20, int(density * (1 << 20)), narrow) for narrow in (False, True)) == expected
@@ -144,9 +169,6 @@ def test_nothing_held_is_no_gradient():
 @pytest.mark.parametrize("narrow", [False, True])
 def test_in_a_model_other_entries_have_no_gradient(by_kernel, narrow, monkeypatch):
     """By the kernel and by a mask, float32 and under autocast; what is held has the gradient that it had."""
-    import sparse_circuits.kernels.dispatch as dispatch
-    from sparse_circuits.training import project_, sparse_products
-
     monkeypatch.setattr(supersets, "held_pays", lambda *given: by_kernel)
     monkeypatch.setattr(dispatch, "TRAINING_TOKENS", 1)
     monkeypatch.setattr(dispatch, "_has_amx", lambda: False)
@@ -156,11 +178,10 @@ def test_in_a_model_other_entries_have_no_gradient(by_kernel, narrow, monkeypatc
 
     def gradients(given):
         model.zero_grad()
+        supersets.forget(model)
         for name, module in model.named_modules():
-            vars(module).pop("held", None)
             if given and name in masks:
-                module.held = Held(*nonzeros(module.weight, masks[name])[1:], module.weight.shape[1])
-                module.held.version = module.weight._version
+                supersets._UNDER_WAY[module] = Held(*nonzeros(module.weight, masks[name])[1:], module.weight.shape[1])
         with torch.autocast("cpu", torch.bfloat16, enabled=narrow), sparse_products(model):
             model(BLOCKS[:8], labels=BLOCKS[:8]).loss.backward()
         return {name: module.weight.grad.clone() for name, module in model.named_modules() if name in masks}
@@ -178,19 +199,103 @@ def test_accumulated_gradients_are_of_the_same_entries():
         assert torch.allclose(first, other, atol=1e-5), name
 
 
-def test_a_run_that_was_broken_off_leaves_gradients_whole():
-    class Break(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 14:  # between whole gradients
-                raise KeyboardInterrupt
+class Broken(InOrder):
+    """Breaks off in a step between whole gradients, before or after its backward pass."""
 
+    after = False
+
+    def training_step(self, *args, **kwargs):
+        if self.state.global_step == 14 and not self.after:
+            raise KeyboardInterrupt
+        loss = super().training_step(*args, **kwargs)
+        if self.state.global_step == 14:
+            raise KeyboardInterrupt
+        return loss
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_gradients_of_a_run_that_was_broken_off_are_not_taken_for_whole_ones(after, monkeypatch):
+    monkeypatch.setattr(Broken, "after", after)
     model = tiny_model(**FEATURES)
     with pytest.raises(KeyboardInterrupt):
-        trained("unused", model=model, sparsity=PART, callbacks=[Break()])
-    assert any("held" in vars(module) for module in model.modules())
+        trained("unused", model=model, sparsity=PART, trainer_class=Broken)
+    weight = model.transformer.h[0].mlp.c_fc.weight
+    twin = copy.deepcopy(model)
+    twin.zero_grad()
+    twin(BLOCKS[:4], labels=BLOCKS[:4]).loss.backward()  # a copy is nobody's run
+    assert int((twin.transformer.h[0].mlp.c_fc.weight.grad != 0).sum()) > 0.6 * weight.numel()
     model(BLOCKS[:4], labels=BLOCKS[:4]).loss.backward()
-    grad = model.transformer.h[0].mlp.c_fc.weight.grad
-    assert int((grad != 0).sum()) > 0.6 * grad.numel()
+    with pytest.raises(RuntimeError, match=r"broken off within a step; call sparse_circuits\.training\.products\.detach"):
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+    with pytest.raises(RuntimeError, match="broken off within a step"):  # nor by another run, without the callback
+        Trainer(model, arguments("unused"), train_dataset=TokenBlocks(BLOCKS), data_collator=default_data_collator).train()
+    detach(model)
+    model.zero_grad()
+    model(BLOCKS[:4], labels=BLOCKS[:4]).loss.backward()
+    assert int((weight.grad != 0).sum()) > 0.6 * weight.numel()
+    supersets._OF_A_PART.pop(weight, None)
+    trained("unused", model=model, sparsity=PART)  # nor is another run with it held up
+
+
+class Penalised(InOrder):
+    """A loss that reaches every weight, past all modules."""
+
+    def compute_loss(self, model, *args, **kwargs):
+        return super().compute_loss(model, *args, **kwargs) + 0.01 * sum(p.abs().sum() for p in model.parameters())
+
+
+class Touches(TrainerCallback):
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        with torch.no_grad():
+            model.transformer.h[0].mlp.c_fc.weight.clamp_(-5, 5)
+
+
+@pytest.mark.parametrize("how", [{"trainer_class": Penalised}, {"callbacks": [Touches()]}])
+def test_gradients_that_others_make_are_of_the_same_entries(how):
+    shares = []
+
+    class Look(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            grad = model.transformer.h[0].mlp.c_fc.weight.grad
+            shares.append((PART.is_whole_at(state.global_step, STEPS), float((grad != 0).float().mean())))
+
+    trained("unused", sparsity=PART, **{**how, "callbacks": [*how.get("callbacks", ()), Look()]})
+    assert max(share for whole, share in shares if not whole) <= 0.5
+    assert min(share for whole, share in shares if whole) > 0.5
+
+
+def adamax():
+    optimizer = torch.optim.Adamax(adamax.parameters)
+    adamax.parameters[0].grad = torch.ones(3, 4)
+    optimizer.step()
+    return optimizer
+
+
+adamax.parameters = [nn.Parameter(torch.ones(3, 4))]
+
+
+def test_weights_that_are_not_trained_are_left_out():
+    model = tiny_model(**FEATURES)
+    model.transformer.h[0].mlp.c_fc.weight.requires_grad_(False)
+    before = model.transformer.h[0].mlp.c_fc.weight.clone()
+    trained("unused", model=model, sparsity=PART)
+    kept = model.transformer.h[0].mlp.c_fc.weight
+    assert torch.equal(kept, before * (kept != 0))
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_checkpoints_that_cannot_tell_the_superset_are_refused(tmp_path, older):
+    """Older ones than the setting, and those without the optimizer."""
+    given = {"trainer_class": Trainer, "save_strategy": "steps", "save_steps": 14}
+    trained(tmp_path, sparsity=SPARSITY if older else PART, save_only_model=not older, **given)
+    checkpoint = tmp_path / "checkpoint-14"
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    if older:
+        for name in ("backward_density", "backward_refresh"):
+            state["stateful_callbacks"]["WeightSparsityCallback"]["args"]["config"].pop(name)
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="trained with backward_density=None" if older else "has no optimizer's state"):
+        trained(tmp_path, sparsity=PART, resume=str(checkpoint), **given)
 
 
 class Count(TrainerCallback):
@@ -204,10 +309,14 @@ class Count(TrainerCallback):
 def test_what_it_cannot_do_is_said_in_a_sentence():
     seen = []
     with pytest.raises(
-        ValueError, match=r"backward_density needs an optimizer that keeps a moment.*SGD keeps none of transformer"
+        ValueError, match=r"backward_density needs an optimizer that keeps moments.*SGD keeps none of transformer"
     ):
         trained("unused", sparsity=PART, optim="sgd", callbacks=[Count(seen)])
     assert not seen  # no step was done
+    with pytest.raises(ValueError, match="Adamax keeps 'exp_inf', which this does not know"):
+        moments(adamax(), Projected("weight", next(iter(adamax.parameters)), "weights", None))
+    with pytest.raises(ValueError, match="max_grad_norm would clip by the norm of a part"):
+        trained("unused", sparsity=SparsityConfig(**{**PART.to_dict(), "normalize_gradients": False}), max_grad_norm=1.0)
     gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=20))
     with pytest.raises(ValueError, match=r"weights of nn\.Linear, of which this model has none"):
         Supersets(gpt2, sparse_tensors(gpt2, module_rule(gpt2)), PART)
