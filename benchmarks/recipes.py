@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -93,14 +92,13 @@ def table(rows: list[dict[str, Any]]) -> None:
         here = [row for row in rows if (row["preset"], row["steps"]) == (preset, steps)]
         own = {row["seed"]: row["held out"] for row in here if row["way"] == PRESET}
         print(f"\n`{preset}`, {steps:,} steps, {here[0]['tokens']:,} tokens, bigram {here[0]['bigram']:.3f}\n")
-        print("| way | seeds | held-out loss: mean (range) | less the preset's, by seed |\n|---|---|---|---|")
+        print("| way | held-out loss by seed | less the preset's, by seed |\n|---|---|---|")
         for way in WAYS:
-            found = {row["seed"]: row["held out"] for row in here if row["way"] == way}
+            found = {row["seed"]: row["held out"] for row in sorted(here, key=lambda row: row["seed"]) if row["way"] == way}
             if found:
-                losses = list(found.values())
-                apart = ", ".join(f"{loss - own[seed]:+.3f}" for seed, loss in sorted(found.items()) if seed in own)
-                mean = f"{statistics.mean(losses):.3f} ({min(losses):.3f} to {max(losses):.3f})"
-                print(f"| {way} | {len(losses)} | {mean} | {apart if way != PRESET else ''} |")
+                losses = ", ".join(f"{seed}: {loss:.3f}" for seed, loss in found.items())
+                apart = ", ".join(f"{loss - own[seed]:+.3f}" for seed, loss in found.items() if seed in own)
+                print(f"| {way} | {losses} | {apart if way != PRESET else ''} |")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "abs_topk",
     "causal_attention",
     "compact_topk",
+    "count_of",
     "embedding",
     "fused_block",
     "gpu",
@@ -125,6 +126,13 @@ def held_pays(entries: int, count: int, narrow: bool) -> bool:
 def nonzeros_of(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
     """(values, int32 row starts, int32 columns) of all nonzeros of a matrix."""
     return _module("listing").listed(weight, weight.numel()) if serve(weight) else None
+
+
+def count_of(weight: torch.Tensor) -> int:
+    """Nonzeros of a matrix."""
+    if weight.is_contiguous() and serve(weight):
+        return int(_module("listing").counted(weight.detach()).sum())
+    return int(weight.count_nonzero())
 
 
 def _has_amx() -> bool:

@@ -107,20 +107,26 @@ def turn_kernel(job):
 # --------------------------------------------------------------------------------------------------------------- the calls
 
 
+def counted(weight: torch.Tensor) -> torch.Tensor:
+    """int32 [rows + 1]: 0, and the nonzeros of each row of a matrix, contiguous and as `serve` takes it."""
+    rows, width = weight.shape
+    starts, per_chunk = torch.zeros(rows + 1, dtype=torch.int32, device="cpu"), max(1, ENTRIES_PER_CHUNK // width)
+    run(count_kernel, -(-rows // per_chunk), ListJob(weight.data_ptr(), starts.data_ptr(), 0, 0, rows, width, per_chunk))
+    return starts
+
+
 def listed(weight: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
     """(values, int32 row starts, int32 columns) of the nonzeros of a matrix; None if they are more than `most`. It is as `serve` takes it."""
     weight, (rows, width) = weight.detach().contiguous(), weight.shape
-    starts, per_chunk = torch.zeros(rows + 1, dtype=torch.int32, device="cpu"), max(1, ENTRIES_PER_CHUNK // width)
-    chunks = -(-rows // per_chunk)
-    run(count_kernel, chunks, ListJob(weight.data_ptr(), starts.data_ptr(), 0, 0, rows, width, per_chunk))
-    ends = starts.cumsum(0)
+    per_chunk = max(1, ENTRIES_PER_CHUNK // width)
+    ends = counted(weight).cumsum(0)
     count = int(ends[-1])
     if count > min(most, (1 << 31) - 1):
         return None
     starts = ends.to(torch.int32)
     values, columns = (torch.empty(count, dtype=kind, device="cpu") for kind in (torch.float32, torch.int32))
     places = starts.data_ptr(), columns.data_ptr(), values.data_ptr()
-    run(list_kernel, chunks, ListJob(weight.data_ptr(), *places, rows, width, per_chunk))
+    run(list_kernel, -(-rows // per_chunk), ListJob(weight.data_ptr(), *places, rows, width, per_chunk))
     return values, starts, columns
 
 

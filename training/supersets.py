@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..kernels import held_pays, nonzeros_of
+from ..kernels import count_of, held_pays, nonzeros_of
 from ..nonzeros_csp import Support, nonzeros, value_gradient
 from .projection import Projected, local_part, project_tensor_
 from .schedules import SparsityConfig
@@ -175,7 +175,7 @@ class Supersets:
             grad, held = each.tensor.parameter.grad, each.held
             if self.config.is_whole_at(step, total) or grad is None or held is None:
                 continue
-            if int(grad.count_nonzero()) != int(grad.reshape(-1)[held.flat].count_nonzero()):
+            if count_of(grad) != int(grad.reshape(-1)[held.flat].count_nonzero()):
                 grad.copy_(held.kept(grad))
 
     def beyond_at(self, step: int, total: int) -> float:

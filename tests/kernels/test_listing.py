@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from sparse_circuits.kernels.listing import listed, turned
+from sparse_circuits.kernels.listing import counted, listed, turned
 from sparse_circuits.nonzeros_csp import Support, csr_fault, nonzeros
 
 
@@ -16,6 +16,7 @@ def test_lists_by_rows_and_by_columns(rows, width, density, seed):
     weight = torch.randn(rows, width, generator=generator) * (torch.rand(rows, width, generator=generator) < density)
     weight[torch.rand(rows, width, generator=generator) < 0.05] = -0.0
     weight[torch.rand(rows, width, generator=generator) < 0.02] = float("nan")
+    assert torch.equal(counted(weight)[1:], torch.count_nonzero(weight, dim=1).to(torch.int32))
     values, starts, columns = listed(weight, weight.numel())
     for found, wanted in zip((values, starts, columns), nonzeros(weight, weight != 0)):
         assert found.dtype == wanted.dtype
