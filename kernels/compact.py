@@ -34,7 +34,8 @@ from .topk import ENTRIES_PER_CHUNK, HALVES, with_bits
 
 # x [rows, width] and bits, uint16 [rows, width / 16 rounded up] -> out: x where the bit is set, else zero; or what is set, [rows, k]; or x [rows, k] put back.
 # Numbers by their bits: float32, or 16 bits wide if `narrow`.
-BitsJob = record("BitsJob", "x bits out rows width k rows_per_chunk narrow")
+BitsJob = record("BitsJob", "x bits out rows width k rows_per_chunk narrow operation")
+MASK, COMPRESS, EXPAND = 0, 1, 2
 
 
 BITS = positions(BitsJob)
@@ -112,46 +113,31 @@ def _count(word):
     return (word + (word >> 8)) & 0x1F
 
 
-def mask_kernel(job):
+def bits_kernel(job):
     a = words(job)
-    width, size = a[BITS.width], 2 if a[BITS.narrow] else 4
-    across = (width + LANES - 1) // LANES
+    width, size, does = a[BITS.width], 2 if a[BITS.narrow] else 4, a[BITS.operation]
+    across, x_width, out_width = (
+        (width + LANES - 1) // LANES,
+        a[BITS.k] if does == EXPAND else width,
+        a[BITS.k] if does == COMPRESS else width,
+    )
     while True:
         chunk = draw(job)
         if chunk >= a[CHUNKS]:
             return
         first = chunk * a[BITS.rows_per_chunk]
         for r in range(first, min(a[BITS.rows], first + a[BITS.rows_per_chunk])):
-            x, out, bits = a[BITS.x] + size * r * width, a[BITS.out] + size * r * width, halves(a[BITS.bits] + 2 * r * across)
-            _mask_row(x, bits, out, width, size)
-
-
-def compress_kernel(job):
-    a = words(job)
-    width, k, size = a[BITS.width], a[BITS.k], 2 if a[BITS.narrow] else 4
-    across = (width + LANES - 1) // LANES
-    while True:
-        chunk = draw(job)
-        if chunk >= a[CHUNKS]:
-            return
-        first = chunk * a[BITS.rows_per_chunk]
-        for r in range(first, min(a[BITS.rows], first + a[BITS.rows_per_chunk])):
-            x, out, bits = a[BITS.x] + size * r * width, a[BITS.out] + size * r * k, halves(a[BITS.bits] + 2 * r * across)
-            _compress_row(x, bits, out, width, k, size)
-
-
-def expand_kernel(job):
-    a = words(job)
-    width, k, size = a[BITS.width], a[BITS.k], 2 if a[BITS.narrow] else 4
-    across = (width + LANES - 1) // LANES
-    while True:
-        chunk = draw(job)
-        if chunk >= a[CHUNKS]:
-            return
-        first = chunk * a[BITS.rows_per_chunk]
-        for r in range(first, min(a[BITS.rows], first + a[BITS.rows_per_chunk])):
-            x, out, bits = a[BITS.x] + size * r * k, a[BITS.out] + size * r * width, halves(a[BITS.bits] + 2 * r * across)
-            _expand_row(x, bits, out, width, size)
+            x, out, bits = (
+                a[BITS.x] + size * r * x_width,
+                a[BITS.out] + size * r * out_width,
+                halves(a[BITS.bits] + 2 * r * across),
+            )
+            if does == MASK:
+                _mask_row(x, bits, out, width, size)
+            elif does == COMPRESS:
+                _compress_row(x, bits, out, width, a[BITS.k], size)
+            else:
+                _expand_row(x, bits, out, width, size)
 
 
 # --------------------------------------------------------------------------------------------------------------- the calls
@@ -169,21 +155,21 @@ class Kept:
 
     def mask(self, x: torch.Tensor) -> torch.Tensor:
         """x where they are, else zero."""
-        return self._run(mask_kernel, x, torch.empty_like(x))
+        return self._run(MASK, x, torch.empty_like(x))
 
     def compress(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, k]: the entries of x that are kept."""
-        return self._run(compress_kernel, x, torch.empty(self.bits.shape[0], self.k, dtype=x.dtype, device=x.device))
+        return self._run(COMPRESS, x, torch.empty(self.bits.shape[0], self.k, dtype=x.dtype, device=x.device))
 
     def expand(self, values: torch.Tensor) -> torch.Tensor:
         """What `compress` was given, with zeros where nothing was kept."""
-        return self._run(expand_kernel, values, torch.empty(self.shape, dtype=values.dtype, device=values.device))
+        return self._run(EXPAND, values, torch.empty(self.shape, dtype=values.dtype, device=values.device))
 
-    def _run(self, kernel: Any, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    def _run(self, operation: int, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         width, rows, narrow = self.shape[-1], self.bits.shape[0], int(x.dtype in HALVES)
         per_chunk = max(1, ENTRIES_PER_CHUNK // width)
         places = x.data_ptr(), self.bits.data_ptr(), out.data_ptr()
-        run(kernel, -(-rows // per_chunk), BitsJob(*places, rows, width, self.k, per_chunk, narrow))
+        run(bits_kernel, -(-rows // per_chunk), BitsJob(*places, rows, width, self.k, per_chunk, narrow, operation))
         return out
 
 
