@@ -188,8 +188,6 @@ class WeightSparsityCallback(TrainerCallback, ExportableState):
     def on_train_end(self, args, state, control, model=None, **kwargs):
         self._before = None
         detach(model)
-        if self._supersets is not None:
-            self._supersets.end()
         self._require_as_projected(state, "at the end of training")
         density, target = (
             self.config.densities_at(max(state.global_step - 1, 0), state.max_steps)["weights"],

@@ -39,8 +39,12 @@ def attach(model: nn.Module) -> None:
 
 
 def detach(model: nn.Module) -> None:
-    """Undoes `attach`; all of every weight gets a gradient again, also after a run that was broken off."""
+    """Undoes `attach`; all of every weight gets a gradient again, and gradients of a part are dropped, also after a run that was broken off."""
     forget(model)
+    _release(model)
+
+
+def _release(model: nn.Module) -> None:
     for module in model.modules():
         if getattr(vars(module).get("forward"), "__func__", None) in (_site, _site_after_gelu, *_WAYS.values()):
             del module.forward
@@ -53,7 +57,7 @@ def sparse_products(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        detach(model)
+        _release(model)
 
 
 def _linear(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:

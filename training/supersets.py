@@ -80,9 +80,12 @@ def held_of(module: nn.Module) -> Held | None:
 
 
 def forget(model: nn.Module) -> None:
-    """All of every weight gets a gradient again: also after a run that was broken off within a step."""
+    """All of every weight gets a gradient again, and gradients of a part are dropped: also after a run that was broken off within a step."""
     for module in model.modules():
         _UNDER_WAY.pop(module, None)
+    for parameter in model.parameters():
+        if _OF_A_PART.pop(parameter, False):
+            parameter.grad = None
 
 
 def mark(weight: torch.Tensor) -> None:
@@ -95,7 +98,7 @@ def _refuse_marked(optimizer: Any, *given: Any) -> None:
     if len(_OF_A_PART) and any(p in _OF_A_PART for group in optimizer.param_groups for p in group["params"]):
         raise RuntimeError(
             "Gradients are of a part of the weights (backward_density), left by a run that was broken off within a step; call "
-            "sparse_circuits.training.products.detach(model), then zero_grad() and backward() again."
+            "sparse_circuits.training.products.detach(model), which drops them, then zero_grad() and backward() again."
         )
 
 
@@ -181,12 +184,6 @@ class Supersets:
     def beyond_at(self, step: int, total: int) -> float:
         """Square sum of the whole gradient, over that of what a step has of it."""
         return 1.0 if self.config.is_whole_at(step, total) else self.beyond
-
-    def end(self) -> None:
-        """All of every weight gets a gradient again."""
-        for each in self.matrices:
-            _UNDER_WAY.pop(each.module, None)
-            _OF_A_PART.pop(each.tensor.parameter, None)
 
     @torch.no_grad()
     def choose(self, step: int, total: int, optimizer: Any, parameters: Iterable[nn.Parameter], min_alive: int) -> None:
